@@ -1,0 +1,108 @@
+"""What every command line here has in common: the exit status, one-sentence errors, option types.
+
+Exit status: 0 done; 2 wrong use or wrong input; 1 a fault of ours (with a traceback); 130 or 143 stopped by a signal.
+"""
+
+import argparse
+import errno
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+# What an operating system says when the place to write to is at fault, not the program.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+class InputError(Exception):
+    """Wrong use or wrong input. The message is one sentence: what is wrong, where, and what to do about it."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception, so that only clean-up code sees it on its way out."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line on standard error."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def run(main, args):
+    """Call main(args) and end the process with the exit status that the outcome asks for."""
+    signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        main(args)
+    except InputError as error:
+        fail(error, 2)
+    except KeyboardInterrupt:
+        fail("stopped by SIGINT", 130)
+    except Terminated:
+        fail("stopped by SIGTERM", 143)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        fail(f"cannot go on: {error}; free some space or choose a folder that can be written to", 2)
+
+
+def fail(message, status):
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def raise_terminated(signum, frame):
+    raise Terminated
+
+
+def ignore_interrupts(*_):
+    """For worker processes: Ctrl-C reaches the whole process group, and only the main process should answer it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def follow_parent():
+    """For worker processes of a pool: as above, and end with a main process that was killed, not wait for it for ever."""
+    ignore_interrupts()
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def integer(minimum, maximum=2**31 - 1):
+    """An argparse type: a whole number from minimum to maximum."""
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{value} is not from {minimum} to {maximum}")
+        return value
+    return parse
+
+
+def positive_float(text):
+    """An argparse type: a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def percentages(text):
+    """Three numbers joined by '-', such as 80-10-10, as a tuple of floats; each finite and not negative."""
+    try:
+        values = tuple(float(part) for part in text.split("-"))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(math.isfinite(v) for v in values) or sum(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers joined by '-', such as 80-10-10")
+    return values

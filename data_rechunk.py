@@ -1,0 +1,183 @@
+"""Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random access wants.
+
+    python data_rechunk.py [--data datasets/data_new]          re-chunk what is not yet
+    python data_rechunk.py [--data datasets/data_new] --check  verify a re-chunked folder, write nothing
+
+Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and a digest of its
+content. It streams (memory does not grow with N), checks what it wrote against what it read, and replaces a file only
+then, so it needs room for one more copy of the largest file. Folders that others prepared in this layout work too; their
+masks of 0/255 become 0/1. About 0.5 GB/s.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+import cli
+import data_check
+from cli import InputError
+from data_check import KINDS, chunked, sample_dtype, sample_shape
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
+    parser.add_argument("--check", action="store_true", help="verify without writing")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    if args.check:
+        summary = data_check.verify(args.data)
+        counts = ", ".join(f"{split} {n}" for split, n in summary["splits"].items())
+        print(f"{args.data} is sound: {counts}; {summary['size']} px, border {summary['border']}, "
+              f"split hash {summary['split_hash']}")
+        return
+    done = 0
+    jobs = [(split, kind) for split in data_check.find_splits(args.data) for kind in KINDS]
+    for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
+        done += rechunk(args.data, split, kind)
+    summary = data_check.describe(args.data)
+    state = f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
+    print(f"{args.data}: {state}; split hash {summary['split_hash']}")
+
+
+def rechunk(data, split, kind):
+    """Re-chunk one file in place; returns whether there was anything to do."""
+    path = Path(data) / split / f"{kind}.h5"
+    temporary = path.with_name(path.name + ".partial")
+    with data_check.open_h5(path) as source:
+        with data_check.naming(path):
+            if data_check.is_rechunked(source, kind):
+                return False
+            dataset = source_dataset(path, source, kind)
+            n, size = images_shape(data, split)
+            data_check.check_shape(path, dataset.name[1:], dataset, kind, size)
+            if len(dataset) != n:
+                raise InputError(f"{path} holds {len(dataset)} samples and images.h5 beside it {n}; prepare the data again")
+            to_contract = converter(path, kind, dataset)
+            attributes = {"border": "unknown", **source.attrs}
+        try:
+            digest = write_chunked(temporary, kind, dataset, to_contract, size)
+            if read_digest(temporary, kind) != digest:
+                raise InputError(f"{temporary} does not hold what was written to it; check the disk")
+            with h5py.File(temporary, "r+") as target:
+                target[chunked(kind)].attrs["sha256"] = digest
+                target.attrs.update(attributes)
+                target.attrs["split_hash"] = split_hash(path, kind, digest, attributes)
+            flush_to_disk(temporary)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    os.replace(temporary, path)
+    return True
+
+
+def source_dataset(path, source, kind):
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there."""
+    for name in (kind, chunked(kind)):
+        if isinstance(source.get(name), h5py.Dataset):
+            return source[name]
+    names = ", ".join(map(str, source)) or "nothing"
+    raise InputError(f"{path} has no dataset '{kind}' (it has: {names}); rename it or prepare the data again")
+
+
+def images_shape(data, split):
+    """(N, S) of a split, from its images; the other files have to match."""
+    path = Path(data) / split / "images.h5"
+    with data_check.open_h5(path) as file, data_check.naming(path):
+        dataset = source_dataset(path, file, "images")
+        return len(dataset), data_check.check_shape(path, dataset.name[1:], dataset, "images")
+
+
+def converter(path, kind, dataset):
+    """A function (rows, start) -> rows in the contract's type; what cannot be converted without loss is refused."""
+    if kind == "images":
+        if dataset.dtype != np.uint8:
+            raise InputError(
+                f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; convert them first, for floats "
+                "in [0, 1] with (255 * x).round().astype('uint8')"
+            )
+        return lambda rows, start: rows
+    if dataset.dtype.kind not in "buif":
+        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; prepare the data again")
+    if kind == "bboxes":
+        return lambda rows, start: rows.astype(np.float32)
+    # 0/255 or 0/1 is a property of the whole file: the first value above 1 decides.
+    top = 1 if kind == "binary" else mask_maximum(path, dataset)
+
+    def convert(rows, start):
+        wrong = (rows != 0) & (rows != top)
+        if wrong.any():
+            bad = int(np.argmax(wrong.reshape(len(rows), -1).any(axis=1)))
+            allowed = "0 (cat) and 1 (dog)" if kind == "binary" else "0 and 1, or 0 and 255"
+            value = rows[bad][wrong[bad]].flat[0]
+            raise InputError(f"{path}, row {start + bad} holds the value {value}; allowed in one file are {allowed}")
+        return (rows != 0).astype(np.uint8)
+
+    return convert
+
+
+def mask_maximum(path, dataset):
+    """1 or 255, whichever a file of masks uses for the pet."""
+    for start, rows in data_check.slabs(dataset):
+        if rows.max() > 1:
+            return 255
+    return 1
+
+
+def write_chunked(path, kind, source, to_contract, size):
+    """Write `source` to a new file with one sample a chunk; returns the SHA-256 of its content."""
+    digest = hashlib.sha256()
+    shape = sample_shape(kind, size)
+    with h5py.File(path, "w") as file:
+        target = file.create_dataset(
+            chunked(kind), (len(source), *shape), sample_dtype(kind), chunks=(1, *shape), fillvalue=None
+        )
+        file[kind] = target
+        for start, rows in data_check.slabs(source):
+            rows = np.ascontiguousarray(to_contract(rows, start))
+            data_check.check_values(source.file.filename, kind, rows, size, start)
+            digest.update(rows)
+            for k, row in enumerate(rows):
+                # A chunk is a sample: handing it over whole skips HDF5's own gathering.
+                target.id.write_direct_chunk((start + k,) + (0,) * len(shape), row)
+    return digest.hexdigest()
+
+
+def read_digest(path, kind):
+    """SHA-256 of what a re-chunked file holds, read back."""
+    digest = hashlib.sha256()
+    with data_check.open_h5(path) as file:
+        for _, rows in data_check.slabs(file[chunked(kind)]):
+            digest.update(rows)
+    return digest.hexdigest()
+
+
+def split_hash(path, kind, digest, attributes):
+    """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for the others."""
+    if kind == "images":
+        recorded = attributes.get("split_hash", digest)
+        if recorded != digest:
+            raise InputError(f"{path}: its images are not those that were prepared (split hash differs); prepare again")
+        return digest
+    images = path.with_name("images.h5")
+    with data_check.open_h5(images) as file:
+        recorded = file.attrs["split_hash"]
+    if attributes.get("split_hash", recorded) != recorded:
+        raise InputError(f"{path} belongs to other images than {images.name} beside it; prepare the data again")
+    return recorded
+
+
+def flush_to_disk(path):
+    """Make sure that a file's content is on the disk before it takes another one's place."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

@@ -1,0 +1,108 @@
+"""Near-duplicate photographs, and a split that keeps them together and spreads the breeds evenly."""
+
+import numpy as np
+from PIL import Image
+
+HASH_SIDE = 16
+# Of 256 bits. On the 3,671 usable trainval photographs the pairs up to 36 bits apart are 16 in number and all show the
+# same scene; unrelated photographs begin at 39.
+NEAR_DUPLICATE_BITS = 36
+# A picture with hardly any set or hardly any unset bits (a plain wall, a ramp) has nothing to compare.
+MIN_STRUCTURE_BITS = 16
+
+
+def difference_hash(image):
+    """Perceptual hash of a PIL image: is each cell of a 17 x 16 grey thumbnail darker than its right neighbour?
+
+    Returns (32,) uint8, the 256 bits packed. Source: "dHash", N. Krawetz, "Kind of Like That", 2013.
+    """
+    grey = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR))
+    return np.packbits(grey[:, 1:] > grey[:, :-1])
+
+
+def near_duplicates(hashes):
+    """Pairs of near-duplicates, nearest first.
+
+    hashes (N, 32) uint8. Returns a list of (distance in bits, i, j) with i < j and distance <= NEAR_DUPLICATE_BITS.
+    """
+    hashes = np.ascontiguousarray(hashes).view(np.uint64)
+    bits = np.bitwise_count(hashes).sum(axis=1)
+    comparable = np.flatnonzero((bits >= MIN_STRUCTURE_BITS) & (bits <= 256 - MIN_STRUCTURE_BITS))
+    pairs = []
+    for position, i in enumerate(comparable):
+        others = comparable[position + 1:]
+        distance = np.bitwise_count(hashes[others] ^ hashes[i]).sum(axis=1)
+        pairs += [(int(distance[k]), int(i), int(others[k])) for k in np.flatnonzero(distance <= NEAR_DUPLICATE_BITS)]
+    return sorted(pairs)
+
+
+def copies(contents):
+    """Pairs of the same content, among them pictures too plain for near_duplicates to compare.
+
+    contents: a digest of each image. Returns a list of (-1, i, j) with i < j: nearer than any near-duplicate.
+    """
+    places, pairs = {}, []
+    for j, content in enumerate(contents):
+        same = places.setdefault(content, [])
+        pairs += [(-1, i, j) for i in same]
+        same.append(j)
+    return pairs
+
+
+def group_duplicates(n, pairs):
+    """Group n images so that every two members of a group are near-duplicates of each other.
+
+    Demanding it of every two, not of neighbours only, keeps a chain of look-alikes from growing into one huge group;
+    three copies of one photograph still stay together. `pairs` (distance, i, j), nearest first. Returns a list of sorted
+    index lists, singles included.
+    """
+    near = {frozenset(pair[1:]) for pair in pairs}
+    group_of = [[i] for i in range(n)]
+    for _, i, j in pairs:
+        a, b = group_of[i], group_of[j]
+        if a is not b and all(frozenset((p, q)) in near for p in a for q in b):
+            a += b
+            for member in b:
+                group_of[member] = a
+    return [sorted(group) for i, group in enumerate(group_of) if min(group) == i]
+
+
+def split(groups, breeds, fractions, seed):
+    """Assign images to splits by a seeded shuffle.
+
+    groups     lists of indices that must stay together; all together they hold each index once.
+    breeds     the breed of every image.
+    fractions  target sizes relative to each other, such as (80, 10, 10).
+    Returns (N,) int, the split of each image. Near-duplicates stay together, then each breed is spread as the fractions
+    say to within an image, then the totals are: what rounding leaves over in one breed is made up for in the next.
+    """
+    rng = np.random.default_rng(seed)
+    fractions = np.asarray(fractions, dtype=float) / np.sum(fractions)
+    by_breed = {}
+    for group in groups:
+        by_breed.setdefault(breeds[group[0]], []).append(group)
+    assignment = np.empty(len(breeds), dtype=int)
+    owed = np.zeros(len(fractions))
+    for breed in sorted(by_breed):
+        members = [by_breed[breed][k] for k in rng.permutation(len(by_breed[breed]))]
+        # Groups first: while every split still has room for them.
+        members.sort(key=len, reverse=True)
+        size = sum(len(group) for group in members)
+        owed += size * fractions
+        room = apportion(size, owed)
+        for group in members:
+            chosen = int(np.argmax(np.where(room >= len(group), fractions, room - size)))
+            room[chosen] -= len(group)
+            owed[chosen] -= len(group)
+            assignment[group] = chosen
+    return assignment
+
+
+def apportion(total, owed):
+    """Share out `total` images as whole numbers near `owed` (largest remainder), none of them negative."""
+    owed = np.maximum(owed, 0)
+    share = owed * total / owed.sum()
+    whole = np.floor(share).astype(int)
+    for k in np.argsort(-(share - whole), kind="stable")[: total - whole.sum()]:
+        whole[k] += 1
+    return whole

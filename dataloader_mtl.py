@@ -1,0 +1,218 @@
+"""Batches from a re-chunked data folder: a picture and the targets of all three tasks, the same for every experiment.
+
+What an epoch's batches hold is a function of (seed, epoch, image) alone: each sample has a random generator of its own,
+so the number of workers, an interruption or what else the program draws changes nothing.
+"""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+from torchvision.transforms.v2 import InterpolationMode
+
+import cli
+import data_check
+from cli import InputError
+
+AUGMENTATIONS = ("none", "flip", "full")
+CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
+CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
+JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
+MIN_HEAD_VISIBLE = 0.2      # a head box that keeps less of its area after a crop is no box any more
+
+
+class MTLDataset(Dataset):
+    """One split of a re-chunked data folder.
+
+    data     the folder; split  "train", "val" or "test".
+    seed     of the augmentation.
+    augment  "none", "flip" (half of the images mirrored) or "full" (also random crop and colour).
+    sides    side in pixels of the images in each epoch, smaller or equal to S; None for S throughout.
+    limit    use the first so many images only.
+
+    Its keys are (epoch, row). A sample, and likewise a batch, is a dict: image (3, S, S) uint8; seg (1, S, S) uint8 of 0
+    and 1; cls int64, 0 cat and 1 dog; bbox (4,) float32 normalised xyxy, or NaN; row int64.
+    Raises cli.InputError for a folder or file that is not as data_check.py describes it.
+    """
+
+    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None):
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
+        summary = data_check.describe(data)
+        if split not in summary["splits"]:
+            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it")
+        self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
+        self.n = min(limit or summary["splits"][split], summary["splits"][split])
+        self.size = summary["size"]
+        self.names = data_check.read_index(data, split, summary["splits"][split])[: self.n]
+        # 17 bytes an image; pictures and masks stay in their files.
+        self.bboxes = torch.from_numpy(self._read_all("bboxes")) / self.size
+        self.labels = torch.from_numpy(self._read_all("binary")[:, 0].astype(np.int64))
+        self._opened_by, self._stores = None, None
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, key):
+        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys):
+        """A batch of the samples of `keys`, a list of (epoch, row) of one epoch."""
+        epoch = keys[0][0]
+        rows = [row for _, row in keys]
+        images, masks = self._read(rows)
+        # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
+        # convolutions on a CPU prefer.
+        images, masks = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks).permute(0, 3, 1, 2)
+        bboxes = self.bboxes[rows]
+        side = self.sides[epoch] if self.sides else self.size
+        if self.augment != "none" or side != self.size:
+            samples = [
+                augment(image, mask, box, self.augment, side, sample_generator(self.seed, epoch, row))
+                for image, mask, box, row in zip(images, masks, bboxes, rows)
+            ]
+            images, masks, bboxes = map(torch.stack, zip(*samples))
+        images = images.contiguous(memory_format=torch.channels_last)
+        return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes, "row": torch.tensor(rows)}
+
+    def __getstate__(self):
+        # An HDF5 handle means nothing in another process.
+        return {**self.__dict__, "_opened_by": None, "_stores": None}
+
+    def _read_all(self, kind):
+        file, dataset = data_check.open_rechunked(self.data, self.split, kind)
+        with file:
+            return data_check.read_rows(dataset, 0, self.n)
+
+    def _read(self, rows):
+        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8."""
+        if self._opened_by != os.getpid():
+            # After a fork the parent's handles are here too, and are no more ours than a file that is being read by
+            # somebody else: they are left alone, not closed.
+            self._inherited = self._stores
+            self._stores = [data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")]
+            self._opened_by = os.getpid()
+        batch = []
+        for store in self._stores:
+            if store.shape[1] != self.size or len(store) < self.n:
+                raise InputError(f"{store.file.filename} was replaced while it was in use; start again")
+            rows_read = np.empty((len(rows), *store.shape[1:]), np.uint8)
+            for k, row in enumerate(rows):
+                try:
+                    # One chunk at a time: a list of rows in one go makes HDF5 a hundred times slower.
+                    store.read_direct(rows_read, np.s_[row], np.s_[k])
+                except OSError as error:
+                    raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
+                                     "prepare the data again") from None
+            batch.append(rows_read)
+        return batch
+
+
+def sample_generator(seed, epoch, row):
+    """The random generator of one image in one epoch."""
+    # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which shuffles.
+    return np.random.default_rng((seed, epoch, row + 1))
+
+
+def augment(image, mask, box, mode, side, rng):
+    """Transform an image, its mask and its head box together.
+
+    image (3, H, W) uint8, mask (1, H, W) uint8, box (4,) normalised xyxy or NaN; mode as in MTLDataset; `side` of the
+    result in pixels; rng a numpy Generator. Returns the three in the same form, at side x side.
+    """
+    height, width = image.shape[-2:]
+    if mode == "full":
+        top, left, h, w = random_crop(height, width, rng)
+        image, mask = image[:, top:top + h, left:left + w], mask[:, top:top + h, left:left + w]
+        box = crop_box(box, left / width, top / height, w / width, h / height)
+    if image.shape[-2:] != (side, side):
+        image = transforms.resize(image, [side, side], InterpolationMode.BILINEAR, antialias=True)
+        mask = transforms.resize(mask, [side, side], InterpolationMode.NEAREST_EXACT)
+    if mode == "full":
+        for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
+            image = adjust(image, rng.uniform(1 - JITTER, 1 + JITTER))
+    if mode != "none" and rng.random() < 0.5:
+        image, mask, box = image.flip(-1), mask.flip(-1), flip_box(box)
+    return image, mask, box
+
+
+def random_crop(height, width, rng):
+    """A crop (top, left, height, width) in pixels of an image of the given size."""
+    area, aspect = rng.uniform(*CROP_AREA), math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    h = min(height, max(1, round(height * math.sqrt(area / aspect))))
+    w = min(width, max(1, round(width * math.sqrt(area * aspect))))
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def crop_box(box, left, top, width, height):
+    """A box (4,) in the frame of a crop, all normalised; NaN where less than MIN_HEAD_VISIBLE of it remains."""
+    frame = torch.tensor([left, top, left, top]), torch.tensor([width, height, width, height])
+    moved = (box - frame[0]) / frame[1]
+    clipped = moved.clamp(0, 1)
+    if not box_area(clipped) >= MIN_HEAD_VISIBLE * box_area(moved):  # "not >=" so that NaN stays NaN
+        return torch.full_like(box, math.nan)
+    return clipped
+
+
+def box_area(box):
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def flip_box(box):
+    """A normalised box (4,) mirrored left to right."""
+    x1, y1, x2, y2 = box.unbind()
+    return torch.stack([1 - x2, y1, 1 - x1, y2])
+
+
+class EpochBatches(Sampler):
+    """Batches of keys (epoch, row) for the epoch that `epoch` says.
+
+    Shuffled by (seed, epoch) unless seed is None. A last incomplete batch is left out when shuffled and there are others:
+    batch normalisation over one or two images disturbs the network.
+    """
+
+    def __init__(self, n, batch_size, seed=None):
+        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+
+    def __len__(self):
+        return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
+
+    def __iter__(self):
+        order = np.arange(self.n) if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        for k in range(len(self)):
+            yield [(self.epoch, int(row)) for row in order[k * self.batch_size:(k + 1) * self.batch_size]]
+
+    def _drops_last(self):
+        return self.seed is not None and self.n >= self.batch_size
+
+
+def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None):
+    """A DataLoader over an MTLDataset; `shuffle` by the dataset's seed; context "fork", "spawn" or None for the default."""
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None),
+        collate_fn=as_it_is,  # __getitems__ gives whole batches
+        num_workers=workers,
+        worker_init_fn=cli.ignore_interrupts,
+        multiprocessing_context=context if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def as_it_is(batch):
+    return batch
+
+
+def batches(loader, epoch=0):
+    """The batches of one epoch."""
+    loader.batch_sampler.epoch = epoch
+    try:
+        yield from loader
+    except InputError as error:
+        # A worker's error arrives with the worker's traceback around it; its last line is the sentence.
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("cli.InputError: ")) from None

@@ -1,0 +1,333 @@
+"""The mechanics that all experiments share: options, training, validation, the one test at the end.
+
+A script says which tasks, which model and which weighting; `run` does the rest:
+
+    parser -> run -> fit -> train_one_epoch, evaluate          (every epoch)
+                  -> finish -> evaluate on the test split      (once, with the chosen checkpoint)
+"""
+
+import contextlib
+import copy
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import cli
+import data_check
+import mtl_vis
+from cli import InputError
+from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
+from models import count_parameters
+from run_folder import RunFolder, environment
+from utils import dice_score, per_image, summarise
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
+
+# The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
+WEIGHT_DECAY = 0.01
+WARMUP = 0.1
+# Training begins on smaller images, where a step is cheap: (until this share of the epochs, side relative to S).
+SIDES = ((0.375, 0.5), (0.625, 0.75), (1.0, 1.0))
+
+
+def make_parser(doc):
+    """The options of every training script; `doc` is its docstring."""
+    parser = cli.Parser(doc)
+    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the re-chunked data folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    parser.add_argument("--epochs", type=cli.integer(1, 10**6), default=60)
+    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
+    parser.add_argument("--lr", type=cli.positive_float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
+    parser.add_argument("--width", type=cli.integer(1, 256), default=16, help="channels of the finest stage")
+    parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+                        help="of training; auto times a step in both and takes the faster")
+    parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
+    parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
+    parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
+    return parser
+
+
+def run(experiment, model, criterion, args):
+    """Train a model with a criterion, choose its checkpoint on the validation split, test it once.
+
+    Everything is written to <runs>/<experiment>/seed<k>/ (run_folder.py). Raises cli.InputError for wrong input, and
+    for a criterion with parameters that would not be trained, before anything is written.
+    """
+    folder = RunFolder(args.runs / experiment / f"seed{args.seed}", args.resume)
+    if folder.is_finished():
+        print(f"{folder.path} is finished already")
+        return
+    device = choose_device(args.device)
+    data = open_data(args)
+    optimizer = make_optimizer(model, criterion, args.lr)
+    refuse_untrained(criterion, optimizer)
+    to_device(model, device), criterion.to(device)
+    config = folder.begin({
+        "experiment": experiment,
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "tasks": list(model.tasks),
+        "device": device.type,
+        "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
+        "parameters": count_parameters(model),
+        "images": {split: len(dataset) for split, dataset in data.items()},
+        **describe_data(data["train"]),
+        **environment(),
+    })
+    print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {config['images']['train']} images, {args.epochs} epochs, "
+          f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
+          f"{config['border']}")
+    try:
+        state = fit(model, criterion, optimizer, data, folder, config, args)
+        finish(model, data["test"], folder, config, state, args)
+    except (KeyboardInterrupt, cli.Terminated):
+        print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
+        raise
+
+
+def open_data(args):
+    """The three splits as datasets, the training one at growing sides."""
+    size = data_check.describe(args.data)["size"]
+    sides = training_sides(args.epochs, size)
+    return {
+        "train": MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit),
+        "val": MTLDataset(args.data, "val", limit=args.limit),
+        "test": MTLDataset(args.data, "test", limit=args.limit),
+    }
+
+
+def training_sides(epochs, size):
+    """Side in pixels of the training images in each epoch: a multiple of 32, S at the end."""
+    def side(epoch):
+        share = next(share for until, share in SIDES if epoch + 1 <= until * epochs)
+        return size if share == 1 else min(size, max(64, 32 * round(share * size / 32)))
+    return [side(epoch) for epoch in range(epochs)]
+
+
+def describe_data(dataset):
+    """What a run's records say of its data."""
+    summary = data_check.describe(dataset.data)
+    return {"split_hash": summary["split_hash"], "border": summary["border"], "size": summary["size"]}
+
+
+def choose_device(name):
+    """The torch device for cpu, cuda, mps, or auto: the first of cuda, mps, cpu that is there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise InputError(f"--device {name}: there is none on this machine; use --device auto")
+    return torch.device(name)
+
+
+def to_device(model, device):
+    """Move a model; channels_last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def make_optimizer(model, criterion, lr):
+    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay."""
+    decays = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1] + list(criterion.parameters())
+    groups = [{"params": decays, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def refuse_untrained(criterion, optimizer):
+    """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are none."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    dead = [name for name, p in criterion.named_parameters() if id(p) not in trained or not p.requires_grad]
+    if dead:
+        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so they "
+                         "would never change; hand them to the optimizer")
+
+
+def choose_precision(asked, folder, model, criterion, dataset, batch_size, device):
+    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here."""
+    if asked != "auto" or folder.config_path.exists():
+        return asked
+    if device.type == "mps":
+        return "fp32"
+    seconds = {}
+    # Interleaved, the best of three: another program's activity hits both.
+    for precision in ("fp32", "bf16") * 3:
+        trial = copy.deepcopy(model).train(), copy.deepcopy(criterion)
+        loader = make_loader(dataset, min(batch_size, 4, len(dataset)))
+        batch = next(iter(loader))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        step(*trial, to(batch, device), precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.setdefault(precision, []).append(time.perf_counter() - begin)
+    fastest = min(seconds, key=lambda precision: min(seconds[precision]))
+    print("precision: " + ", ".join(f"{name} {min(times):.3f} s a step" for name, times in seconds.items())
+          + f"; training in {fastest}")
+    return fastest
+
+
+def fit(model, criterion, optimizer, data, folder, config, args):
+    """Train for all epochs that are left; returns the state at the end."""
+    device, precision = next(model.parameters()).device, config["precision"]
+    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
+    val_loader = make_loader(data["val"], args.batch_size)
+    state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0}
+    saved = folder.load_last()
+    if saved:
+        model.load_state_dict(saved.pop("model")), criterion.load_state_dict(saved.pop("criterion"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        state = saved
+        print(f"resumed after epoch {state['epoch']}")
+    for epoch in range(state["epoch"], args.epochs):
+        begin = time.perf_counter()
+        row = {"epoch": epoch + 1, "side": data["train"].sides[epoch]}
+        row |= train_one_epoch(model, criterion, optimizer, train_loader, epoch, args, precision)
+        seconds, images = time.perf_counter() - begin, row.pop("images")
+        metrics, _ = evaluate(model, val_loader, criterion)
+        row |= {f"val_{key}": value for key, value in metrics.items()}
+        row |= {"seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2)}
+        state["epoch"] = epoch + 1
+        state["train_seconds"] += seconds
+        state["train_images"] += images
+        state["history"].append(row)
+        # Smaller first: should the run be stopped between the two files, the epoch is repeated and gives both again.
+        if metrics["dice"] > state["best_dice"]:
+            state["best_dice"], state["best_epoch"] = metrics["dice"], epoch + 1
+            checkpoint.save(network(model, metrics, config, args), folder.best_path)
+        checkpoint.save({"model": model.state_dict(), "criterion": criterion.state_dict(),
+                         "optimizer": optimizer.state_dict(), **state}, folder.last_path)
+        folder.write_log(state["history"])
+        print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
+              f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
+    return state
+
+
+def network(model, metrics, config, args):
+    """The content of a best.pt."""
+    return {"model": model.state_dict(), "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
+            "experiment": config["experiment"], "seed": args.seed,
+            **{key: config[key] for key in ("size", "split_hash", "border")}}
+
+
+def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision):
+    """One pass over the training split.
+
+    Returns a dict: lr at its end, loss (the weighted total), train_loss_<task> (unweighted) and weight_<task>, all means
+    over the epoch's batches but lr, and images, the number trained on.
+    """
+    model.train(), criterion.train()
+    device = next(model.parameters()).device
+    total_steps = args.epochs * len(loader)
+    sums, images = {}, 0
+    with tqdm(batches(loader, epoch), total=len(loader), desc=f"epoch {epoch + 1}", unit="batch", leave=False, disable=None) as bar:
+        for k, batch in enumerate(bar):
+            lr = learning_rate(epoch * len(loader) + k, total_steps, args.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            weights = criterion.weights()
+            optimizer.zero_grad()
+            total, losses = step(model, criterion, to(batch, device), precision)
+            values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
+            refuse_divergence(values, batch, loader.dataset, epoch)
+            optimizer.step()
+            values |= {f"weight_{task}": weight for task, weight in weights.items()}
+            sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
+            images += len(batch["row"])
+            bar.set_postfix({key.removeprefix("train_loss_"): f"{value:.3f}" for key, value in values.items() if "loss" in key})
+    return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "images": images}
+
+
+def step(model, criterion, batch, precision):
+    """Forward and backward of one batch; returns the weighted total and the dict of unweighted losses."""
+    with autocast(batch["image"].device, precision):
+        outputs = model(batch["image"])
+    losses = criterion(outputs, batch)
+    total = criterion.total(losses)
+    total.backward()
+    return total, losses
+
+
+def autocast(device, precision):
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def refuse_divergence(values, batch, dataset, epoch):
+    """Stop before the update where a loss is not finite."""
+    if all(map(math.isfinite, values.values())):
+        return
+    listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
+    names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
+    raise InputError(f"a loss is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or --precision fp32")
+
+
+def learning_rate(step, total_steps, highest):
+    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter, "SGDR", 2017)."""
+    progress = (step + 1) / total_steps
+    if progress < WARMUP:
+        return highest * progress / WARMUP
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+@torch.no_grad()
+def evaluate(model, loader, criterion=None):
+    """Measure a model on all images of a loader, in fp32.
+
+    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over images) where a criterion is
+    given, and the per-image measurements as a dict of (N,) tensors.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    collected, losses, n = {}, {}, 0
+    for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", unit="batch", leave=False, disable=None):
+        targets = to(batch, device)
+        outputs = model(targets["image"])
+        for key, values in per_image(outputs, targets).items():
+            collected.setdefault(key, []).append(values)
+        for task, loss in (criterion(outputs, targets) if criterion else {}).items():
+            losses[task] = losses.get(task, 0.0) + loss.item() * len(batch["row"])
+        n += len(batch["row"])
+    model.train(was_training)
+    measured = {key: torch.cat(values) for key, values in collected.items()}
+    return summarise(measured) | {f"loss_{task}": value / n for task, value in losses.items()}, measured
+
+
+def to(batch, device):
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def finish(model, dataset, folder, config, state, args):
+    """Test the chosen checkpoint once, and write and draw what is left of the run folder."""
+    content = checkpoint.load(folder.best_path)
+    model.load_state_dict(content["model"])
+    metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
+    mtl_vis.draw_curves(state["history"], folder.path / "curves.png")
+    mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), folder.path / "mask.png")
+    dice = dice_score(*(measured[key] for key in ("intersection", "predicted", "target")))
+    folder.write_test({
+        "experiment": config["experiment"], "seed": args.seed, **metrics, "n_images": len(dataset), "epochs": args.epochs,
+        "best_epoch": state["best_epoch"], "parameters": config["parameters"],
+        "train_seconds": round(state["train_seconds"], 2),
+        "images_per_second": round(state["train_images"] / state["train_seconds"], 2),
+        **{key: config[key] for key in ("split_hash", "border", "size", "device", "precision")},
+    }, dataset.names, measured, dice)
+    print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} images); "
+          f"{folder.path}")
+
+
+def line(metrics, prefix=""):
+    """The metrics that could be measured as text."""
+    return ", ".join(f"{prefix}{key.replace('_', ' ')} {metrics[key]:.4f}" for key in METRICS if metrics.get(key) is not None)

@@ -1,0 +1,41 @@
+"""Measure any checkpoint on any prepared data, in fp32; one JSON object on standard output, nothing else there.
+
+    python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16]
+
+The numbers do not depend on the batch size. About 40 images/s at 256 px on 2 cores.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import checkpoint
+import cli
+import engine
+from dataloader_mtl import MTLDataset, make_loader
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="a best.pt or mtl_model.pt; default: mtl_model.pt, else the newest mtl run")
+    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
+    parser.add_argument("--device", choices=engine.DEVICES, default="auto")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    path = checkpoint.find(args.checkpoint)
+    if args.checkpoint is None:
+        print(f"evaluate.py: using {path}", file=sys.stderr)
+    model, info = checkpoint.load_model(path)
+    device = engine.choose_device(args.device)
+    loader = make_loader(MTLDataset(args.data, args.split), args.batch_size)
+    metrics, measured = engine.evaluate(engine.to_device(model, device), loader)
+    print(json.dumps({"experiment": info["experiment"], "seed": info["seed"], **metrics, **engine.describe_data(loader.dataset),
+                      "parameters": engine.count_parameters(model), "device": device.type, "precision": "fp32"}))
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

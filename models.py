@@ -1,0 +1,215 @@
+"""The networks: a U-Net encoder shared by all tasks, one decoder or head per task (hard parameter sharing).
+
+    image -> Encoder -> features at 1/2, 1/4, 1/8, 1/16, 1/32 of the image's side
+                          |                                   |-> ClassHead   (task "cls")
+                          |                                   |-> BoxHead     (task "bbox")
+                          `-> SegDecoder (all five, skip connections)         (task "seg")
+
+U-Net: Ronneberger, Fischer and Brox 2015. Two things differ from it for speed on a CPU: the stem halves the resolution
+in its first convolution, because a full-resolution stage costs more time than all the others together and gains little,
+and the finest stage on either side is one convolution instead of two.
+"""
+
+import zlib
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+TASKS = ("seg", "cls", "bbox")
+
+# Mean and standard deviation of ImageNet's RGB values (0-255), the field's customary constants.
+RGB_MEAN = (123.675, 116.28, 103.53)
+RGB_STD = (58.395, 57.12, 57.375)
+
+
+def conv_bn_relu(cin, cout, kernel=3, stride=1):
+    """Convolution without bias (the normalisation has one), batch normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU(inplace=True),
+    )
+
+
+class DoubleConv(nn.Sequential):
+    """(convolution, batch normalisation, ReLU) twice: (B, cin, H, W) -> (B, cout, H, W)."""
+
+    def __init__(self, cin, cout):
+        super().__init__(conv_bn_relu(cin, cout), conv_bn_relu(cout, cout))
+
+
+class Down(nn.Sequential):
+    """Half the resolution, then DoubleConv: (B, cin, H, W) -> (B, cout, H/2, W/2), an odd side rounded up."""
+
+    def __init__(self, cin, cout):
+        super().__init__(nn.MaxPool2d(2, ceil_mode=True), DoubleConv(cin, cout))
+
+
+class Up(nn.Module):
+    """Upsample to the skip connection's size, concatenate, convolve.
+
+    x (B, cin, h, w) and skip (B, cskip, H, W) -> (B, cskip, H, W). `conv` builds the convolutions from
+    (channels in, channels out).
+    """
+
+    def __init__(self, cin, cskip, conv=DoubleConv):
+        super().__init__()
+        self.reduce = nn.Conv2d(cin, cskip, 1, bias=False)
+        self.conv = conv(2 * cskip, cskip)
+
+    def forward(self, x, skip):
+        # A 1 x 1 convolution and nearest-neighbour upsampling commute: reducing first is four times cheaper.
+        x = F.interpolate(self.reduce(x), size=skip.shape[-2:], mode="nearest")
+        return self.conv(torch.cat([skip, x], dim=1))
+
+
+def stage_channels(width):
+    """Channels of the five encoder stages, finest first. Width 16 gives (16, 48, 96, 192, 320)."""
+    return width, 3 * width, 6 * width, 12 * width, 20 * width
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W, finest first."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem = conv_bn_relu(3, channels[0], kernel=5, stride=2)
+        self.downs = nn.ModuleList(Down(cin, cout) for cin, cout in zip(channels, channels[1:]))
+
+    def forward(self, x):
+        features = [self.stem(x)]
+        for down in self.downs:
+            features.append(down(features[-1]))
+        return features
+
+
+class SegDecoder(nn.Module):
+    """Encoder features -> (B, 1, h, w) mask logits at the resolution of the finest feature map."""
+
+    def __init__(self, channels):
+        super().__init__()
+        ups = [Up(cin, cskip) for cskip, cin in zip(channels[1:], channels[2:])]
+        ups.insert(0, Up(channels[1], channels[0], conv=conv_bn_relu))
+        self.ups = nn.ModuleList(reversed(ups))
+        self.logits = nn.Conv2d(channels[0], 1, 1)
+
+    def forward(self, features):
+        *skips, x = features
+        for up, skip in zip(self.ups, reversed(skips)):
+            x = up(x, skip)
+        return self.logits(x)
+
+
+class ClassHead(nn.Module):
+    """Deepest features (B, C, h, w) -> (B, 2) logits, cat and dog."""
+
+    def __init__(self, cin):
+        super().__init__()
+        self.conv = conv_bn_relu(cin, 128, kernel=1)
+        self.logits = nn.Linear(128, 2)
+
+    def forward(self, x):
+        return self.logits(self.conv(x).mean(dim=(2, 3)))
+
+
+class BoxHead(nn.Module):
+    """Deepest features (B, C, h, w) -> (B, 4) boxes, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2.
+
+    Every cell gives a score and the offsets from itself to the box's four sides (as in FCOS, Tian et al. 2019); the box
+    is the mean over cells, weighted with the softmax of the scores. Offsets are unbounded, so that every box in the frame
+    can be reached.
+    """
+
+    def __init__(self, cin):
+        super().__init__()
+        self.conv = conv_bn_relu(cin, 128, kernel=1)
+        self.cells = nn.Conv2d(128, 5, 1)
+
+    def forward(self, x):
+        score, offset = self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)  # (B, 1, hw), (B, 4, hw)
+        h, w = x.shape[-2:]
+        cy, cx = torch.meshgrid(cell_positions(h, x.device), cell_positions(w, x.device), indexing="ij")
+        centre = torch.stack([cx, cy, cx, cy]).flatten(1)                                 # (4, hw)
+        # Untrained, every cell proposes a box a quarter of the frame wide around itself.
+        start = torch.tensor([-0.125, -0.125, 0.125, 0.125], device=x.device)[:, None]
+        sides = ((centre + start + offset) * score.softmax(dim=2)).sum(dim=2)             # (B, 4)
+        a, b = sides.split(2, dim=1)
+        box = torch.cat([torch.minimum(a, b), torch.maximum(a, b)], dim=1)
+        # The forward value is clamped, the gradient is not: a side outside the frame can still find its way back.
+        return box + (box.clamp(0, 1) - box).detach()
+
+
+def cell_positions(n, device):
+    """(n,) positions of n cells, the first at 0 and the last at 1; a single one stands in the middle."""
+    return torch.linspace(0, 1, n, device=device) if n > 1 else torch.full((1,), 0.5, device=device)
+
+
+class MTLNet(nn.Module):
+    """U-Net with one output per task.
+
+    tasks   subset of ("seg", "cls", "bbox"), at least one; nothing is built for the others.
+    width   channels of the finest stage; the deeper ones are multiples of it. 16 gives 3.6 M parameters.
+    seed    each part is initialised from a generator made of the seed and the part's name, so networks of the same
+            seed share their initial weights part by part, whatever other tasks they have.
+
+    Raises ValueError for no task, an unknown or a repeated one, or a width under 1.
+    """
+
+    def __init__(self, tasks, width=16, seed=0):
+        super().__init__()
+        tasks = tuple(tasks)
+        if not tasks or len(set(tasks)) != len(tasks) or not set(tasks) <= set(TASKS):
+            raise ValueError(f"tasks must be some of {TASKS}, each once, and were {tasks}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1 and was {width}")
+        self.tasks, self.width = tasks, width
+        channels = stage_channels(width)
+        self.encoder = build(lambda: Encoder(channels), "encoder", seed)
+        if "seg" in tasks:
+            self.seg = build(lambda: SegDecoder(channels), "seg", seed)
+        if "cls" in tasks:
+            self.cls = build(lambda: ClassHead(channels[-1]), "cls", seed)
+        if "bbox" in tasks:
+            self.bbox = build(lambda: BoxHead(channels[-1]), "bbox", seed)
+        self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, image):
+        """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict with the keys of `tasks`:
+
+        seg   (B, 1, H, W) float logits, pet where > 0
+        cls   (B, 2) float logits, cat and dog
+        bbox  (B, 4) float, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2
+        """
+        features = self.encoder((image.float() - self.mean) / self.std)
+        outputs = {}
+        if "seg" in self.tasks:
+            logits = self.seg(features).float()
+            outputs["seg"] = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        if "cls" in self.tasks:
+            outputs["cls"] = self.cls(features[-1]).float()
+        if "bbox" in self.tasks:
+            outputs["bbox"] = self.bbox(features[-1])
+        return outputs
+
+
+def build(part, name, seed):
+    """Build a module with its own random state, made of the seed and its name; the global one stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        module = part()
+        for layer in module.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
+                # Output layers, the ones with a bias: small weights, so that sigmoid, softmax and softplus start where
+                # their gradients are large.
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return module
+
+
+def count_parameters(model):
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

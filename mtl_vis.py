@@ -1,0 +1,202 @@
+"""Pictures: what a network sees in test images, or in photographs of your own; and the curves of a run.
+
+    python mtl_vis.py                         four test images with target and prediction -> mask.png
+    python mtl_vis.py cat.jpg holiday.heic    photographs of your own, of any size and any of Pillow's formats
+    python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
+
+Green is the mask, yellow the head box: dashed where it is the target.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draw into files: there may be no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
+from torchvision.utils import draw_segmentation_masks
+
+import checkpoint
+import cli
+from cli import InputError
+from dataloader_mtl import MTLDataset
+
+CLASSES = ("cat", "dog")
+MASK_COLOUR, BOX_COLOUR = (0, 200, 120), "gold"
+PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
+
+
+@dataclass
+class Picture:
+    """One row of a figure. image (3, H, W) uint8; masks (H, W) bool and boxes (4,) in pixels of it, or None; a title."""
+    name: str
+    image: torch.Tensor
+    mask: torch.Tensor | None = None
+    box: torch.Tensor | None = None
+    label: str | None = None
+    target_mask: torch.Tensor | None = None
+    target_box: torch.Tensor | None = None
+    target_label: str | None = None
+
+
+@torch.no_grad()
+def predict(model, image, size):
+    """Segment one image of any size.
+
+    model in evaluation mode; image (3, H, W) uint8; size: side in pixels at which the network looks at it.
+    Returns (mask (H, W) bool, box (4,) in pixels of H x W or None, "cat 97%" or None).
+    """
+    device = next(model.parameters()).device
+    height, width = image.shape[-2:]
+    small = transforms.resize(image, [size, size], antialias=True)
+    outputs = {task: value.float().cpu() for task, value in model(small[None].to(device)).items()}
+    mask = box = label = None
+    if "seg" in outputs:
+        mask = F.interpolate(outputs["seg"], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0
+    if "bbox" in outputs:
+        box = outputs["bbox"][0] * torch.tensor([width, height, width, height])
+    if "cls" in outputs:
+        probability, winner = outputs["cls"].softmax(dim=1)[0].max(dim=0)
+        label = f"{CLASSES[winner]} {probability:.0%}"
+    return mask, box, label
+
+
+def pictures_of_dataset(model, dataset, n):
+    """Pictures of the first n images of an MTLDataset, with targets and predictions."""
+    pictures = []
+    for row in range(min(n, len(dataset))):
+        sample = dataset[0, row]
+        picture = Picture(dataset.names[row], sample["image"], *predict(model, sample["image"], dataset.size))
+        picture.target_mask = sample["seg"][0] > 0
+        picture.target_box = None if sample["bbox"].isnan().any() else sample["bbox"] * dataset.size
+        picture.target_label = CLASSES[sample["cls"]]
+        pictures.append(picture)
+    return pictures
+
+
+def read_photograph(path):
+    """Read a photograph upright (EXIF orientation): (3, H, W) uint8."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"there is no photograph {path}") from None
+    except Exception as error:  # Pillow raises many kinds, down to SyntaxError and struct.error
+        raise InputError(f"{path} is no picture that Pillow can read ({str(error).splitlines()[0]})") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def panels(picture):
+    """The panels of a picture: (image (3, H, W) uint8, box, dash, title) each."""
+    def overlay(mask):
+        return picture.image if mask is None else draw_segmentation_masks(picture.image, mask, alpha=0.5, colors=MASK_COLOUR)
+
+    result = [(picture.image, None, "-", picture.name)]
+    if picture.target_mask is not None:
+        result.append((overlay(picture.target_mask), picture.target_box, "--", f"target: {picture.target_label}"))
+    predicted = "predicted" if picture.label is None else f"predicted: {picture.label}"
+    if picture.mask is not None and picture.target_mask is not None:
+        both, total = (picture.mask & picture.target_mask).sum(), picture.mask.sum() + picture.target_mask.sum()
+        predicted += f", Dice {2 * both / total if total else 1:.3f}"
+    result.append((overlay(picture.mask), picture.box, "-", predicted))
+    return result
+
+
+def draw_pictures(pictures, path):
+    """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
+    rows = [panels(picture) for picture in pictures]
+    # A very tall photograph gets a narrower panel, so that one row stays within a screen.
+    aspects = [min(picture.image.shape[1] / picture.image.shape[2], 1.6) for picture in pictures]
+    columns = max(map(len, rows))
+    # One photograph alone is shown large, up to its own size.
+    inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False, layout="constrained", dpi=DPI,
+        figsize=(columns * inches, sum(aspects) * inches + 0.35 * len(rows)), height_ratios=aspects,
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, row_axes in zip(rows, axes):
+        for (image, box, dash, title), axis in zip(row, row_axes):
+            axis.imshow(image.permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
+            axis.set_title(title, fontsize=9, wrap=True)
+            if box is not None:
+                x1, y1, x2, y2 = box.tolist()
+                axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2, linestyle=dash))
+    save_figure(figure, path)
+
+
+def draw_curves(history, path):
+    """Draw a run's losses and validation metrics over its epochs; history is a list of log.csv's rows as dicts."""
+    epochs = [row["epoch"] for row in history]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", dpi=DPI)
+    for key, style in (("train_loss_", "-"), ("val_loss_", "--")):
+        for task, colour in zip(("seg", "cls", "bbox"), ("tab:green", "tab:blue", "tab:orange")):
+            if key + task in history[0]:
+                left.plot(epochs, [row[key + task] for row in history], style, color=colour,
+                          marker="." if len(epochs) < 10 else None, label=f"{task}, {key.split('_')[0]}")
+    left.set(xlabel="epoch", ylabel="loss, unweighted", title="losses")
+    for key, label in (("val_dice", "Dice"), ("val_accuracy", "accuracy"), ("val_box_iou", "box IoU")):
+        values = [row[key] for row in history]
+        if any(value is not None for value in values):
+            right.plot(epochs, [np.nan if value is None else value for value in values],
+                       marker="." if len(epochs) < 10 else None, label=label)
+    right.set(xlabel="epoch", ylim=(0, 1), title="validation")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    try:
+        figure.savefig(path)
+    except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"cannot write the picture {path} ({str(error).splitlines()[0]}); choose another --out") from None
+    finally:
+        plt.close(figure)
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; without any, test images are drawn")
+    parser.add_argument("--checkpoint", type=Path, help="a best.pt or mtl_model.pt; default: mtl_model.pt, else the newest mtl run")
+    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder of the test images")
+    parser.add_argument("--out", type=Path, default=Path("mask.png"), help="the picture to write")
+    parser.add_argument("--n", type=cli.integer(1, 100), default=4, help="how many test images")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    path = checkpoint.find(args.checkpoint)
+    model, info = checkpoint.load_model(path)
+    if args.images:
+        photographs = [read_photograph(image) for image in args.images]
+        pictures = [Picture(name.name, photograph, *predict(model, photograph, info["size"]))
+                    for name, photograph in zip(args.images, photographs)]
+    else:
+        pictures = pictures_of_dataset(model, MTLDataset(args.data, "test"), args.n)
+    draw_pictures(pictures, args.out)
+    for picture in pictures:
+        print(f"{picture.name}: {describe(picture)}")
+    print(f"{args.out} drawn with {path}")
+
+
+def describe(picture):
+    """One line of text for what was predicted."""
+    parts = [picture.label] if picture.label else []
+    if picture.mask is not None:
+        parts.append(f"{picture.mask.float().mean():.0%} of the picture is pet")
+    if picture.box is not None:
+        parts.append("head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*picture.box.tolist()))
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

@@ -1,0 +1,39 @@
+"""Full MTL network with fixed loss weights, one run for each split of the weights.
+
+    python oeq_splits.py                           the five splits of the published study, one after another
+    python oeq_splits.py --split 80-10-10 60-20-20 these, given as seg-cls-bbox
+
+Weights are normalised to sum to one: the published 75-15-15 sums to 105. The run folder carries the split's name as given.
+
+EXPECT
+"""
+
+import cli
+import engine
+from models import MTLNet
+from utils import WeightedLoss
+
+TASKS = ("seg", "cls", "bbox")
+PUBLISHED = ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")
+
+
+def split(text):
+    """An argparse type: the text of a split, checked."""
+    if min(cli.percentages(text)) <= 0:
+        raise cli.argparse.ArgumentTypeError(f"{text!r} has a weight of 0; leave the task out with an ablation script instead")
+    return text
+
+
+def main(args):
+    splits = args.split
+    del args.split  # each run's records say its own split, in the experiment's name
+    for text in splits:
+        model = MTLNet(TASKS, width=args.width, seed=args.seed)
+        criterion = WeightedLoss(TASKS, cli.percentages(text))
+        engine.run(f"split_{text.replace('-', '_')}", model, criterion, args)
+
+
+if __name__ == "__main__":
+    parser = engine.make_parser(__doc__)
+    parser.add_argument("--split", nargs="+", type=split, default=PUBLISHED, metavar="SEG-CLS-BBOX", help="loss weights")
+    cli.run(main, parser.parse_args())

@@ -1,0 +1,23 @@
+"""Full MTL network with learned loss weights (homoscedastic uncertainty, Kendall et al. 2018).
+
+    python oeq_uncertainty.py [--data datasets/data_new] [--epochs 60] [--seed 0]
+
+EXPECT
+"""
+
+import cli
+import engine
+from models import MTLNet
+from utils import UncertaintyWeightedLoss
+
+TASKS = ("seg", "cls", "bbox")
+
+
+def main(args):
+    model = MTLNet(TASKS, width=args.width, seed=args.seed)
+    criterion = UncertaintyWeightedLoss(TASKS)
+    engine.run("uncertainty", model, criterion, args)
+
+
+if __name__ == "__main__":
+    cli.run(main, engine.make_parser(__doc__).parse_args())

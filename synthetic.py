@@ -1,0 +1,596 @@
+"""Cats and dogs drawn in code, written to disk in the Oxford-IIIT Pet dataset's own layout.
+
+The default data of this repository: no download, and the code that reads the real dataset reads it too. Only
+shape tells a cat from a dog (ears, muzzle, pupils, tail). Colour does not: every coat exists as a cat breed
+and as a dog breed, and the things in the background are painted from the same range of colours.
+
+A pose is a list of parts (tail, body, legs, head, eyes...), back to front. The outline of a part is filled
+with fur on the picture and with 1 on the pet's mask, so the trimap and the head box are exact. An outline is
+an array of complex numbers x + yj, y pointing down: a * outline + b turns, scales and moves it. Lengths are
+in head radii until a part is placed in the frame.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from tqdm import tqdm
+
+PET, BACKGROUND, BORDER = 1, 2, 3  # trimap values of the Oxford-IIIT Pet dataset
+
+FUR = {"black": (46, 42, 44), "grey": (124, 126, 132), "white": (236, 231, 222), "cream": (222, 199, 162),
+       "ginger": (206, 128, 62), "tan": (184, 142, 96), "brown": (118, 80, 54), "dark": (70, 48, 38)}
+PINK, INK, WHITE = (226, 150, 150), (30, 24, 26), (255, 255, 255)
+
+# pattern, main colour, second colour, cat breed, dog breed
+COATS = [("stripes", "tan", "dark", "Tabby", "brindle_hound"),
+         ("stripes", "ginger", "cream", "Marmalade", "marmalade_terrier"),
+         ("tuxedo", "black", "white", "Tuxedo", "magpie_sheepdog"),
+         ("points", "cream", "dark", "Moonpoint", "masked_mastiff"),
+         ("patches", "white", "ginger", "Calico", "foxhound_like"),
+         ("spots", "cream", "brown", "Ocelotte", "domino_hound"),
+         ("saddle", "ginger", "black", "Duskback", "saddle_shepherd"),
+         ("solid", "grey", "white", "Slate", "slate_pointer"),
+         ("solid", "white", "cream", "Snowball", "snow_retriever"),
+         ("solid", "brown", "dark", "Cocoa", "cocoa_setter")]
+BREEDS = [(coat[3 + s], species, coat[:3]) for coat in COATS for s, species in enumerate(("cat", "dog"))]
+
+
+# -------------------------------------------------------------------------------------------------- outlines
+
+def oval(centre, rx, ry):
+    """Ellipse outline around the complex `centre`, radii `rx` and `ry`."""
+    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    return centre + rx * np.cos(t) + 1j * ry * np.sin(t)
+
+
+def both_sides(right):
+    """The points of the right half of a shape, top to bottom, then their mirror images, bottom to top."""
+    return [*right, *(-z.conjugate() for z in right[::-1])]
+
+
+def blob(*points):
+    """Closed smooth curve (Catmull-Rom) through the complex `points`."""
+    b = np.array(points)
+    a, c, d = np.roll(b, 1), np.roll(b, -1), np.roll(b, -2)
+    t = np.linspace(0, 1, 10, endpoint=False)[:, None]
+    curve = b + 0.5 * ((c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return curve.T.ravel()
+
+
+def limb(spine, radii):
+    """Tube with round ends along the Bezier curve of control points `spine`, `radii` being its half width."""
+    t = np.linspace(0, 1, 24)
+    z = np.array(spine, complex)[:, None] * np.ones(len(t))
+    while len(z) > 1:
+        z = (1 - t) * z[:-1] + t * z[1:]
+    z, radius = z[0], np.interp(t, np.linspace(0, 1, len(radii)), radii)
+    side = 1j * np.gradient(z)
+    side *= radius / np.abs(side)
+    cap = np.exp(-1j * np.linspace(0, np.pi, 9))
+    return np.concatenate([z + side, z[-1] + side[-1] * cap, (z - side)[::-1], z[0] - side[0] * cap])
+
+
+def tufted(rng, outline, size):
+    """`outline` with tufts of fur of length `size` sticking out and gaps between them."""
+    closed = np.append(outline, outline[0])
+    arc = np.append(0, np.cumsum(np.abs(np.diff(closed))))
+    at = np.linspace(0, arc[-1], max(12, int(arc[-1] / (1.3 * size))), endpoint=False)
+    z = np.interp(at, arc, closed.real) + 1j * np.interp(at, arc, closed.imag)
+    normal = 1j * (np.roll(z, -1) - np.roll(z, 1))
+    return z + size * rng.uniform(-1, 1, len(z)) * normal / np.maximum(np.abs(normal), 1e-6)
+
+
+@dataclass
+class Part:
+    """One outline of the pet, in its own frame: pixel = a * point + b once `a` and `b` are set."""
+    kind: str             # body, chest, leg, paw, tail, head, ear, muzzle: what the coat's pattern goes by
+    outline: np.ndarray   # complex points
+    colour: tuple = None  # RGB; None: the coat
+    shade: float = 1.0    # brightness, < 1 for legs and ears on the far side
+    tuft: float = 0.035   # length of the tufts along the outline
+    flow: float = None    # direction of the fur, radians; None: away from the nose
+    in_mask: bool = True  # whiskers are not pet pixels, as in the real trimaps
+    a: complex = 1.0
+    b: complex = 0.0
+
+
+# ----------------------------------------------------------------------------------------------------- heads
+# The centre of the skull is 0, its radius about 1; `turn` goes from 0 (facing us) to 1 (facing right).
+
+def detail(outline, colour, in_mask=True):
+    """A smooth part of the face in one colour."""
+    return Part("muzzle", outline, colour, tuft=0, in_mask=in_mask)
+
+
+def smile(at, width):
+    """The two curves of a mouth that meet at `at`."""
+    curves = (limb([at, at + s * width / 2 + 0.17j, at + s * width], [0.03, 0.018]) for s in (-1, 1))
+    return [detail(curve, INK) for curve in curves]
+
+
+def cat_head(rng, turn):
+    """Parts of a cat's head: pointed ears, wide round face, short muzzle, slit pupils, whiskers."""
+    x, tip, parts = 0.35 * turn, rng.uniform(1.45, 1.75) * 1j, []
+    for side in (-1, 1):
+        triangle = np.array([0.98 - 0.3j, 0.99 - 0.9j, 0.96 - tip, 0.88 - tip, 0.5 - 1.2j, 0.12 - 0.86j])
+        for ear, colour in ((triangle, None), (0.62 * triangle + 0.27 - 0.26j, PINK)):
+            ear = side * ear.real * (1 - 0.3 * turn * (side > 0)) + 0.2 * x + 1j * ear.imag
+            parts.append(Part("ear", ear, colour, tuft=0.025, flow=1.4))
+    cheek = rng.uniform(1.06, 1.2)
+    skull = both_sides([0.05 - 0.92j, 0.7 - 0.72j, 1.03 - 0.1j, cheek + 0.38j, 0.62 + 0.8j, 0.05 + 0.9j])
+    parts += [Part("head", blob(*skull), tuft=0.05),
+              Part("muzzle", oval(x + 0.68j, 0.24, 0.2))]
+    parts += [Part("muzzle", oval(x + s * 0.22 + 0.46j, 0.29, 0.24)) for s in (-1, 1)]
+    iris = [(126, 168, 74), (214, 174, 60), (104, 160, 190), (176, 116, 50)][rng.integers(4)]
+    for s in (-1, 1):
+        eye, narrow = 1.15 * x + s * 0.46 - 0.1j, 1 - 0.35 * turn * (s > 0)
+        almond = blob(-0.27 + 0.04j, -0.1 - 0.2j, 0.12 - 0.2j, 0.27 - 0.04j, 0.12 + 0.17j, -0.12 + 0.18j)
+        almond = almond.real * s * narrow + 1j * almond.imag
+        slit = blob(-0.19j, 0.065 * narrow, 0.19j, -0.065 * narrow)
+        parts += [detail(eye + 1.22 * almond, INK), detail(eye + almond, iris), detail(eye + slit, INK),
+                  detail(oval(eye - 0.07 - 0.08j, 0.05, 0.05), WHITE)]
+    nose = [PINK, (176, 104, 96), (80, 54, 54)][rng.integers(3)]
+    parts += [detail(limb([x + 0.34j, x + 0.58j], [0.025, 0.02]), INK), *smile(x + 0.56j, 0.32),
+              detail(blob(x - 0.15 + 0.22j, x + 0.15 + 0.22j, x + 0.37j), nose)]
+    for s in (-1, 1):
+        for dy in (-1, 0, 1):
+            end = x + s * rng.uniform(1.3, 1.5) + (0.48 + dy * 0.26) * 1j
+            spine = [x + s * 0.34 + (0.45 + dy * 0.1) * 1j, x + s * 0.9 + (0.4 + dy * 0.12) * 1j, end]
+            parts.append(detail(limb(spine, [0.02, 0.008]), (245, 242, 236), in_mask=False))
+    return parts
+
+
+DOG_EARS = [  # floppy, long, and folded: the last stands up and its tip falls to the front
+    [0.4 - 0.88j, 0.85 - 0.95j, 1.3 - 0.4j, 1.36 + 0.35j, 1.1 + 0.62j, 0.86 + 0.25j, 0.74 - 0.3j],
+    [0.4 - 0.82j, 0.85 - 0.85j, 1.15 - 0.2j, 1.42 + 0.6j, 1.2 + 1.1j, 0.84 + 0.75j, 0.72 - 0.2j],
+    [0.35 - 0.8j, 0.62 - 1.2j, 1.05 - 1.22j, 1.4 - 0.72j, 1.32 - 0.42j, 1.05 - 0.62j, 0.85 - 0.3j]]
+
+
+def dog_head(rng, turn):
+    """Parts of a dog's head: hanging or folded ears, long muzzle, big nose, round pupils, maybe a tongue."""
+    style, drop, ears = rng.integers(3), rng.uniform(0.9, 1.15), []
+    for side in (-1, 1):
+        ear = np.array(DOG_EARS[style])
+        # In a side view the near ear sits further on the skull and the far one is foreshortened.
+        across = side * ear.real * (1 - 0.45 * turn * (side > 0)) + 0.28 * turn * (side < 0)
+        down = np.where(ear.imag > 0, drop, 1) * ear.imag
+        ears.append(Part("ear", blob(*(across + 1j * down)), shade=0.86, flow=1.5))
+    skull = both_sides([0.1 - 0.95j, 0.62 - 0.82j, 0.9 - 0.15j, 0.72 + 0.5j, 0.1 + 0.85j])
+    skull = Part("head", blob(*skull))
+    tip = 1.3 * turn + (0.82 - 0.3 * turn) * 1j
+    nose, mouth = tip - (0.3 - 0.12 * turn) * 1j + 0.14 * turn, tip + 0.19j - 0.05 * turn
+    parts = [ears[1], skull, ears[0]] if style < 2 else [*ears, skull]
+    if rng.random() < 0.55:
+        end = mouth + rng.uniform(0.35, 0.55) * 1j + 0.05
+        parts += [detail(limb([mouth, end], [0.17, 0.15]), (222, 104, 112)),
+                  detail(limb([mouth, end - 0.1j], [0.02, 0.02]), (178, 70, 84))]
+    parts.append(Part("muzzle", limb([0.15 * turn + 0.15j, tip], [0.46, 0.5 - 0.14 * turn])))
+    for s in (-1, 1):
+        eye = 0.45 * turn + s * (0.42 - 0.1 * turn) - (0.2 + 0.12 * turn) * 1j
+        if s < 0 or turn < 0.7:  # else the far eye is hidden behind the muzzle
+            parts += [detail(oval(eye, 0.22, 0.21), INK), detail(oval(eye, 0.19, 0.18), (226, 216, 204)),
+                      detail(oval(eye + 0.02, 0.15, 0.16), (124, 78, 38)),
+                      detail(oval(eye + 0.02, 0.1, 0.1), INK),
+                      detail(oval(eye - 0.05 - 0.06j, 0.05, 0.05), WHITE),
+                      Part("muzzle", limb([eye - 0.14 - 0.33j, eye + 0.14 - 0.33j], [0.05, 0.05]), shade=1.1)]
+    if turn < 0.6:
+        parts.append(detail(limb([nose, mouth], [0.03, 0.025]), INK))
+    snout = nose + blob(-0.27 - 0.1j, 0.27 - 0.1j, 0.2 + 0.12j, 0.17j, -0.2 + 0.12j)
+    shine = detail(oval(nose - 0.09 - 0.08j, 0.07, 0.035), (150, 146, 150))
+    return [*parts, *smile(mouth, 0.42 - 0.2 * turn), detail(snout, INK), shine]
+
+
+# ----------------------------------------------------------------------------------------------------- poses
+# The pet stands on y = 0 and looks right or at us. A pose returns parts, and the place and turn of the head.
+
+def leg(spine, thick, ground=0.0, shade=1.0):
+    """A leg along `spine` and its paw with toes, standing on y = `ground`."""
+    x = spine[-1].real + 0.1 + 1j * ground
+    toes = [limb([x + d - 0.16j, x + d - 0.03j], [0.022, 0.022]) for d in (-0.08, 0.1)]
+    return [Part("leg", limb(spine, [thick, 0.21]), shade=shade, flow=1.57),
+            Part("paw", oval(x - 0.15j, 0.31, 0.19), shade=shade, flow=0.0),
+            *(Part("paw", toe, INK, tuft=0) for toe in toes)]
+
+
+def tail(rng, cat, root, angle=0.0):
+    """A long thin S for a cat, a shorter thick sickle for a dog."""
+    spine = np.array([0, -1.2 + 0.3j, -0.7 - 1.5j, -1.6 - 1.8j] if cat else [0, -0.9, -0.9 - 1.1j])
+    spine = root + spine * np.exp(1j * (angle + rng.normal(0, 0.2)))
+    radii = [0.18, 0.16, 0.14, 0.1] if cat else [0.28, 0.26, 0.1]
+    return Part("tail", limb(spine, radii), tuft=0.04 if cat else 0.09, flow=0.8)
+
+
+def sitting(rng, cat):
+    """Sitting, seen from the front."""
+    w = rng.uniform(0.88, 1.15)
+    trunk = both_sides([0.5 - 2.3j, 0.8 * w - 1.4j, 1.1 * w - 0.5j, 0.75 * w + 0j])
+    parts = [tail(rng, cat, -0.9 - 0.3j), Part("body", blob(*trunk), tuft=0.05, flow=1.5)]
+    for s in (-1, 1):
+        parts += [*leg([s * 0.85 * w - 0.4j, s * 0.95 * w - 0.1 - 0.2j], 0.3, 0.02),
+                  Part("body", oval(s * 0.82 * w - 0.55j, 0.46, 0.5), flow=1.2)]
+    parts.append(Part("chest", oval(-1.6j, 0.5, 0.75), tuft=0.07, flow=1.57))
+    for s in (-1, 1):
+        parts += leg([s * 0.3 - 1.45j, s * 0.33 - 0.07 - 0.2j], 0.27, 0.06)
+    return parts, rng.uniform(-0.2, 0.2) - (2.85 if cat else 2.95) * 1j, rng.uniform(0, 0.45)
+
+
+def standing(rng, cat):
+    """Standing, seen from the side."""
+    y = -1j * (rng.uniform(0.75, 1.0) if cat else rng.uniform(0.8, 1.3))  # top of the legs
+    trunk = [-1.85 - 0.75j, -1.2 - 1.28j, 0.2 - 1.15j, 1.1 - 1.35j, 1.6 - 0.75j, 1.2, 0.1 - 0.08j, -1.2]
+    parts = [tail(rng, cat, -1.5 + y - 1j)]
+    for x in (-0.85, 0.75):
+        parts += leg([x + y - 0.4j, x + 0.05 - 0.15j], 0.3, -0.06, shade=0.7)
+    parts += [Part("body", blob(*(y + np.array(trunk))), tuft=0.05, flow=0.15),
+              Part("body", oval(-1.25 + y - 0.5j, 0.55, 0.62), flow=0.9)]
+    for x, knee in ((-1.4, -0.15), (1.05, 0.05)):
+        parts += leg([x + y - 0.35j, x + knee + y / 2, x + 0.02 - 0.15j], 0.36)
+    parts.append(Part("chest", limb([1.1 + y - 0.65j, 1.55 + y - 1.6j], [0.6, 0.5]), tuft=0.07, flow=1.2))
+    return parts, 1.7 + y - rng.uniform(1.75, 2.05) * 1j, rng.uniform(0.1, 0.7) + (not cat) * 0.3
+
+
+def lying(rng, cat):
+    """Lying on the belly, front paws stretched out."""
+    trunk = [-2.0 - 0.6j, -1.5 - 1.3j, -1.4j, 1.0 - 1.65j, 1.5 - 0.8j, 1.1, -1.7]
+    parts = [tail(rng, cat, -1.8 - 0.35j, -0.35), *leg([0.9 - 0.5j, 2.1 - 0.25j], 0.33, -0.1, shade=0.75),
+             Part("body", blob(*trunk), tuft=0.05, flow=0.1), *leg([-1.3 - 0.3j, -0.85 - 0.15j], 0.3, 0.02),
+             Part("body", oval(-1.25 - 0.6j, 0.72, 0.6), flow=0.7),
+             Part("chest", oval(1.05 - 0.95j, 0.5, 0.75), tuft=0.07, flow=1.5),
+             *leg([0.75 - 0.35j, 1.85 - 0.17j], 0.33, 0.04)]
+    return parts, 1.15 - rng.uniform(1.85, 2.15) * 1j, rng.uniform(0, 0.7)
+
+
+def portrait(rng, cat):
+    """Head and shoulders; the frame cuts the rest."""
+    trunk = both_sides([0.6 - 2.3j, 1.2 - 1.2j, 1.45 + 1j])
+    parts = [Part("body", rng.uniform(0.92, 1.08) * blob(*trunk), tuft=0.06, flow=1.57),
+             Part("chest", oval(-0.9j, 0.6, 1.0), tuft=0.08, flow=1.57)]
+    return parts, rng.uniform(-0.15, 0.15) - 2.8j, rng.uniform(0, 0.6 if cat else 0.9)
+
+
+def posed(rng, species):
+    """A pet's parts, the box to frame (left, top, right, bottom), whether the frame cuts the pet below it."""
+    pose = rng.choice([sitting, standing, lying, portrait], p=[0.34, 0.24, 0.2, 0.22])
+    body, neck, turn = pose(rng, species == "cat")
+    head = (cat_head if species == "cat" else dog_head)(rng, turn)
+    tilt, lean = rng.uniform(0.95, 1.1) * np.exp(1j * rng.normal(0, 0.12)), np.exp(1j * rng.normal(0, 0.07))
+    for part in body:
+        part.a = lean
+    for part in head:
+        part.a, part.b = lean * tilt, lean * neck
+    points = np.concatenate([part.a * part.outline + part.b for part in body + head if part.in_mask])
+    bottom = -0.3 if pose is portrait else points.imag.max()
+    return body + head, (points.real.min(), points.imag.min(), points.real.max(), bottom), pose is portrait
+
+
+# ------------------------------------------------------------------------------------------ fur and painting
+
+def clouds(rng, width, height, cell):
+    """Smooth noise, (height, width), roughly uniform in 0..1, with lumps about `cell` pixels wide."""
+    grid = rng.random((max(2, round(height / cell) + 1), max(2, round(width / cell) + 1)), dtype=np.float32)
+    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def jitter(rng, colour, amount=12):
+    """`colour` with some random change, float RGB in 0..255."""
+    return np.clip(np.array(colour) + rng.normal(0, amount) + rng.normal(0, amount / 3, 3), 12, 248)
+
+
+class Painter:
+    """The picture so far, `pixels` (H, W, 3) in 0..255, and its masks `pet` and `head` (H, W) in 0..1."""
+
+    def __init__(self, rng, pixels, coat, unit):
+        height, width = pixels.shape[:2]
+        self.pixels, self.unit = pixels, unit
+        self.pet, self.head = np.zeros((2, height, width), np.float32)
+        self.pattern, main, second = coat
+        self.main, self.second, self.third = (jitter(rng, FUR[colour]) for colour in (main, second, "black"))
+        noise = rng.standard_normal((256, 256), np.float32) / 3
+        self.hair = sum(np.roll(noise, k, 0) for k in range(9))  # streaks along axis 0, deviation 1
+        self.gloss = rng.uniform(0.06, 0.13)
+        self.lumps = clouds(rng, width, height, unit * (0.22 if self.pattern == "spots" else 0.75))
+        self.more = clouds(rng, width, height, unit * 0.8)
+        self.light = rng.choice([-1, 1]) * rng.uniform(0.3, 1), -rng.uniform(0.3, 1)
+
+    def coat(self, kind, u, v, down, lumps, more):
+        """The pattern: second colour where it is > 0; `down` goes from 0, a part's top, to 1, its foot."""
+        if self.pattern == "stripes":
+            if kind in ("ear", "muzzle", "chest", "paw"):
+                return -1
+            brow = v < -0.15
+            phase = {"leg": 1.6 * v, "tail": 1.3 * (u - v), "head": np.where(brow, 2.2 * u, 1.8 * v + 0.2)}
+            wave = np.sin(2 * np.pi * (phase.get(kind, 1.7 * u + 0.2 * v) + 0.5 * lumps)) - 0.25
+            return np.where((kind == "head") & ~brow & (np.abs(u) < 0.6), -1, wave)
+        if self.pattern in ("spots", "patches"):
+            pale = kind in ("muzzle", "chest")
+            return -1 if pale else 6 * lumps - (3.7 if self.pattern == "spots" else 3.3)
+        return {"tuxedo": {"muzzle": 1, "chest": 1, "paw": 1, "leg": 6 * (down - 0.7),
+                           "head": 8 * (0.16 + 0.3 * v + 0.2 * (more - 0.5) - np.abs(u))},
+                "points": {"muzzle": 1, "ear": 1, "tail": 1, "paw": 1, "leg": 5 * (down - 0.6),
+                           "head": 4 * (0.85 - np.hypot(u - 0.1, v - 0.25))},
+                "saddle": {"ear": 1, "tail": 1, "body": 5 * (0.45 - down), "head": 6 * (-0.25 - v)},
+                "solid": {"chest": 0.2, "muzzle": 0.1}}[self.pattern].get(kind, -1)
+
+    def fur(self, part, window, top, bottom):
+        """Colour of the coat, (h, w, 3), in a window of the picture; the part has rows `top` to `bottom`."""
+        y, x = np.mgrid[window]
+        local = (x + 1j * y - part.b) / part.a
+        lumps, more, size = self.lumps[window], self.more[window], abs(part.a)
+        if part.flow is None:
+            along, across = np.abs(local - 0.25j) * size, np.angle(local - 0.25j) * 0.9 * size
+        else:
+            turned = local * size * np.exp(-1j * (part.flow + 0.7 * (more - 0.5)))
+            along, across = turned.real, turned.imag
+        hair = self.hair[along.astype(int) % 256, across.astype(int) % 256]
+        mix = self.coat(part.kind, local.real, local.imag, (y - top) / (bottom - top), lumps, more)
+        mix = mix + 0.3 * hair * (np.abs(mix) < 0.9)  # hairs cross the edges of the pattern
+        mix = np.clip(0.5 + 1.2 * mix, 0, 1)[..., None]
+        pale = part.kind in ("muzzle", "chest")
+        main = 0.75 * self.main + 0.25 * np.array(FUR["white"]) if pale else self.main
+        colour = main + mix * (self.second - main)
+        if self.pattern == "patches" and not pale:
+            colour[more > 0.64] = self.third
+        hair = hair[..., None]
+        return colour * (1 + self.gloss * hair) + 5 * hair
+
+    def paint(self, rng, part):
+        """Put one part over the picture, shaded as if round, and add it to the masks."""
+        outline = part.a * (tufted(rng, part.outline, part.tuft) if part.tuft else part.outline) + part.b
+        top, bottom = outline.imag.min(), outline.imag.max()
+        x0, x1 = np.clip([int(outline.real.min()) - 2, int(outline.real.max()) + 3], 0, self.pet.shape[1])
+        y0, y1 = np.clip([int(top) - 2, int(bottom) + 3], 0, self.pet.shape[0])
+        if x0 == x1 or y0 == y1:
+            return
+        window = np.s_[y0:y1, x0:x1]
+        twice = 2 * (outline - x0 - 1j * y0)
+        shape = Image.new("L", (2 * int(x1 - x0), 2 * int(y1 - y0)))
+        ImageDraw.Draw(shape).polygon(np.stack([twice.real, twice.imag], 1).ravel().tolist(), fill=255)
+        shape = shape.reduce(2)
+        cover = np.asarray(shape, np.float32) / 255
+        colour = np.array(part.colour)
+        if part.colour is None:
+            # Blurring the shape gives a round body: darker towards its rim, lighter on the side of the light.
+            soft = 0.16 * self.unit
+            inside = np.asarray(shape.filter(ImageFilter.GaussianBlur(soft)), np.float32) / 255
+            shift = [round(d * soft) for d in self.light]
+            lit = np.clip(np.roll(inside, (-shift[1], -shift[0]), (0, 1)) - inside, -0.5, 0.5)
+            shade = part.shade * (0.6 + 0.42 * inside + 0.3 * lit)
+            colour = np.clip(self.fur(part, window, top, bottom) * shade[..., None], 0, 255)
+        self.pixels[window] += cover[..., None] * (colour - self.pixels[window])
+        if part.in_mask:
+            self.pet[window] = np.maximum(self.pet[window], cover)
+            if part.kind in ("head", "ear", "muzzle"):
+                self.head[window] = np.maximum(self.head[window], cover)
+
+
+# ----------------------------------------------------------------------------------------------- backgrounds
+
+def any_colour(rng):
+    """RGB array, as often a colour of fur as any other muted colour."""
+    other = rng.uniform(50, 220) + rng.uniform(-35, 35, 3)
+    return jitter(rng, FUR[rng.choice(list(FUR))] if rng.random() < 0.6 else other)
+
+
+def ink(colour, factor=1.0):
+    """`colour` times `factor` as PIL wants it."""
+    return tuple(int(c) for c in np.clip(colour * factor, 0, 255))
+
+
+def thing(rng, draw, kind, x, y, r):
+    """A ball, box, cushion or potted plant about 2 r high that stands at (x, y)."""
+    colour, other, line = any_colour(rng), any_colour(rng), max(2, int(r / 7))
+    if kind == "ball":
+        draw.ellipse((x - r, y - 2 * r, x + r, y), fill=ink(colour, 0.8))
+        draw.ellipse((x - 0.85 * r, y - 1.95 * r, x + 0.75 * r, y - 0.3 * r), fill=ink(colour))
+        draw.arc((x - 0.4 * r, y - 2 * r, x + 1.6 * r, y), 100, 260, fill=ink(other), width=line)
+    elif kind == "box":
+        draw.rectangle((x - r, y - 1.5 * r, x + r, y), fill=ink(colour))
+        lid = (x - r, y - 1.5 * r, x + r, y - 1.5 * r, x + 0.7 * r, y - 1.9 * r, x - 0.7 * r, y - 1.9 * r)
+        draw.polygon(lid, fill=ink(colour, 1.25))
+        draw.line((x, y - 1.5 * r, x, y), fill=ink(colour, 0.75), width=line)
+    elif kind == "cushion":
+        corners = (x - 1.4 * r, y - 1.6 * r, x + 1.4 * r, y)
+        draw.rounded_rectangle(corners, 0.6 * r, ink(colour), ink(other), line)
+    else:
+        leaf = rng.uniform((50, 90, 40), (110, 140, 90))
+        for dx, dy in zip(rng.normal(0, 0.7 * r, 9), rng.uniform(1.6 * r, 3.2 * r, 9)):
+            draw.line((x, y - r, x + dx, y - dy), fill=ink(leaf, 0.7), width=line)
+            draw.ellipse((x + dx - r / 3, y - dy - r / 2, x + dx + r / 3, y - dy + r / 3),
+                         fill=ink(leaf, rng.uniform(0.8, 1.2)))
+        pot = (x - 0.8 * r, y - 1.3 * r, x + 0.8 * r, y - 1.3 * r, x + r / 2, y, x - r / 2, y)
+        draw.polygon(pot, fill=ink(colour))
+
+
+def room(rng, draw, w, h, horizon):
+    """Wall with windows or pictures, floor, and maybe a sofa and a rug."""
+    wall, floor, sofa, rug = (any_colour(rng) for _ in range(4))
+    draw.rectangle((0, 0, w, h), fill=ink(wall))
+    step = w * rng.uniform(0.04, 0.12)
+    for x in np.arange(0, w, step) if rng.random() < 0.5 else ():
+        draw.rectangle((x, 0, x + step * 0.4, h), fill=ink(wall, 0.9))
+    for _ in range(rng.integers(1, 3)):
+        x, y, s = rng.uniform(-0.1, 0.9) * w, horizon * rng.uniform(-0.1, 0.4), w * rng.uniform(0.15, 0.35)
+        pane, frame = (176, 205, 224) if rng.random() < 0.5 else ink(any_colour(rng)), ink(any_colour(rng))
+        draw.rectangle((x, y, x + s, y + 1.2 * s), fill=pane, outline=frame, width=int(s / 12) + 1)
+        draw.line((x + s / 2, y, x + s / 2, y + 1.2 * s), fill=frame, width=int(s / 20) + 1)
+    draw.rectangle((0, horizon, w, h), fill=ink(floor))
+    for x in np.linspace(-w, 2 * w, rng.integers(12, 26)):
+        draw.line((0.2 * w + 0.6 * x, horizon, x, h), fill=ink(floor, 0.82), width=3)
+    draw.rectangle((0, horizon - h * 0.03, w, horizon), fill=ink(wall, 1.2))
+    if rng.random() < 0.5:
+        x, s, high = w * rng.uniform(-0.2, 0.5), w * rng.uniform(0.5, 0.9), h * rng.uniform(0.15, 0.35)
+        draw.rounded_rectangle((x, horizon - high, x + s, horizon + h * 0.12), s / 14, ink(sofa))
+        draw.rounded_rectangle((x, horizon - h * 0.02, x + s, horizon + h * 0.12), s / 20, ink(sofa, 1.15))
+        thing(rng, draw, "cushion", x + s * rng.uniform(0.2, 0.8), horizon, s / 9)
+    if rng.random() < 0.6:
+        x, y, r = w * rng.uniform(0.2, 0.8), (horizon + 2 * h) / 3, w * rng.uniform(0.25, 0.5)
+        draw.ellipse((x - r, y - 0.3 * r, x + r, y + 0.3 * r), ink(rug), ink(any_colour(rng)), int(r / 7))
+
+
+def garden(rng, draw, w, h, horizon):
+    """Sky with clouds, bushes, maybe a fence, grass with flowers."""
+    sky = rng.uniform(140, 200) + rng.uniform((-15, 0, 10), (15, 20, 50))
+    grass, fence = rng.uniform((70, 95, 45), (150, 155, 95)), any_colour(rng)
+    leaf = rng.uniform((40, 65, 35), (110, 125, 80)) if rng.random() < 0.6 else any_colour(rng)
+    draw.rectangle((0, 0, w, h), fill=ink(sky))
+    for _ in range(rng.integers(0, 9)):
+        x, y, r = rng.uniform(0, w), horizon * rng.uniform(0, 0.5), w * rng.uniform(0.03, 0.1)
+        draw.ellipse((x - 2 * r, y - r / 2, x + 2 * r, y + r / 2), fill=ink(sky, 1.15))
+    for _ in range(rng.integers(15, 60)):
+        x, y, r = rng.uniform(0, w), horizon - h * rng.uniform(0, 0.28), h * rng.uniform(0.04, 0.14)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=ink(leaf, rng.uniform(0.7, 1.25)))
+    if rng.random() < 0.5:
+        step, top = w * rng.uniform(0.05, 0.1), horizon - h * rng.uniform(0.15, 0.3)
+        draw.rectangle((0, (top + horizon) / 2, w, (top + horizon) / 2 + h / 40), fill=ink(fence, 0.8))
+        for x in np.arange(-step * rng.random(), w, step):
+            right, tip = x + 0.6 * step, (x + 0.3 * step, top - 0.5 * step)
+            slat = [(x, horizon), (x, top), tip, (right, top), (right, horizon)]
+            draw.polygon(slat, fill=ink(fence, rng.uniform(0.9, 1.1)))
+    draw.rectangle((0, horizon, w, h), fill=ink(grass))
+    for x, y, bend in zip(rng.uniform(0, w, 500), rng.uniform(horizon, h, 500), rng.normal(0, h / 80, 500)):
+        draw.line((x, y, x + bend, y - h / 30), fill=ink(grass, rng.uniform(0.65, 1.3)), width=2)
+    for _ in range(rng.integers(0, 40)):
+        x, y, r = rng.uniform(0, w), rng.uniform(horizon, h), h * rng.uniform(0.006, 0.016)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=ink(any_colour(rng)))
+
+
+def background(rng, width, height, horizon):
+    """A cluttered room or garden, (height, width, 3) in 0..255; the floor begins `horizon` pixels down."""
+    w, h, horizon = 2 * width, 2 * height, 2 * horizon
+    image = Image.new("RGB", (w, h))
+    draw = ImageDraw.Draw(image)
+    (room if rng.random() < 0.55 else garden)(rng, draw, w, h, horizon)
+    for y in np.sort(rng.uniform(horizon, h, rng.integers(3, 8))):  # far things first
+        size = (0.6 + (y - horizon) / h) * h * rng.uniform(0.04, 0.1)
+        thing(rng, draw, rng.choice(["ball", "box", "plant"]), rng.uniform(0, w), y, size)
+    image = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+    shade = 0.78 + 0.36 * clouds(rng, width, height, height / 4) + 0.08 * clouds(rng, width, height, 3)
+    return np.asarray(image, np.float32) * shade[..., None]
+
+
+# -------------------------------------------------------------------------------------------- whole pictures
+
+def grown(mask, reach):
+    """`mask` with every pixel that is at most `reach` steps away from it."""
+    for _ in range(reach):
+        p = np.pad(mask, 1)
+        mask = p[1:-1, 1:-1] | p[:-2, 1:-1] | p[2:, 1:-1] | p[1:-1, :-2] | p[1:-1, 2:]
+    return mask
+
+
+def draw_pet(rng, breed):
+    """One picture of a pet.
+
+    rng: np.random.Generator; breed: index into BREEDS.
+    Returns image (H, W, 3) uint8 RGB, trimap (H, W) uint8 of PET, BACKGROUND, BORDER, and the head box
+    (xmin, ymin, xmax, ymax) in pixels, tight around the visible head with its ears, the far ends exclusive.
+    The long side has 200-400 pixels.
+    """
+    _, species, coat = BREEDS[breed]
+    long_side, aspect = rng.integers(200, 401), np.exp(rng.uniform(np.log(0.66), np.log(1.5)))
+    width, height = round(long_side * min(1, aspect)), round(long_side * min(1, 1 / aspect))
+    parts, (left, top, right, bottom), cut_below = posed(rng, species)
+
+    # Size: the wished share of the frame, as far as the pet fits into it.
+    wish = np.clip(np.exp(rng.normal(np.log(0.35), 0.36)), 0.12, 0.7)
+    unit = np.sqrt(wish * width * height / (0.55 * (right - left) * (bottom - top)))
+    fit = rng.uniform(0.85, 1.02)
+    unit = float(min(unit, fit * width / (right - left), fit * height / (bottom - top)))
+    free_x, free_y = width - unit * (right - left), height - unit * (bottom - top)
+    x = rng.uniform(0.05, 0.95) * free_x + (rng.random() < 0.2) * -0.12 * unit * (right - left)
+    y = free_y if cut_below else rng.uniform(0.4, 0.95) * free_y
+    corner = x + 1j * y - unit * (left + 1j * top)
+    foot = y + unit * (bottom - top)
+
+    horizon = foot - unit * (bottom - top) * rng.uniform(0.12, 0.6)
+    pixels = background(rng, width, height, min(horizon, 0.85 * height))
+    if not cut_below:
+        shadow = Image.new("L", (width, height))
+        corners = (x, foot - 0.45 * unit, x + unit * (right - left), foot + 0.15 * unit)
+        ImageDraw.Draw(shadow).ellipse(corners, fill=255)
+        shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(0.2 * unit)), np.float32)[..., None]
+        pixels *= 1 - 0.45 * shadow / 255
+
+    painter = Painter(rng, pixels, coat, unit)
+    for part in parts:
+        part.a, part.b = part.a * unit, part.b * unit + corner
+        painter.paint(rng, part)
+
+    pixels = painter.pixels * rng.uniform(0.78, 1.15) * rng.uniform(0.93, 1.07, 3)
+    pixels *= 1 + rng.uniform(-0.18, 0.18) * np.linspace(-1, 1, width)[:, None]
+    pixels += rng.normal(0, rng.uniform(1, 4), (height, width, 1))
+    image = np.clip(pixels, 0, 255).astype(np.uint8)
+    pet, head = painter.pet >= 0.5, painter.head >= 0.5
+    if rng.random() < 0.5:
+        image, pet, head = image[:, ::-1], pet[:, ::-1], head[:, ::-1]
+
+    reach = round(0.013 * long_side)
+    trimap = np.where(grown(pet, reach), BORDER, BACKGROUND).astype(np.uint8)
+    trimap[~grown(~pet, reach)] = PET
+    columns, rows = np.flatnonzero(head.any(0)), np.flatnonzero(head.any(1))
+    return image, trimap, tuple(int(c) for c in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+
+
+def image_name(k):
+    """Name of image k and its breed as an index into BREEDS; the breeds take turns."""
+    breed = k % len(BREEDS)
+    return f"{BREEDS[breed][0]}_{k // len(BREEDS) + 1}", breed
+
+
+def files_of(root, name):
+    """Paths of an image, its trimap and its head box."""
+    notes = root / "annotations"
+    return root / "images" / f"{name}.jpg", notes / "trimaps" / f"{name}.png", notes / "xmls" / f"{name}.xml"
+
+
+def write_image(root, seed, k):
+    """Draw image k of the dataset and write its files below `root`."""
+    rng = np.random.default_rng((seed, k))
+    name, breed = image_name(k)
+    image, trimap, box = draw_pet(rng, breed)
+    jpg, png, xml = files_of(root, name)
+    Image.fromarray(image).save(jpg, quality=90)
+    Image.fromarray(trimap).save(png)
+    if rng.random() < 0.01:  # as in the real dataset, some images have no head box
+        return
+    corners = "".join(f"<{tag}>{c}</{tag}>" for tag, c in zip(("xmin", "ymin", "xmax", "ymax"), box))
+    xml.write_text(
+        f"<annotation><filename>{name}.jpg</filename><size><width>{image.shape[1]}</width>"
+        f"<height>{image.shape[0]}</height><depth>3</depth></size><object><name>{BREEDS[breed][1]}</name>"
+        f"<bndbox>{corners}</bndbox></object></annotation>\n")
+
+
+def draw_dataset(root, n, seed=0, processes=None):
+    """Draw n pets and write them below `root` in the layout of the Oxford-IIIT Pet dataset.
+
+    root: folder, made if missing; pets that an earlier call drew there are replaced. It gets images/NAME.jpg,
+    annotations/trimaps/NAME.png, annotations/xmls/NAME.xml (head boxes; about 1 in 100 is missing, as in the
+    real dataset) and, when all is drawn, annotations/list.txt.
+    n: number of images. seed: image k depends on (seed, k) alone, so a larger n begins with the same images.
+    processes: number of processes, None for one per core. Raises ValueError if n < 1 or processes < 1.
+    """
+    processes = min(os.cpu_count() or 1 if processes is None else processes, n)
+    if processes < 1:
+        raise ValueError(f"n and processes must be at least 1, got n={n}, processes={processes}")
+    root = Path(root)
+    for folder in ("images", "annotations/trimaps", "annotations/xmls"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    breeds = [breed for breed, _, _ in BREEDS]
+    names = [path.stem for path in (root / "images").glob("*.jpg")]
+    for old in (path for name in names if name.rpartition("_")[0] in breeds for path in files_of(root, name)):
+        old.unlink(missing_ok=True)
+    write, bar = partial(write_image, root, seed), partial(tqdm, total=n, desc="drawing pets", disable=None)
+    if processes == 1:
+        list(bar(map(write, range(n))))
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            list(bar(pool.map(write, range(n), chunksize=4)))
+    lines = ["# NAME CLASS-ID SPECIES BREED-ID", "# SPECIES: 1 cat, 2 dog. BREED-ID counts within it."]
+    for name, breed in map(image_name, range(n)):
+        lines.append(f"{name} {breed + 1} {breed % 2 + 1} {breed // 2 + 1}")
+    (root / "annotations" / "list.txt").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,53 @@
+"""Shared by the tests: the repository root on the import path, and small data folders in the contract's form."""
+
+import os
+import sys
+from pathlib import Path
+
+# Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import data_rechunk  # noqa: E402  (the path comes first)
+
+
+def write_data(folder, counts, size=64, seed=0):
+    """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head box in it.
+
+    A cat's square is reddish, a dog's bluish, so there is something to learn. The last image of each split has no box.
+    """
+    rng = np.random.default_rng(seed)
+    for split, n in counts.items():
+        images = rng.integers(0, 100, (n, size, size, 3), dtype=np.uint8)
+        masks = np.zeros((n, size, size, 1), np.uint8)
+        boxes = np.full((n, 4), np.nan, np.float32)
+        labels = rng.integers(0, 2, (n, 1)).astype(np.uint8)
+        for k in range(n):
+            side = int(rng.integers(size // 4, size // 2))
+            x, y = (int(v) for v in rng.integers(0, size - side, 2))
+            images[k, y:y + side, x:x + side, 2 * labels[k, 0]] += 120
+            masks[k, y:y + side, x:x + side] = 1
+            if k < n - 1:
+                boxes[k] = x, y, x + side / 2, y + side / 2
+        (folder / split).mkdir(parents=True)
+        for kind, array in (("images", images), ("masks", masks), ("bboxes", boxes), ("binary", labels)):
+            with h5py.File(folder / split / f"{kind}.h5", "w") as file:
+                file[kind] = array
+    return folder
+
+
+def rechunk(folder):
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(folder)]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A re-chunked data folder of 24, 10 and 10 images of 64 px. Read it, do not change it."""
+    return rechunk(write_data(tmp_path_factory.mktemp("data") / "pets", {"train": 24, "val": 10, "test": 10}))

@@ -1,0 +1,167 @@
+"""Near-duplicates and the split: hand-made hashes, hand-counted breeds, and many random configurations."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_split
+
+
+def noise(seed, width=160, height=120):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def hashes_of(*set_bits):
+    """Hashes (N, 32) with just the given bits set in each."""
+    bits = np.zeros((len(set_bits), 256), np.uint8)
+    for row, places in zip(bits, set_bits):
+        row[list(places)] = 1
+    return np.packbits(bits, axis=1)
+
+
+def distance(a, b):
+    return int(np.unpackbits(a ^ b).sum())
+
+
+# ---------------------------------------------------------------------------------------- hash and pairs
+
+def test_hash_of_a_thumbnail_is_read_off_its_neighbours():
+    grey = np.zeros((16, 17), np.uint8)
+    grey[0] = np.arange(17)             # rises: 16 bits set
+    grey[1] = np.arange(17)[::-1]       # falls: none
+    grey[2] = [0, 9] * 8 + [0]          # rises at every other step: 8
+    bits = np.unpackbits(data_split.difference_hash(Image.fromarray(grey))).reshape(16, 16)
+    assert bits[0].tolist() == [1] * 16
+    assert bits[1].tolist() == [0] * 16
+    assert bits[2].tolist() == [1, 0] * 8
+    assert not bits[3:].any()           # equal neighbours are not darker
+
+
+def test_hash_of_the_same_photograph_survives_scaling_and_brightness_but_not_mirroring():
+    image = Image.fromarray(np.kron(np.random.default_rng(0).integers(0, 180, (16, 17)), np.ones((12, 12))).astype(np.uint8))
+    original = data_split.difference_hash(image)
+    assert distance(original, data_split.difference_hash(image.resize((300, 170)))) <= 12
+    assert distance(original, data_split.difference_hash(image.point(lambda v: v + 40))) == 0
+    assert distance(original, data_split.difference_hash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))) > 36
+
+
+def test_pairs_are_those_up_to_36_bits_apart_nearest_first():
+    base = range(0, 100)
+    hashes = hashes_of(base, range(0, 136), range(0, 137), [*range(0, 99), 200])
+    assert data_split.near_duplicates(hashes) == [(1, 1, 2), (2, 0, 3), (36, 0, 1)]
+
+
+def test_plain_pictures_are_not_compared():
+    wall, nearly = range(0, 15), range(0, 16)
+    ramp = range(0, 241)
+    assert data_split.near_duplicates(hashes_of((), (), wall, wall, ramp, ramp)) == []
+    assert data_split.near_duplicates(hashes_of(nearly, nearly)) == [(0, 0, 1)]
+    assert data_split.near_duplicates(hashes_of(range(0, 240), range(0, 240))) == [(0, 0, 1)]
+
+
+def test_copies_are_all_pairs_of_the_same_content():
+    assert data_split.copies([b"a", b"b", b"a", b"c", b"a"]) == [(-1, 0, 2), (-1, 0, 4), (-1, 2, 4)]
+    assert data_split.copies([b"a", b"b"]) == []
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+def test_three_copies_are_one_group():
+    assert data_split.group_duplicates(5, [(0, 1, 3), (4, 1, 4), (9, 3, 4)]) == [[0], [1, 3, 4], [2]]
+
+
+def test_a_chain_does_not_grow():
+    # 0 ~ 1 and 1 ~ 2, but 0 and 2 are no near-duplicates: the nearer pair wins.
+    assert data_split.group_duplicates(3, [(5, 0, 1), (20, 1, 2)]) == [[0, 1], [2]]
+    assert data_split.group_duplicates(3, [(5, 1, 2), (20, 0, 1)]) == [[0], [1, 2]]
+    long = [(10, k, k + 1) for k in range(99)]
+    groups = data_split.group_duplicates(100, long)
+    assert max(map(len, groups)) == 2
+    assert sorted(sum(groups, [])) == list(range(100))
+
+
+def test_images_without_near_duplicates_are_groups_of_their_own():
+    assert data_split.group_duplicates(3, []) == [[0], [1], [2]]
+
+
+# ------------------------------------------------------------------------------------------------- split
+
+def singles(n):
+    return [[k] for k in range(n)]
+
+
+def table(assignment, breeds):
+    """Breed -> [train, val, test] counts."""
+    breeds = np.asarray(breeds)
+    return {b: np.bincount(assignment[breeds == b], minlength=3).tolist() for b in sorted(set(breeds.tolist()))}
+
+
+def test_breeds_that_divide_are_split_exactly():
+    breeds = ["Abyssinian", "beagle", "Bengal"] * 10
+    assignment = data_split.split(singles(30), breeds, (80, 10, 10), seed=3)
+    assert table(assignment, breeds) == {"Abyssinian": [8, 1, 1], "Bengal": [8, 1, 1], "beagle": [8, 1, 1]}
+
+
+def test_what_rounding_leaves_over_in_one_breed_is_made_up_for_in_others():
+    breeds = [f"breed{k % 10}" for k in range(50)]  # 10 breeds of 5: 4, a half and a half each
+    assignment = data_split.split(singles(50), breeds, (80, 10, 10), seed=0)
+    assert np.bincount(assignment).tolist() == [40, 5, 5]
+    for train, val, test in table(assignment, breeds).values():
+        assert train == 4 and val + test == 1
+
+
+def test_seed_decides_which_images_and_not_how_many():
+    breeds = ["a"] * 40 + ["b"] * 20
+    first, again, other = (data_split.split(singles(60), breeds, (80, 10, 10), seed) for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+    assert table(first, breeds) == table(other, breeds) == {"a": [32, 4, 4], "b": [16, 2, 2]}
+
+
+@pytest.mark.parametrize("fractions, counts", [
+    ((0, 0, 100), [0, 0, 100]), ((100, 0, 0), [100, 0, 0]), ((34, 33, 33), [34, 33, 33]), ((50, 0, 50), [50, 0, 50]),
+    ((98, 1, 1), [98, 1, 1])])
+def test_totals_for_other_fractions(fractions, counts):
+    breeds = [f"breed{k % 7}" for k in range(100)]
+    assignment = data_split.split(singles(100), breeds, fractions, seed=0)
+    assert np.bincount(assignment, minlength=3).tolist() == counts
+
+
+def test_near_duplicates_stay_together_even_where_the_breed_is_hardly_larger():
+    breeds = ["a"] * 10
+    for seed in range(20):
+        assignment = data_split.split([[0, 5, 9], [1, 2], *([k] for k in (3, 4, 6, 7, 8))], breeds, (60, 20, 20), seed)
+        assert len(set(assignment[[0, 5, 9]])) == len(set(assignment[[1, 2]])) == 1
+        assert np.bincount(assignment).tolist() == [6, 2, 2]
+
+
+def random_configuration(seed):
+    """Breeds of any size, one image in five or so with up to two near-duplicates of its breed."""
+    rng = np.random.default_rng(seed)
+    largest = 5 if seed % 3 == 0 else 60
+    breeds = rng.permutation(np.repeat(np.arange(rng.integers(1, 40)), 1))
+    breeds = rng.permutation(np.repeat(breeds, rng.integers(1, largest, len(breeds))))
+    groups = []
+    for breed in set(breeds.tolist()):
+        members = np.flatnonzero(breeds == breed).tolist()
+        while members:
+            count = int(rng.integers(2, 4)) if rng.random() < 0.2 else 1
+            groups.append(members[:count])
+            members = members[count:]
+    fractions = [(80, 10, 10), (34, 33, 33), (0, 0, 100), (50, 50, 0), (90, 5, 5), (1, 1, 98)][rng.integers(6)]
+    return breeds, groups, np.array(fractions)
+
+
+@pytest.mark.parametrize("seeds", [range(0, 100), range(100, 200), range(200, 300)])
+def test_any_configuration_keeps_groups_breeds_and_totals(seeds):
+    for seed in seeds:
+        breeds, groups, fractions = random_configuration(seed)
+        assignment = data_split.split(groups, breeds.tolist(), fractions, seed)
+        for group in groups:
+            assert len(set(assignment[group])) == 1
+        totals = np.bincount(assignment, minlength=3)
+        assert totals.sum() == len(breeds) and not totals[fractions == 0].any()
+        assert np.abs(totals - len(breeds) * fractions / 100).max() <= 2, (seed, totals, fractions)
+        single = data_split.split(singles(len(breeds)), breeds.tolist(), fractions, seed)
+        for breed, counts in table(single, breeds).items():
+            assert np.abs(counts - (breeds == breed).sum() * fractions / 100).max() < 1.5, (seed, breed, counts)

@@ -1,0 +1,107 @@
+"""The networks: outputs of the contract, shared initial weights, boxes that can reach every place."""
+
+import itertools
+
+import pytest
+import torch
+
+from models import BoxHead, MTLNet, TASKS, count_parameters
+
+CONFIGURATIONS = [("seg", "cls", "bbox"), ("seg",), ("seg", "cls"), ("seg", "bbox")]
+
+
+@pytest.mark.parametrize("tasks", CONFIGURATIONS)
+@pytest.mark.parametrize("height, width", [(64, 64), (50, 77), (32, 160)])
+def test_outputs_have_the_contracts_keys_and_shapes(tasks, height, width):
+    model = MTLNet(tasks, width=4).eval()
+    outputs = model(torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8))
+    shapes = {"seg": (2, 1, height, width), "cls": (2, 2), "bbox": (2, 4)}
+    assert {task: tuple(value.shape) for task, value in outputs.items()} == {task: shapes[task] for task in tasks}
+    assert all(value.dtype == torch.float32 for value in outputs.values())
+
+
+@pytest.mark.parametrize("tasks", CONFIGURATIONS)
+def test_only_the_asked_tasks_exist(tasks):
+    assert {name for name, _ in MTLNet(tasks, width=2).named_children()} == {"encoder", *tasks}
+
+
+def test_default_width_has_about_three_and_a_half_million_parameters():
+    assert 3.2e6 < count_parameters(MTLNet(TASKS)) < 3.8e6
+
+
+def test_bytes_and_floats_give_the_same():
+    model = MTLNet(TASKS, width=2).eval()
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    for a, b in zip(model(image).values(), model(image.float()).values()):
+        assert torch.equal(a, b)
+
+
+def test_configurations_of_one_seed_share_their_initial_weights():
+    full = MTLNet(TASKS, width=4, seed=3).state_dict()
+    for tasks in CONFIGURATIONS[1:]:
+        other = MTLNet(tasks, width=4, seed=3).state_dict()
+        assert all(torch.equal(full[name], value) for name, value in other.items())
+    assert not torch.equal(full["encoder.stem.0.weight"], MTLNet(TASKS, width=4, seed=4).state_dict()["encoder.stem.0.weight"])
+
+
+def test_initialisation_leaves_the_global_random_state_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    MTLNet(TASKS, width=2, seed=9)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_boxes_are_ordered_and_inside_whatever_the_weights():
+    torch.manual_seed(0)
+    for scale in (0.1, 1, 10, 100):
+        head = BoxHead(8)
+        torch.nn.init.normal_(head.cells.weight, std=scale)
+        x1, y1, x2, y2 = head(torch.randn(32, 8, 3, 5) * scale).detach().T
+        assert ((0 <= x1) & (x1 <= x2) & (x2 <= 1) & (0 <= y1) & (y1 <= y2) & (y2 <= 1)).all()
+
+
+@pytest.mark.parametrize("target", [
+    (0.0, 0.0, 0.05, 0.05), (0.95, 0.95, 1.0, 1.0), (0.0, 0.9, 0.1, 1.0), (0.0, 0.0, 1.0, 1.0), (0.4, 0.1, 0.45, 0.9), (0.1, 0.2, 0.3, 0.25),
+])
+def test_boxes_reach_every_place(target):
+    # The published head could not give a coordinate under 0.5.
+    torch.manual_seed(0)
+    head, features, target = BoxHead(8).eval(), torch.randn(1, 8, 4, 4), torch.tensor([target])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.005)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (head(features) - target).square().sum().backward()
+        optimizer.step()
+    assert (head(features) - target).abs().max() < 0.02
+
+
+def test_a_box_outside_the_frame_still_learns():
+    head = BoxHead(8).eval()
+    with torch.no_grad():  # sides far outside: the output is clamped to the whole frame
+        head.cells.bias.copy_(torch.tensor([0.0, -2, -2, 2, 2]))
+    box = head(torch.zeros(1, 8, 2, 2))
+    assert box.tolist() == [[0, 0, 1, 1]]
+    (box - torch.tensor([[0.2, 0.2, 0.8, 0.8]])).abs().sum().backward()
+    assert head.cells.bias.grad[1:].abs().min() > 0
+
+
+def test_evaluation_is_deterministic_and_gradients_reach_every_parameter():
+    model = MTLNet(TASKS, width=2)
+    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    sum(value.sum() for value in model(image).values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval()
+    assert all(torch.equal(a, b) for a, b in zip(model(image).values(), model(image).values()))
+
+
+@pytest.mark.parametrize("tasks, width", [((), 4), (("seg", "seg"), 4), (("seg", "depth"), 4), (("seg",), 0)])
+def test_wrong_configurations_are_refused(tasks, width):
+    with pytest.raises(ValueError):
+        MTLNet(tasks, width=width)
+
+
+def test_every_subset_of_tasks_can_be_built():
+    for n in (1, 2, 3):
+        for tasks in itertools.combinations(TASKS, n):
+            assert set(MTLNet(tasks, width=1).eval()(torch.zeros(1, 3, 32, 32))) == set(tasks)

@@ -1,0 +1,23 @@
+"""Ablated network #1: segmentation with classification, no head-box regression.
+
+    python train_ablation_cls.py [--data datasets/data_new] [--epochs 60] [--seed 0]
+
+EXPECT
+"""
+
+import cli
+import engine
+from models import MTLNet
+from utils import EqualWeightedLoss
+
+TASKS = ("seg", "cls")
+
+
+def main(args):
+    model = MTLNet(TASKS, width=args.width, seed=args.seed)
+    criterion = EqualWeightedLoss(TASKS)
+    engine.run("ablation_cls", model, criterion, args)
+
+
+if __name__ == "__main__":
+    cli.run(main, engine.make_parser(__doc__).parse_args())

@@ -1,0 +1,23 @@
+"""Baseline network: segmentation alone.
+
+    python train_baseline.py [--data datasets/data_new] [--epochs 60] [--seed 0]
+
+EXPECT
+"""
+
+import cli
+import engine
+from models import MTLNet
+from utils import EqualWeightedLoss
+
+TASKS = ("seg",)
+
+
+def main(args):
+    model = MTLNet(TASKS, width=args.width, seed=args.seed)
+    criterion = EqualWeightedLoss(TASKS)
+    engine.run("baseline", model, criterion, args)
+
+
+if __name__ == "__main__":
+    cli.run(main, engine.make_parser(__doc__).parse_args())
