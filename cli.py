@@ -8,6 +8,7 @@ import errno
 import math
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,27 +39,53 @@ class Parser(argparse.ArgumentParser):
 def run(main, args):
     """Call main(args) and end the process with the exit status that the outcome asks for."""
     signal.signal(signal.SIGTERM, raise_terminated)
+    sys.unraisablehook = send_again
     try:
         main(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's own last flush may go
+        sys.exit(128 + 13)  # as SIGPIPE would
     except InputError as error:
         fail(error, 2)
     except KeyboardInterrupt:
         fail("stopped by SIGINT", 130)
     except Terminated:
         fail("stopped by SIGTERM", 143)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except (OSError, RuntimeError) as error:
+        # HDF5 fails a second time, with a RuntimeError, as it closes what it could not write.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
             raise
-        fail(f"cannot go on: {error}; free some space or choose a folder that can be written to", 2)
+        where = cause.filename or "".join(re.findall("filename = '(.*?)'", str(cause))[:1])
+        message = f"{os.strerror(cause.errno)}: {where}; free some space or choose a folder that can be written to"
+        if cause.filename:
+            fail(f"cannot go on: {message}", 2)
+        report_failure(f"cannot go on: {message}")
+        os._exit(2)  # the usual way out lets HDF5 try a third time, and crash
 
 
 def fail(message, status):
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    report_failure(message)
     sys.exit(status)
+
+
+def report_failure(message):
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
 
 
 def raise_terminated(signum, frame):
     raise Terminated
+
+
+def send_again(unraisable):
+    """An unraisablehook: what a signal raised inside a destructor or a weak reference's callback is lost there; send it
+    again, a moment later."""
+    number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+    else:
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
 
 def ignore_interrupts(*_):

@@ -107,27 +107,19 @@ def converter(path, kind, dataset):
         raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; prepare the data again")
     if kind == "bboxes":
         return lambda rows, start: rows.astype(np.float32)
-    # 0/255 or 0/1 is a property of the whole file: the first value above 1 decides.
-    top = 1 if kind == "binary" else mask_maximum(path, dataset)
+    # 0/255 or 0/1 is a property of the whole file: the first 255 decides.
+    top = 255 if kind == "masks" and any((rows == 255).any() for _, rows in data_check.slabs(dataset)) else 1
 
     def convert(rows, start):
         wrong = (rows != 0) & (rows != top)
         if wrong.any():
             bad = int(np.argmax(wrong.reshape(len(rows), -1).any(axis=1)))
-            allowed = "0 (cat) and 1 (dog)" if kind == "binary" else "0 and 1, or 0 and 255"
+            allowed = "0 (cat) and 1 (dog)" if kind == "binary" else "0 and 1, or 0 and 255, unmixed"
             value = rows[bad][wrong[bad]].flat[0]
             raise InputError(f"{path}, row {start + bad} holds the value {value}; allowed in one file are {allowed}")
         return (rows != 0).astype(np.uint8)
 
     return convert
-
-
-def mask_maximum(path, dataset):
-    """1 or 255, whichever a file of masks uses for the pet."""
-    for start, rows in data_check.slabs(dataset):
-        if rows.max() > 1:
-            return 255
-    return 1
 
 
 def write_chunked(path, kind, source, to_contract, size):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.transforms.v2 import InterpolationMode
 
@@ -49,10 +49,10 @@ class MTLDataset(Dataset):
         self.n = min(limit or summary["splits"][split], summary["splits"][split])
         self.size = summary["size"]
         self.names = data_check.read_index(data, split, summary["splits"][split])[: self.n]
-        # 17 bytes an image; pictures and masks stay in their files.
+        # 24 bytes an image; pictures and masks are read when they are asked for.
         self.bboxes = torch.from_numpy(self._read_all("bboxes")) / self.size
         self.labels = torch.from_numpy(self._read_all("binary")[:, 0].astype(np.int64))
-        self._opened_by, self._stores = None, None
+        self._process, self._stores, self._held = None, None, None
 
     def __len__(self):
         return self.n
@@ -80,35 +80,57 @@ class MTLDataset(Dataset):
         return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes, "row": torch.tensor(rows)}
 
     def __getstate__(self):
-        # An HDF5 handle means nothing in another process.
-        return {**self.__dict__, "_opened_by": None, "_stores": None}
+        # An HDF5 handle means nothing in another process, and what is held in memory would be copied.
+        return {**self.__dict__, "_process": None, "_stores": None, "_held": None}
 
     def _read_all(self, kind):
         file, dataset = data_check.open_rechunked(self.data, self.split, kind)
         with file:
             return data_check.read_rows(dataset, 0, self.n)
 
+    def fits_in_memory(self):
+        """Whether images and masks take at most a quarter of this machine's memory (where it tells how much it has)."""
+        try:
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            memory = 8 << 30
+        return self.n * 4 * self.size**2 <= memory / 4
+
+    def _open(self):
+        """Open the files in this process, at its first read."""
+        # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
+        self._inherited = self._stores, self._held
+        self._stores = [data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")]
+        self._held = None
+        if self.fits_in_memory() and get_worker_info() is None:  # in every worker it would be a copy more
+            self._held = [np.empty((self.n, *store.shape[1:]), np.uint8) for store in self._stores]
+            self._is_held = np.zeros(self.n, bool)
+        self._process = os.getpid()
+
     def _read(self, rows):
-        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8."""
-        if self._opened_by != os.getpid():
-            # After a fork the parent's handles are here too, and are no more ours than a file that is being read by
-            # somebody else: they are left alone, not closed.
-            self._inherited = self._stores
-            self._stores = [data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")]
-            self._opened_by = os.getpid()
-        batch = []
-        for store in self._stores:
-            if store.shape[1] != self.size or len(store) < self.n:
-                raise InputError(f"{store.file.filename} was replaced while it was in use; start again")
-            rows_read = np.empty((len(rows), *store.shape[1:]), np.uint8)
-            for k, row in enumerate(rows):
-                try:
-                    # One chunk at a time: a list of rows in one go makes HDF5 a hundred times slower.
-                    store.read_direct(rows_read, np.s_[row], np.s_[k])
-                except OSError as error:
-                    raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
-                                     "prepare the data again") from None
-            batch.append(rows_read)
+        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8; from memory where they were read before."""
+        if self._process != os.getpid():
+            self._open()
+        if self._held is None:
+            return [self._read_file(store, rows) for store in self._stores]
+        new = [row for row in rows if not self._is_held[row]]
+        for held, store in zip(self._held, self._stores):
+            held[new] = self._read_file(store, new)
+        self._is_held[new] = True
+        return [held[rows] for held in self._held]
+
+    def _read_file(self, store, rows):
+        """Rows of one file as an array."""
+        if store.shape[1] != self.size or len(store) < self.n:
+            raise InputError(f"{store.file.filename} was replaced while it was in use; start again")
+        batch = np.empty((len(rows), *store.shape[1:]), np.uint8)
+        for k, row in enumerate(rows):
+            try:
+                # One chunk at a time: a list of rows in one go makes HDF5 a hundred times slower.
+                store.read_direct(batch, np.s_[row], np.s_[k])
+            except OSError as error:
+                raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
+                                 "prepare the data again") from None
         return batch
 
 

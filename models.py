@@ -125,6 +125,9 @@ class BoxHead(nn.Module):
         super().__init__()
         self.conv = conv_bn_relu(cin, 128, kernel=1)
         self.cells = nn.Conv2d(128, 5, 1)
+        # Nearly zero at first: cells start out alike, and boxes inside the frame.
+        nn.init.normal_(self.cells.weight, std=0.01)
+        nn.init.zeros_(self.cells.bias)
 
     def forward(self, x):
         score, offset = self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)  # (B, 1, hw), (B, 4, hw)
@@ -200,12 +203,8 @@ def build(part, name, seed):
         torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         module = part()
         for layer in module.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
-                # Output layers, the ones with a bias: small weights, so that sigmoid, softmax and softplus start where
-                # their gradients are large.
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.Conv2d):
+            # Output layers, the ones with a bias, keep PyTorch's own initialisation or that of their part.
+            if isinstance(layer, nn.Conv2d) and layer.bias is None:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return module
 

@@ -155,7 +155,10 @@ def draw_curves(history, path):
 
 
 def save_figure(figure, path):
+    path = Path(path)
     try:
+        if path.is_dir() or not path.suffix:  # matplotlib would write a file of another name
+            raise ValueError("it is a folder or has no ending such as .png")
         figure.savefig(path)
     except (ValueError, FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"cannot write the picture {path} ({str(error).splitlines()[0]}); choose another --out") from None

@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from cli import ignore_interrupts
+
 PET, BACKGROUND, BORDER = 1, 2, 3  # trimap values of the Oxford-IIIT Pet dataset
 
 FUR = {"black": (46, 42, 44), "grey": (124, 126, 132), "white": (236, 231, 222), "cream": (222, 199, 162),
@@ -588,7 +590,7 @@ def draw_dataset(root, n, seed=0, processes=None):
     if processes == 1:
         list(bar(map(write, range(n))))
     else:
-        with ProcessPoolExecutor(processes) as pool:
+        with ProcessPoolExecutor(processes, initializer=ignore_interrupts) as pool:
             list(bar(pool.map(write, range(n), chunksize=4)))
     lines = ["# NAME CLASS-ID SPECIES BREED-ID", "# SPECIES: 1 cat, 2 dog. BREED-ID counts within it."]
     for name, breed in map(image_name, range(n)):

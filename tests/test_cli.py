@@ -19,10 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """cli.run answers SIGTERM; the test run should go on doing what it did."""
-    before = signal.getsignal(signal.SIGTERM)
+    """cli.run answers SIGTERM; the run of the tests should go on doing what it did."""
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before[0])
+    sys.unraisablehook = before[1]
 
 
 def status_of(script, argv):
@@ -80,7 +81,8 @@ def script(tmp_path, body):
 
 
 def test_a_fault_of_ours_ends_a_process_with_1_and_a_traceback(tmp_path):
-    done = subprocess.run(script(tmp_path, "def main(args): return 1 / 0\ncli.run(main, None)"), capture_output=True, text=True)
+    command = script(tmp_path, "def main(args): return 1 / 0\ncli.run(main, None)")
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
@@ -99,6 +101,53 @@ cli.run(main, None)""")
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
     assert process.returncode == 143 and out == "cleaned\n" and one_line(err)
+
+
+def test_a_reader_that_leaves_gets_no_traceback(tmp_path):
+    command = script(tmp_path, """
+def main(args):
+    sys.stdin.readline()
+    print("nobody reads this")
+cli.run(main, None)""")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_inside_a_destructor_is_not_lost(number, status, tmp_path):
+    command = script(tmp_path, """
+import time
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+def main(args):
+    Slow()
+    time.sleep(60)
+cli.run(main, None)""")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == status and one_line(err)
+
+
+def test_a_worker_does_not_outlive_a_main_process_that_was_killed(tmp_path):
+    command = script(tmp_path, """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(2, initializer=cli.follow_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(60)""")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        os.kill(int(process.stdout.readline()), 0)  # it lives
+        process.kill()
+        # Workers hold the other end of the pipe too: its end comes when the last of them has gone.
+        assert process.stdout.read() == ""
 
 
 # ------------------------------------------------------------------------------------------ option types
@@ -217,7 +266,6 @@ def test_rechunk_without_a_data_set_says_how_to_make_one(flags, tmp_path, capsys
         err = capsys.readouterr().err
         assert one_line(err) and str(data) in err
         assert all(way in err for way in ("--root", "--download", "--synthetic", "data_rechunk.py"))
-        data.exists() and (data.unlink() if data.is_file() else data.rmdir())
 
 
 def test_the_real_scripts_end_with_2_and_one_line(tmp_path):

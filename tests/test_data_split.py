@@ -139,7 +139,7 @@ def random_configuration(seed):
     """Breeds of any size, one image in five or so with up to two near-duplicates of its breed."""
     rng = np.random.default_rng(seed)
     largest = 5 if seed % 3 == 0 else 60
-    breeds = rng.permutation(np.repeat(np.arange(rng.integers(1, 40)), 1))
+    breeds = np.arange(rng.integers(1, 40))
     breeds = rng.permutation(np.repeat(breeds, rng.integers(1, largest, len(breeds))))
     groups = []
     for breed in set(breeds.tolist()):

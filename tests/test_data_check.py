@@ -1,0 +1,269 @@
+"""What --check finds: faults put into real files, one at a time."""
+
+import hashlib
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import data_check
+import data_rechunk
+from cli import InputError
+
+SIZE = 32
+COUNTS = {"train": 6, "val": 4, "test": 4}
+
+
+def write(folder, n, seed):
+    """One split in the contract's form: noise, a square of pet, a head box (none in the last image), an index."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((n, SIZE, SIZE, 1), np.uint8)
+    masks[:, 4:20, 4:20] = 1
+    boxes = np.tile(np.array([4, 4, 12, 10], np.float32), (n, 1))
+    boxes[-1] = np.nan
+    labels = rng.integers(0, 2, (n, 1)).astype(np.uint8)
+    folder.mkdir(parents=True)
+    for kind, array in (("images", rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)), ("masks", masks),
+                        ("bboxes", boxes), ("binary", labels)):
+        with h5py.File(folder / f"{kind}.h5", "w") as file:
+            file[kind] = array
+    rows = [f"{k},{folder.name}_{k},{folder.name},{('cat', 'dog')[labels[k, 0]]},{int(k < n - 1)}" for k in range(n)]
+    (folder / "index.csv").write_text("\n".join(["row,name,breed,species,has_box", *rows, ""]))
+
+
+def check(data):
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(data), "--check"]))
+
+
+def rechunk(data):
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(data)]))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    data = tmp_path_factory.mktemp("sound") / "data"
+    for seed, (split, n) in enumerate(COUNTS.items()):
+        write(data / split, n, seed)
+    rechunk(data)
+    return data
+
+
+@pytest.fixture
+def data(sound, tmp_path):
+    """A sound copy to spoil."""
+    return shutil.copytree(sound, tmp_path / "data")
+
+
+def contents(folder):
+    return {p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(data):
+    """The message of a refused check, which wrote nothing."""
+    before = contents(data)
+    with pytest.raises(InputError) as error:
+        check(data)
+    assert contents(data) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------ sound data
+
+def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
+    before = contents(data)
+    check(data)
+    assert contents(data) == before
+    out = capsys.readouterr().out
+    assert "sound" in out and "train 6, val 4, test 4" in out and "border unknown" in out
+    assert data_check.describe(data)["split_hash"] in out
+
+
+def test_describe_reads_it_off_the_attributes(data):
+    summary = data_check.describe(data)
+    assert summary == data_check.verify(data)
+    assert summary["splits"] == COUNTS and summary["size"] == SIZE and summary["border"] == "unknown"
+    assert len(summary["split_hash"]) == 16 and int(summary["split_hash"], 16) >= 0
+
+
+def test_split_hash_tells_images_and_their_places_apart(data):
+    first = data_check.describe(data)["split_hash"]
+    for a, b in (("val", "other"), ("test", "val"), ("other", "test")):
+        (data / a).rename(data / b)
+    assert data_check.verify(data)["split_hash"] != first
+    shutil.rmtree(data / "val")
+    assert data_check.verify(data)["splits"] == {"train": 6, "test": 4}
+
+
+def test_without_an_index_rows_are_named_by_their_number(data):
+    assert data_check.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
+    (data / "val" / "index.csv").unlink()
+    check(data)
+    assert data_check.read_index(data, "val", 4) == ["0", "1", "2", "3"]
+
+
+def test_an_index_may_have_names_only(data):
+    (data / "val" / "index.csv").write_text("row,name\n0,a\n1,b\n2,c\n3,d\n")
+    check(data)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_check_shape_returns_the_side(size):
+    file = h5py.File("shapes", "w", driver="core", backing_store=False)
+    images = file.create_dataset("images", (2, size, size, 3), "u1")
+    assert data_check.check_shape("x", "images", images, "images") == size
+    assert data_check.check_shape("x", "bboxes", file.create_dataset("bboxes", (2, 4), "f4"), "bboxes", size) is None
+
+
+def test_slabs_cover_every_row_once(monkeypatch):
+    file = h5py.File("slabs", "w", driver="core", backing_store=False)
+    dataset = file.create_dataset("x", data=np.arange(50).reshape(10, 5))
+    for slab_bytes in (1, 3 * 40, 10 * 40, 1000):
+        monkeypatch.setattr(data_check, "SLAB_BYTES", slab_bytes)
+        parts = list(data_check.slabs(dataset))
+        assert [start for start, _ in parts] == list(np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1])
+        assert np.concatenate([rows for _, rows in parts]).tolist() == dataset[:].tolist()
+        assert max(len(rows) for _, rows in parts) == {1: 1, 120: 3, 400: 10, 1000: 10}[slab_bytes]
+
+
+# ---------------------------------------------------------------------------------------------------- damage
+
+@pytest.mark.parametrize("kind", data_check.KINDS)
+def test_a_flipped_byte_anywhere_in_the_samples_is_found(kind, data):
+    path = data / "val" / f"{kind}.h5"
+    with h5py.File(path, "r") as file:
+        chunks = [file[kind].id.get_chunk_info(k) for k in range(len(file[kind]))]
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [chunk.byte_offset + at for chunk in chunks for at in {0, chunk.size - 1, int(rng.integers(chunk.size))}]
+    for place in places:
+        path.write_bytes(good[:place] + bytes([good[place] ^ int(rng.integers(1, 256))]) + good[place + 1:])
+        assert str(path) in refused(data)
+    path.write_bytes(good)
+    check(data)
+
+
+@pytest.mark.parametrize("kind", data_check.KINDS)
+def test_a_truncated_file_is_found(kind, data):
+    path = data / "train" / f"{kind}.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert str(path) in refused(data) and "prepare" in refused(data)
+
+
+def test_damage_in_the_structure_of_a_file_is_found(data):
+    path = data / "train" / "masks.h5"
+    good = path.read_bytes()
+    for mark in (b"TREE", b"HEAP", b"SNOD"):
+        path.write_bytes(good.replace(mark, b"XXXX"))
+        assert str(path) in refused(data)
+
+
+@pytest.mark.parametrize("kind", data_check.KINDS)
+def test_a_missing_file_is_found(kind, data):
+    (data / "test" / f"{kind}.h5").unlink()
+    assert f"{kind}.h5 is missing" in refused(data)
+
+
+def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_path):
+    write(tmp_path / "raw" / "train", 5, seed=9)
+    assert f"data_rechunk.py --data {tmp_path / 'raw'}" in refused(tmp_path / "raw")
+    shutil.copytree(tmp_path / "raw" / "train", data / "val", dirs_exist_ok=True)
+    assert "not re-chunked" in refused(data)
+
+
+# ------------------------------------------------------------------------------------------ files that mixed
+
+def test_an_image_that_stands_in_two_splits_is_found(data, tmp_path):
+    folder = tmp_path / "leak"
+    for seed, split in enumerate(("train", "val", "test")):
+        write(folder / split, 5, seed)
+    with h5py.File(folder / "train" / "images.h5", "r") as train, h5py.File(folder / "test" / "images.h5", "r+") as test:
+        test["images"][3] = train["images"][1]
+    rechunk(folder)
+    message = refused(folder)
+    assert str(folder / "test" / "images.h5") in message and "row 3" in message and "train, row 1" in message
+
+
+def test_the_same_image_twice_in_one_split_is_no_leak(tmp_path):
+    write(tmp_path / "data" / "train", 5, seed=0)
+    with h5py.File(tmp_path / "data" / "train" / "images.h5", "r+") as file:
+        file["images"][3] = file["images"][1]
+    rechunk(tmp_path / "data")
+    check(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kind", data_check.KINDS)
+def test_a_file_of_another_split_is_found(kind, data):
+    # val and test are of one length, so that only what the files say of themselves tells.
+    shutil.copy(data / "val" / f"{kind}.h5", data / "test" / f"{kind}.h5")
+    assert "belongs to other images" in refused(data)
+    shutil.copy(data / "train" / f"{kind}.h5", data / "test" / f"{kind}.h5")
+    assert str(data / "test") in refused(data)
+
+
+def test_splits_of_another_size_or_border_rule_are_found(data, tmp_path):
+    with h5py.File(data / "val" / "masks.h5", "r+") as file:
+        file.attrs["border"] = "background"
+    assert "border rule" in refused(data) and "background" in refused(data)
+    shutil.rmtree(data / "val")
+    check(data)
+    with h5py.File(data / "test" / "images.h5", "r+") as file:
+        del file["images"], file["chunked_images"]
+        file["chunked_images"] = file.create_dataset("images", (4, 64, 64, 3), "u1", chunks=(1, 64, 64, 3))
+        file["images"].attrs["sha256"] = "0" * 64
+    assert "image side" in refused(data)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda rows: rows[:-1], "rows 0 to 3"),
+    (lambda rows: [*rows, rows[-1]], "rows 0 to 3"),
+    (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "in order"),
+    (lambda rows: rows[1:], "rows 0 to 3"),
+    (lambda rows: [], "rows 0 to 3"),
+    (lambda rows: [rows[0], "0,,val,cat,1", *rows[2:]], "names"),
+    (lambda rows: [rows[0], "0", *rows[2:]], "names"),
+    (lambda rows: [row.replace("row,name", "number,title") for row in rows], "names"),
+    (lambda rows: [row.replace("cat", "?").replace("dog", "cat").replace("?", "dog") for row in rows], "species"),
+    (lambda rows: [*rows[:-1], rows[-1][:-1] + "1"], "has_box")])
+def test_an_index_with_wrong_rows_is_found(change, words, data):
+    path = data / "val" / "index.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(change(rows)) + "\n")
+    message = refused(data)
+    assert str(path) in message and words in message
+
+
+def test_an_index_that_is_no_text_is_found(data):
+    (data / "val" / "index.csv").write_bytes(b"\xff\xfe\x00\x01" * 50)
+    assert "index.csv" in refused(data)
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+@pytest.mark.parametrize("kind, place, value, words", [
+    ("masks", (2, 5, 5, 0), 255, ["row 2", "255"]), ("binary", (3, 0), 2, ["row 3", "2"]),
+    ("bboxes", (1, 0), 30, ["row 1", "[30.0, 4.0, 12.0, 10.0]"]), ("bboxes", (0, 3), np.nan, ["row 0", "NaN four times"])])
+def test_values_that_somebody_wrote_into_a_re_chunked_file_are_found(kind, place, value, words, data):
+    path = data / "val" / f"{kind}.h5"
+    with h5py.File(path, "r+") as file:
+        file[kind][place] = value
+        file[kind].attrs["sha256"] = hashlib.sha256(file[kind][:]).hexdigest()
+    message = refused(data)
+    assert str(path) in message and all(word in message for word in words)
+
+
+def test_images_exchanged_with_their_digest_are_found_by_the_split_hash(data):
+    with h5py.File(data / "val" / "images.h5", "r+") as file:
+        file["images"][0, 0, 0, 0] ^= 1
+        file["images"].attrs["sha256"] = hashlib.sha256(file["images"][:]).hexdigest()
+    assert "split hash" in refused(data)
+
+
+def test_a_type_that_is_not_the_contracts_is_found(data):
+    with h5py.File(data / "val" / "binary.h5", "r+") as file:
+        labels = file["binary"][:].astype(np.int64)
+        del file["binary"], file["chunked_binary"]
+        file["chunked_binary"] = file.create_dataset("binary", data=labels, chunks=(1, 1))
+        file["binary"].attrs["sha256"] = hashlib.sha256(labels).hexdigest()
+    assert "int64" in refused(data) and "uint8" in refused(data)

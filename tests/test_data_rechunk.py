@@ -1,0 +1,345 @@
+"""Re-chunking: same content, one storage, files that others made, refusals that leave the source alone."""
+
+import hashlib
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import data_check
+import data_rechunk
+from cli import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 32
+
+
+def arrays(n, seed=0):
+    """A split's arrays in the contract's form: noise, a rectangle of pet, a head box in it; the last image has none."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((n, SIZE, SIZE, 1), np.uint8)
+    boxes = np.full((n, 4), np.nan, np.float32)
+    for k in range(n):
+        x, y, w, h = (int(v) for v in rng.integers(4, 14, 4))
+        masks[k, y:y + h, x:x + w] = 1
+        if k < n - 1:
+            boxes[k] = x, y, x + w / 2, y + h / 3
+    return {"images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8), "masks": masks, "bboxes": boxes,
+            "binary": (np.arange(n)[:, None] % 2).astype(np.uint8)}
+
+
+def write(folder, content, **options):
+    """Write arrays as the files of a split, each under its kind's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, array in content.items():
+        with h5py.File(folder / f"{kind}.h5", "w") as file:
+            file.create_dataset(kind, data=array, **options)
+    return folder
+
+
+def rechunk(data):
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(data)]))
+    return data
+
+
+def read(folder, kind):
+    with h5py.File(folder / f"{kind}.h5", "r") as file:
+        return file[f"chunked_{kind}"][:]
+
+
+def files(folder):
+    """Content and time of change of every file."""
+    return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def as_contract(data, expected):
+    """Check a re-chunked train split against arrays in the contract's form."""
+    for kind, array in expected.items():
+        path = data / "train" / f"{kind}.h5"
+        with h5py.File(path, "r") as file:
+            assert sorted(file) == sorted((kind, f"chunked_{kind}"))
+            assert file[kind] == file[f"chunked_{kind}"]
+            assert file[kind].chunks == (1, *array.shape[1:]) and file[kind].compression is None
+            assert file[kind].dtype == array.dtype
+            np.testing.assert_array_equal(file[kind][:], array)
+            assert file.attrs["split_hash"] == hashlib.sha256(expected["images"].tobytes()).hexdigest()
+        # One storage: little more than the samples themselves, where two would double it.
+        assert array.nbytes <= path.stat().st_size < array.nbytes + 16384 + 128 * len(array)
+    summary = data_check.verify(data)
+    assert summary["splits"] == {"train": len(expected["images"])} and summary["size"] == SIZE
+    return summary
+
+
+# --------------------------------------------------------------------------------------------- what it makes
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with a train split of 40, not re-chunked."""
+    write(tmp_path / "data" / "train", arrays(40))
+    return tmp_path / "data"
+
+
+def test_same_content_in_one_storage_under_two_names(data, capsys):
+    rechunk(data)
+    assert as_contract(data, arrays(40))["border"] == "unknown"
+    assert "4 files re-chunked" in capsys.readouterr().out
+    assert sorted(p.name for p in (data / "train").iterdir()) == ["bboxes.h5", "binary.h5", "images.h5", "masks.h5"]
+
+
+def test_a_second_run_says_that_nothing_is_to_do_and_touches_nothing(data, capsys):
+    rechunk(data)
+    before = files(data)
+    capsys.readouterr()
+    rechunk(data)
+    assert "nothing to do" in capsys.readouterr().out
+    assert files(data) == before
+
+
+def test_a_run_that_was_interrupted_half_way_is_finished_by_the_next(data, capsys):
+    for kind in ("images", "masks"):
+        assert data_rechunk.rechunk(data, "train", kind)
+    (data / "train" / "bboxes.h5.partial").write_bytes(b"left by a run that was killed")
+    before = files(data)
+    rechunk(data)
+    assert "2 files re-chunked" in capsys.readouterr().out
+    as_contract(data, arrays(40))
+    assert files(data)["train/images.h5"] == before["train/images.h5"]
+    assert not list(data.rglob("*.partial"))
+
+
+def test_attributes_are_kept(data):
+    digest = hashlib.sha256(arrays(40)["images"].tobytes()).hexdigest()
+    for kind in data_check.KINDS:
+        with h5py.File(data / "train" / f"{kind}.h5", "r+") as file:
+            file.attrs.update(border="background", split_hash=digest, note="mine")
+    assert as_contract(rechunk(data), arrays(40))["border"] == "background"
+    with h5py.File(data / "train" / "masks.h5", "r") as file:
+        assert file.attrs["note"] == "mine"
+
+
+def test_index_is_left_as_it_is(data):
+    rows = [f"{k},a_{k},a,{('cat', 'dog')[k % 2]},{int(k < 39)}\n" for k in range(40)]
+    text = "row,name,breed,species,has_box\n" + "".join(rows)
+    (data / "train" / "index.csv").write_text(text)
+    rechunk(data)
+    assert (data / "train" / "index.csv").read_text() == text
+    assert data_check.read_index(data, "train", 40) == [f"a_{k}" for k in range(40)]
+
+
+def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
+    write(tmp_path / "other" / "train", arrays(40))
+    rechunk(data)
+    monkeypatch.setattr(data_check, "SLAB_BYTES", 7 * SIZE * SIZE)  # two images, seven masks, all boxes at a time
+    rechunk(tmp_path / "other")
+    assert {k: v[0] for k, v in files(data).items()} == {k: v[0] for k, v in files(tmp_path / "other").items()}
+
+
+# ------------------------------------------------------------------------------------ files that others made
+
+@pytest.mark.parametrize("options", [
+    {"chunks": True}, {"chunks": True, "compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True},
+    {"maxshape": None}], ids=["chunks", "gzip", "gzip-shuffle-checksum", "contiguous"])
+def test_any_storage(options, tmp_path):
+    write(tmp_path / "train", arrays(9), **options)
+    as_contract(rechunk(tmp_path), arrays(9))
+
+
+@pytest.mark.parametrize("kind, change", [
+    ("masks", lambda a: a * 255), ("masks", lambda a: a.astype(bool)), ("masks", lambda a: a.astype(np.float32)),
+    ("masks", lambda a: a.astype(np.int64) * 255), ("bboxes", lambda a: a.astype(np.float64)),
+    ("binary", lambda a: a.astype(np.int64)), ("binary", lambda a: a.astype(bool)),
+    ("binary", lambda a: a.astype(np.float64))])
+def test_other_types_of_the_same_values(kind, change, tmp_path):
+    content = arrays(9)
+    write(tmp_path / "train", {**content, kind: change(content[kind])})
+    as_contract(rechunk(tmp_path), content)
+
+
+def test_masks_of_0_and_255_whose_first_ones_are_empty(tmp_path, monkeypatch):
+    content = arrays(9)
+    content["masks"][:5] = 0
+    write(tmp_path / "train", {**content, "masks": content["masks"] * 255})
+    monkeypatch.setattr(data_check, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
+    as_contract(rechunk(tmp_path), content)
+
+
+def test_boxes_of_whole_numbers(tmp_path):
+    content = arrays(9)
+    content["bboxes"] = np.round(np.nan_to_num(content["bboxes"], nan=1)).astype(np.int32)
+    content["bboxes"][:, 2:] = content["bboxes"][:, :2] + 3
+    write(tmp_path / "train", content)
+    as_contract(rechunk(tmp_path), {**content, "bboxes": content["bboxes"].astype(np.float32)})
+
+
+def test_boxes_may_touch_the_frame(tmp_path):
+    content = arrays(3)
+    content["bboxes"] = np.array([[0, 0, SIZE, SIZE], [0, 5, 0.5, 6], [np.nan] * 4], np.float32)
+    write(tmp_path / "train", content)
+    as_contract(rechunk(tmp_path), content)
+
+
+def test_files_that_hold_two_copies_become_one(tmp_path):
+    # The published study's script added chunked_* beside the first dataset, doubling the file.
+    content = arrays(9)
+    write(tmp_path / "train", content)
+    for kind, array in content.items():
+        with h5py.File(tmp_path / "train" / f"{kind}.h5", "r+") as file:
+            file.create_dataset(f"chunked_{kind}", data=array, chunks=(1, *array.shape[1:]))
+    as_contract(rechunk(tmp_path), content)
+
+
+def test_files_that_hold_only_the_chunked_name(tmp_path):
+    content = arrays(9)
+    write(tmp_path / "train", content)
+    for kind in content:
+        with h5py.File(tmp_path / "train" / f"{kind}.h5", "r+") as file:
+            file.move(kind, f"chunked_{kind}")
+    as_contract(rechunk(tmp_path), content)
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+def refused(data):
+    """The message of a refusal, after which every file that was wrong or not yet done is as it was."""
+    before = files(data)
+    with pytest.raises(InputError) as error:
+        rechunk(data)
+    assert "\n" not in str(error.value)
+    after = files(data)
+    assert sorted(after) == sorted(before)  # no .partial, nothing gone
+    changed = [name for name in before if after[name] != before[name]]
+    for name in changed:  # those before the wrong one are done and whole
+        with h5py.File(data / name, "r") as file:
+            assert data_check.is_rechunked(file, Path(name).stem)
+    message = str(error.value)
+    assert not any(str(data / name) in message for name in changed), message
+    return message
+
+
+def box(*values, row=4):
+    def change(boxes):
+        boxes = boxes.copy()
+        boxes[row] = values
+        return boxes
+    return change
+
+
+def value(number, everywhere=1):
+    """One pixel of mask 6 holds another number; the rest is 0 and `everywhere`."""
+    def change(masks):
+        masks = masks * np.uint8(everywhere)
+        masks[6, 3, 3] = number
+        return masks
+    return change
+
+
+@pytest.mark.parametrize("kind, change, words", [
+    ("images", lambda a: (a / 255).astype(np.float32), ["float32", "uint8", "convert"]),
+    ("images", lambda a: a.astype(np.int64), ["int64", "uint8"]),
+    ("images", lambda a: a.transpose(0, 3, 1, 2), ["(9, 3, 32, 32)", "(N, S, S, 3)"]),
+    ("images", lambda a: a[:, :, :24], ["(9, 32, 24, 3)", "(N, S, S, 3)"]),
+    ("images", lambda a: a[..., :1], ["(9, 32, 32, 1)", "(N, S, S, 3)"]),
+    ("images", lambda a: a[:, :16, :16], ["16", "32"]),
+    ("images", lambda a: a[:0], ["no samples"]),
+    ("images", lambda a: np.uint8(3), ["()"]),
+    ("masks", lambda a: a[:8], ["8 samples", "9"]),
+    ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)"]),
+    ("masks", lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2), ["(9, 64, 64, 1)", "S = 32"]),
+    ("masks", value(2), ["row 6", "2", "0 and 1"]),
+    ("masks", value(1, everywhere=255), ["row 6", "1", "0 and 255"]),
+    ("masks", value(254, everywhere=255), ["row 6", "254"]),
+    ("masks", lambda a: a * 0.5, ["0.5"]),
+    ("masks", lambda a: np.where(a, np.nan, 0), ["nan"]),
+    ("masks", lambda a: -a.astype(np.int8), ["-1"]),
+    ("masks", lambda a: a.astype("S1"), ["none of numbers"]),
+    ("bboxes", box(20, 5, 10, 15), ["row 4", "[20.0, 5.0, 10.0, 15.0]", "xmin < xmax"]),
+    ("bboxes", box(5, 20, 15, 10), ["row 4", "ymin < ymax"]),
+    ("bboxes", box(-1, 5, 10, 15), ["row 4", "0 to 32"]),
+    ("bboxes", box(5, 5, 33, 15), ["row 4", "0 to 32"]),
+    ("bboxes", box(np.nan, np.nan, 10, 15), ["row 4", "NaN four times"]),
+    ("bboxes", box(5, 5, 5, 15), ["row 4", "xmin < xmax"]),
+    ("bboxes", box(5, 5, np.inf, 15), ["row 4", "inf"]),
+    ("bboxes", lambda a: a[:, :3], ["(9, 3)", "(N, 4)"]),
+    ("bboxes", lambda a: a[:7], ["7 samples", "9"]),
+    ("binary", lambda a: a + 1, ["row 1", "2", "0 (cat) and 1 (dog)"]),
+    ("binary", lambda a: a[:, 0], ["(9,)", "(N, 1)"]),
+    ("binary", lambda a: np.array([["cat"], ["dog"], ["cat"]] * 3, dtype="S3"), ["none of numbers"])])
+def test_wrong_content_is_refused_with_its_reason(kind, change, words, tmp_path):
+    content = arrays(9)
+    content[kind] = change(content[kind])
+    write(tmp_path / "train", content)
+    message = refused(tmp_path)
+    assert f"{kind}.h5" in message and all(word in message for word in words), message
+
+
+def test_text_in_place_of_labels_is_refused(tmp_path):
+    write(tmp_path / "train", arrays(3))
+    with h5py.File(tmp_path / "train" / "binary.h5", "w") as file:
+        file.create_dataset("binary", data=[["cat"], ["dog"], ["cat"]], dtype=h5py.string_dtype())
+    assert "binary.h5" in refused(tmp_path)
+
+
+def test_a_missing_dataset_is_refused_and_what_is_there_is_listed(tmp_path):
+    write(tmp_path / "train", arrays(3))
+    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
+        file.move("masks", "labels")
+    message = refused(tmp_path)
+    assert "no dataset 'masks'" in message and "labels" in message
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    write(tmp_path / "train", arrays(3))
+    (tmp_path / "train" / "bboxes.h5").unlink()
+    assert "bboxes.h5 is missing" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("kind", data_check.KINDS)
+def test_truncated_files_and_files_of_another_kind_are_refused(kind, tmp_path):
+    path = write(tmp_path / "train", arrays(9), chunks=True) / f"{kind}.h5"
+    whole = path.read_bytes()
+    a_csv, a_png = b"row,name\n0,a\n", b"\x89PNG\r\n\x1a\n" + bytes(4000)
+    for wrong in (whole[:len(whole) // 2], whole[:-1], whole[:100], b"", a_csv, a_png):
+        path.write_bytes(wrong)
+        assert f"{kind}.h5 is no readable HDF5 file" in refused(tmp_path)
+
+
+def test_damaged_storage_is_refused(tmp_path):
+    """A byte of a compressed chunk, and of the file's structure: HDF5 has many errors for it, here it is one sentence."""
+    path = write(tmp_path / "train", arrays(9), compression="gzip", fletcher32=True)
+    good = (path / "images.h5").read_bytes()
+    with h5py.File(path / "images.h5", "r") as file:
+        offset = file["images"].id.get_chunk_info(0).byte_offset
+    places = [offset + 20]
+    places += [good.index(mark) for mark in (b"TREE", b"HEAP", b"SNOD")]
+    for place in places:
+        (path / "images.h5").write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1:])
+        assert "images.h5" in refused(tmp_path)
+
+
+def test_images_exchanged_since_they_were_prepared_are_refused(tmp_path):
+    write(tmp_path / "train", arrays(9))
+    with h5py.File(tmp_path / "train" / "images.h5", "r+") as file:
+        file.attrs["split_hash"] = "0" * 64
+    assert "not those that were prepared" in refused(tmp_path)
+
+
+def test_files_of_other_images_are_refused(tmp_path):
+    write(tmp_path / "train", arrays(9))
+    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
+        file.attrs["split_hash"] = "0" * 64
+    assert "belongs to other images" in refused(tmp_path)
+
+
+def test_a_full_disk_leaves_the_source_alone(tmp_path):
+    data = tmp_path / "data"
+    write(data / "train", arrays(100))
+    before = files(data)
+    done = subprocess.run([sys.executable, ROOT / "data_rechunk.py", "--data", data], capture_output=True, text=True,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "space" in done.stderr
+    assert files(data) == before

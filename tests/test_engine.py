@@ -1,0 +1,302 @@
+"""Training, evaluation and the run folder on tiny budgets: the recipe's numbers, exact resume, refusals."""
+
+import csv
+import json
+import math
+import shutil
+
+import h5py
+import pytest
+import torch
+
+import checkpoint
+import engine
+import train_ablation_bbox
+import train_ablation_cls
+import train_baseline
+import train_mtl
+import oeq_splits
+import oeq_uncertainty
+from cli import InputError
+from conftest import rechunk, write_data
+from dataloader_mtl import MTLDataset, make_loader
+from models import MTLNet, TASKS
+from utils import EqualWeightedLoss, UncertaintyWeightedLoss
+
+TINY = ("--epochs", "2", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu")
+FILES = {"config.json", "log.csv", "last.pt", "best.pt", "test.json", "test_per_image.csv", "curves.png", "mask.png"}
+TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "n_images", "epochs", "best_epoch",
+             "parameters", "train_seconds", "images_per_second", "split_hash", "border", "size", "device", "precision"}
+TIMES = ("train_seconds", "images_per_second")
+
+
+def arguments(data, runs, *more):
+    return engine.make_parser("").parse_args(["--data", str(data), "--runs", str(runs), *TINY, *more])
+
+
+def result(folder):
+    return {key: value for key, value in json.loads((folder / "test.json").read_text()).items() if key not in TIMES}
+
+
+def log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in csv.DictReader(file)]
+
+
+def weights(folder, name="last.pt"):
+    return torch.load(folder / name, weights_only=True)["model"]
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# ------------------------------------------------------------------------------------------------ the ten experiments
+
+EXPERIMENTS = [
+    (train_mtl, "mtl", TASKS), (train_baseline, "baseline", ("seg",)), (train_ablation_cls, "ablation_cls", ("seg", "cls")),
+    (train_ablation_bbox, "ablation_bbox", ("seg", "bbox")), (oeq_uncertainty, "uncertainty", TASKS),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """All ten experiments, two epochs each."""
+    runs = tmp_path_factory.mktemp("runs")
+    for script, _, _ in EXPERIMENTS:
+        script.main(arguments(data, runs))
+    args = arguments(data, runs)
+    args.split = oeq_splits.PUBLISHED
+    oeq_splits.main(args)
+    return runs
+
+
+NAMES = [name for _, name, _ in EXPERIMENTS] + [f"split_{text.replace('-', '_')}" for text in oeq_splits.PUBLISHED]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_leaves_a_complete_run_folder(runs, name):
+    folder = runs / name / "seed0"
+    assert {path.name for path in folder.iterdir()} == FILES
+    test = json.loads((folder / "test.json").read_text())
+    assert set(test) == TEST_KEYS and test["experiment"] == name and test["n_images"] == 10
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["epochs"] == 2 and config["split_hash"] == test["split_hash"] and config["border"] == "unknown"
+    assert (test["accuracy"] is None) == ("cls" not in config["tasks"])
+    assert (test["box_iou"] is None) == ("bbox" not in config["tasks"])
+    rows = log(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {f"train_loss_{task}" for task in config["tasks"]} <= set(rows[0]) and {f"weight_{task}" for task in config["tasks"]} <= set(rows[0])
+
+
+@pytest.mark.parametrize("script, name, tasks", EXPERIMENTS)
+def test_scripts_train_their_tasks(runs, script, name, tasks):
+    content = checkpoint.load(runs / name / "seed0/best.pt")
+    assert tuple(content["tasks"]) == tasks
+    assert {key.split(".")[0] for key in content["model"]} == {"encoder", *tasks}
+
+
+def test_per_image_rows_add_up_to_the_metrics(runs):
+    folder = runs / "mtl/seed0"
+    with open(folder / "test_per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    test = json.loads((folder / "test.json").read_text())
+    assert list(rows[0]) == ["name", "dice", "intersection", "predicted", "target", "correct", "box_iou"] and len(rows) == 10
+    column = {key: [float(row[key]) for row in rows if row[key]] for key in rows[0] if key != "name"}
+    assert sum(column["dice"]) / 10 == pytest.approx(test["dice"])
+    assert 2 * sum(column["intersection"]) / (sum(column["predicted"]) + sum(column["target"])) == pytest.approx(test["dice_pooled"])
+    assert sum(column["correct"]) / 10 == pytest.approx(test["accuracy"])
+    assert len(column["box_iou"]) == 9 and sum(column["box_iou"]) / 9 == pytest.approx(test["box_iou"])  # one has no box
+    with h5py.File(json.loads((folder / "config.json").read_text())["options"]["data"] + "/test/masks.h5") as file:
+        assert column["target"] == [mask.sum() for mask in file["masks"][:]]
+
+
+def test_weights_of_a_split_are_logged_normalised(runs):
+    row = log(runs / "split_75_15_15/seed0")[0]
+    assert [float(row[f"weight_{task}"]) for task in TASKS] == pytest.approx([75 / 105, 15 / 105, 15 / 105])
+    row = log(runs / "mtl/seed0")[0]
+    total = sum(float(row[f"weight_{task}"]) * float(row[f"train_loss_{task}"]) for task in TASKS)
+    assert float(row["loss"]) == pytest.approx(total)
+
+
+def test_uncertainty_weights_move_and_differ_from_equal_weighting(runs):
+    """In the published code they never reached the optimizer, and its row repeated equal weighting."""
+    rows = log(runs / "uncertainty/seed0")
+    assert rows[0]["weight_seg"] != rows[1]["weight_seg"]
+    assert (runs / "uncertainty/seed0/best.pt").read_bytes() != (runs / "mtl/seed0/best.pt").read_bytes()
+
+
+def test_the_checkpoint_is_the_best_validated_one(runs):
+    for name in NAMES:
+        dice = [float(row["val_dice"]) for row in log(runs / name / "seed0")]
+        assert json.loads((runs / name / "seed0/test.json").read_text())["best_epoch"] == 1 + dice.index(max(dice))
+        assert checkpoint.load(runs / name / "seed0/best.pt")["metrics"]["dice"] == max(dice)
+
+
+# --------------------------------------------------------------------------------------------- repeats and resumption
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(data, runs, tmp_path):
+    train_mtl.main(arguments(data, tmp_path, "--workers", "2"))
+    assert result(tmp_path / "mtl/seed0") == result(runs / "mtl/seed0")
+    assert log(tmp_path / "mtl/seed0") == log(runs / "mtl/seed0")
+    assert_same_weights(weights(tmp_path / "mtl/seed0"), weights(runs / "mtl/seed0"))
+    train_mtl.main(arguments(data, tmp_path, "--seed", "1"))
+    assert result(tmp_path / "mtl/seed1") != result(runs / "mtl/seed0")
+
+
+class Killed(BaseException):
+    """Stands for a kill at a given moment."""
+
+
+@pytest.mark.parametrize("moment", ["in the first epoch", "in the second epoch", "between best.pt and last.pt", "in the test"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_path, monkeypatch, moment):
+    def kill_at(count, function):
+        calls = [0]
+
+        def killing(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == count:
+                raise Killed
+            return function(*args, **kwargs)
+        return killing
+
+    target, name, count = {
+        "in the first epoch": (engine, "step", 2), "in the second epoch": (engine, "step", 5),
+        "between best.pt and last.pt": (checkpoint, "save", 2), "in the test": (engine.mtl_vis, "draw_pictures", 1),
+    }[moment]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(target, name, kill_at(count, getattr(target, name)))
+        oeq_uncertainty.main(arguments(data, tmp_path))
+    with pytest.raises(InputError, match="--resume"):
+        oeq_uncertainty.main(arguments(data, tmp_path))
+    oeq_uncertainty.main(arguments(data, tmp_path, "--resume"))
+    finished, expected = tmp_path / "uncertainty/seed0", runs / "uncertainty/seed0"
+    assert result(finished) == result(expected) and log(finished) == log(expected)
+    assert_same_weights(weights(finished), weights(expected))
+    assert_same_weights(weights(finished, "best.pt"), weights(expected, "best.pt"))
+    assert (finished / "test_per_image.csv").read_text() == (expected / "test_per_image.csv").read_text()
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(data, runs, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (runs / "mtl/seed0").iterdir()}
+    train_mtl.main(arguments(data, runs, "--resume"))
+    assert "finished" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (runs / "mtl/seed0").iterdir()}
+
+
+def test_resuming_with_another_option_is_refused_by_name(data, runs, tmp_path):
+    shutil.copytree(runs / "mtl", tmp_path / "mtl")
+    (tmp_path / "mtl/seed0/test.json").unlink()
+    with pytest.raises(InputError, match="--lr was 0.002 and is 0.01"):
+        train_mtl.main(arguments(data, tmp_path, "--resume", "--lr", "0.01"))
+    other = rechunk(write_data(tmp_path / "other", {"train": 24, "val": 10, "test": 10}, seed=9))
+    with pytest.raises(InputError, match="split_hash"):
+        train_mtl.main(arguments(other, tmp_path, "--resume"))
+    train_mtl.main(arguments(data, tmp_path, "--resume", "--workers", "1"))  # what does not change the result may differ
+    assert result(tmp_path / "mtl/seed0") == result(runs / "mtl/seed0")
+
+
+def test_an_existing_run_is_refused(data, runs):
+    with pytest.raises(InputError, match="holds a run already"):
+        train_mtl.main(arguments(data, runs))
+
+
+# ------------------------------------------------------------------------------------------------------- the details
+
+@pytest.mark.parametrize("batch_size", [7, 32])
+def test_metrics_do_not_depend_on_the_batch_size(data, batch_size):
+    model, dataset = MTLNet(TASKS, width=4, seed=1), MTLDataset(data, "train")
+    one, _ = engine.evaluate(model, make_loader(dataset, 1), EqualWeightedLoss(TASKS))
+    other, _ = engine.evaluate(model, make_loader(dataset, batch_size), EqualWeightedLoss(TASKS))
+    keys = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "loss_seg", "loss_cls")
+    assert [other[key] for key in keys] == pytest.approx([one[key] for key in keys], abs=1e-5)
+
+
+def test_evaluation_leaves_the_model_as_it_was(data):
+    model = MTLNet(TASKS, width=2).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    engine.evaluate(model, make_loader(MTLDataset(data, "val"), 4))
+    assert model.training
+    assert_same_weights(before, model.state_dict())
+
+
+def test_all_configurations_see_the_same_batches(data, tmp_path, monkeypatch):
+    seen = {}
+    for script, name, _ in EXPERIMENTS[:4]:
+        with monkeypatch.context() as patch:
+            original = engine.refuse_divergence
+
+            def record(values, batch, dataset, epoch):
+                seen.setdefault(name, []).append((batch["image"], batch["row"]))
+                return original(values, batch, dataset, epoch)
+
+            patch.setattr(engine, "refuse_divergence", record)
+            script.main(arguments(data, tmp_path))
+    first = seen.pop("mtl")
+    assert len(first) == 6 and len(seen) == 3
+    for batches in seen.values():
+        assert all(torch.equal(a, b) and torch.equal(rows, other) for (a, rows), (b, other) in zip(first, batches, strict=True))
+
+
+def test_a_criterion_that_would_not_be_trained_is_refused(data, tmp_path):
+    model, criterion = MTLNet(TASKS, width=2), UncertaintyWeightedLoss(TASKS)
+    forgotten = torch.optim.AdamW(model.parameters())  # what the published code did
+    with pytest.raises(InputError, match="log_variance.seg"):
+        engine.refuse_untrained(criterion, forgotten)
+    criterion.log_variance["cls"].requires_grad_(False)
+    with pytest.raises(InputError, match="log_variance.cls"):
+        engine.run("x", model, criterion, arguments(data, tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+def test_uncertainty_parameters_do_not_decay():
+    optimizer = engine.make_optimizer(MTLNet(TASKS, width=2), criterion := UncertaintyWeightedLoss(TASKS), 1e-3)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decay[id(p)] for p in criterion.parameters()] == [0, 0, 0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(data, tmp_path, monkeypatch):
+    class Broken(EqualWeightedLoss):
+        def forward(self, outputs, targets):
+            losses = super().forward(outputs, targets)
+            return losses | {"cls": losses["cls"] * math.nan}
+
+    model = MTLNet(TASKS, width=2)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    with pytest.raises(InputError, match="train_loss_cls nan.*images "):
+        engine.run("broken", model, Broken(TASKS), arguments(data, tmp_path))
+    assert_same_weights(before, dict(model.named_parameters()))
+
+
+def test_learning_rate_rises_and_falls():
+    rates = [engine.learning_rate(k, 100, 1.0) for k in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1) and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert rates[54] == pytest.approx(0.5)  # half-way down the cosine
+    assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
+
+
+@pytest.mark.parametrize("epochs, size", [(1, 256), (2, 256), (8, 256), (60, 256), (5, 64), (3, 100)])
+def test_images_grow_and_end_at_full_size(epochs, size):
+    sides = engine.training_sides(epochs, size)
+    assert len(sides) == epochs and sides == sorted(sides) and sides[-1] == size and min(sides) >= min(64, size)
+
+
+def test_precision_auto_measures_once_and_is_recorded(data, tmp_path, capsys):
+    train_baseline.main(arguments(data, tmp_path, "--precision", "auto"))
+    assert "s a step" in capsys.readouterr().out
+    assert json.loads((tmp_path / "baseline/seed0/config.json").read_text())["precision"] in ("fp32", "bf16")
+
+
+def test_bf16_trains_to_finite_losses(data, tmp_path):
+    train_mtl.main(arguments(data, tmp_path, "--precision", "bf16"))
+    test = result(tmp_path / "mtl/seed0")
+    assert test["precision"] == "bf16" and 0 <= test["dice"] <= 1
+
+
+def test_the_network_learns(tmp_path):
+    """Bright squares on a dark ground, a reddish cat or a bluish dog: a small network learns all of it in seconds."""
+    folder = rechunk(write_data(tmp_path / "d", {"train": 96, "val": 32, "test": 32}))
+    args = arguments(folder, tmp_path, "--epochs", "16", "--width", "4", "--lr", "0.01", "--augment", "flip")
+    train_mtl.main(args)
+    test = result(tmp_path / "mtl/seed0")
+    assert test["dice"] > 0.95 and test["accuracy"] > 0.95 and test["box_iou"] > 0.5

@@ -1,0 +1,44 @@
+"""Imports point down only: scripts -> engine -> parts -> leaves. No script is imported by anything."""
+
+import ast
+
+import pytest
+
+from conftest import ROOT
+
+# What each file may import of ours.
+ALLOWED = {
+    "cli": set(),
+    "data_split": set(),
+    "synthetic": {"cli"},
+    "models": set(),
+    "utils": set(),
+    "data_check": {"cli"},
+    "data_prepare": {"cli", "data_check", "data_split", "synthetic"},
+    "data_rechunk": {"cli", "data_check"},
+    "dataloader_mtl": {"cli", "data_check"},
+    "checkpoint": {"cli", "models"},
+    "run_folder": {"cli", "checkpoint"},
+    "mtl_vis": {"cli", "checkpoint", "dataloader_mtl"},
+    "engine": {"cli", "data_check", "dataloader_mtl", "models", "utils", "checkpoint", "run_folder", "mtl_vis"},
+    "evaluate": {"cli", "checkpoint", "dataloader_mtl", "engine"},
+    **{script: {"cli", "engine", "models", "utils"} for script in (
+        "train_mtl", "train_baseline", "train_ablation_cls", "train_ablation_bbox", "oeq_uncertainty", "oeq_splits")},
+}
+
+
+def imported(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_down_only(path):
+    ours = {other.stem for other in ROOT.glob("*.py")}
+    assert path.stem in ALLOWED, "a new file: say here what it may import"
+    assert imported(path) & ours <= ALLOWED[path.stem]
