@@ -16,6 +16,7 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
     root = find_root(args, out)
     samples, left_out = list_samples(root)
-    with ProcessPoolExecutor(initializer=cli.follow_parent) as pool:
+    with processes() as pool:
         usable, hashes, contents = [], [], []
         for sample, (found, reason) in zip(samples, ordered(pool, inspect, [(s, args.size) for s in samples], "inspect")):
             if reason:
@@ -224,6 +225,17 @@ def read_list(path):
             raise InputError(f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID, with species "
                              "1 (cat) or 2 (dog)") from None
     return listed
+
+
+@contextmanager
+def processes():
+    """A pool of processes that forgets what waits when it is left: a signal in the middle of handing work over would
+    otherwise leave it waiting for ever for work that it never got."""
+    pool = ProcessPoolExecutor(initializer=cli.follow_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def ordered(pool, function, items, what):

@@ -64,7 +64,7 @@ def run(experiment, model, criterion, args):
     Everything is written to <runs>/<experiment>/seed<k>/ (run_folder.py). Raises cli.InputError for wrong input, and
     for a criterion with parameters that would not be trained, before anything is written.
     """
-    folder = RunFolder(args.runs / experiment / f"seed{args.seed}", args.resume)
+    folder = open_folder(experiment, args)
     if folder.is_finished():
         print(f"{folder.path} is finished already")
         return
@@ -93,6 +93,11 @@ def run(experiment, model, criterion, args):
     except (KeyboardInterrupt, cli.Terminated):
         print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
         raise
+
+
+def open_folder(experiment, args):
+    """The folder of a run; one that exists already is refused unless it is to be resumed."""
+    return RunFolder(args.runs / experiment / f"seed{args.seed}", args.resume)
 
 
 def open_data(args):
@@ -185,8 +190,7 @@ def fit(model, criterion, optimizer, data, folder, config, args):
     state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0}
     saved = folder.load_last()
     if saved:
-        model.load_state_dict(saved.pop("model")), criterion.load_state_dict(saved.pop("criterion"))
-        optimizer.load_state_dict(saved.pop("optimizer"))
+        restore(folder.last_path, {"model": model, "criterion": criterion, "optimizer": optimizer}, saved)
         state = saved
         print(f"resumed after epoch {state['epoch']}")
     for epoch in range(state["epoch"], args.epochs):
@@ -211,6 +215,16 @@ def fit(model, criterion, optimizer, data, folder, config, args):
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
               f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
     return state
+
+
+def restore(path, parts, content):
+    """Move the states that a checkpoint holds of some parts out of its content and into them."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(content.pop(name))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} does not fit this run ({data_check.shorten(error)}); it is of another configuration or "
+                         "damaged, so delete the run folder and start again") from None
 
 
 def network(model, metrics, config, args):
@@ -311,8 +325,7 @@ def to(batch, device):
 
 def finish(model, dataset, folder, config, state, args):
     """Test the chosen checkpoint once, and write and draw what is left of the run folder."""
-    content = checkpoint.load(folder.best_path)
-    model.load_state_dict(content["model"])
+    restore(folder.best_path, {"model": model}, checkpoint.load(folder.best_path))
     metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
     mtl_vis.draw_curves(state["history"], folder.path / "curves.png")
     mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), folder.path / "mask.png")

@@ -13,6 +13,7 @@ import checkpoint
 import cli
 import engine
 from dataloader_mtl import MTLDataset, make_loader
+from models import count_parameters
 
 
 def parse_args(argv=None):
@@ -32,9 +33,10 @@ def main(args):
     model, info = checkpoint.load_model(path)
     device = engine.choose_device(args.device)
     loader = make_loader(MTLDataset(args.data, args.split), args.batch_size)
-    metrics, measured = engine.evaluate(engine.to_device(model, device), loader)
-    print(json.dumps({"experiment": info["experiment"], "seed": info["seed"], **metrics, **engine.describe_data(loader.dataset),
-                      "parameters": engine.count_parameters(model), "device": device.type, "precision": "fp32"}))
+    metrics, _ = engine.evaluate(engine.to_device(model, device), loader)
+    print(json.dumps({"experiment": info["experiment"], "seed": info["seed"], **metrics, "n_images": len(loader.dataset),
+                      "parameters": count_parameters(model), **engine.describe_data(loader.dataset),
+                      "device": device.type, "precision": "fp32"}))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ def split(text):
 
 
 def main(args):
-    splits = args.split
-    del args.split  # each run's records say its own split, in the experiment's name
-    for text in splits:
+    experiments = {f"split_{text.replace('-', '_')}": text for text in args.split}
+    for experiment in experiments:
+        engine.open_folder(experiment, args)  # refuses all before it trains any
+    for experiment, text in experiments.items():
+        args.split = text
         model = MTLNet(TASKS, width=args.width, seed=args.seed)
         criterion = WeightedLoss(TASKS, cli.percentages(text))
-        engine.run(f"split_{text.replace('-', '_')}", model, criterion, args)
+        engine.run(experiment, model, criterion, args)
 
 
 if __name__ == "__main__":

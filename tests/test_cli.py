@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -143,11 +144,16 @@ if __name__ == "__main__":
     pool = ProcessPoolExecutor(2, initializer=cli.follow_parent)
     print(pool.submit(os.getpid).result(), flush=True)
     time.sleep(60)""")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        os.kill(int(process.stdout.readline()), 0)  # it lives
-        process.kill()
-        # Workers hold the other end of the pipe too: its end comes when the last of them has gone.
-        assert process.stdout.read() == ""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    os.kill(int(process.stdout.readline()), 0)  # it lives
+    process.kill()
+    process.wait()
+    # Workers hold the other end of the pipe too: its end comes when the last of them has gone.
+    gone, _, _ = select.select([process.stdout], [], [], 30)
+    if not gone:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert gone and process.stdout.read() == ""
+    process.stdout.close()
 
 
 # ------------------------------------------------------------------------------------------ option types

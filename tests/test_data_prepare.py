@@ -180,12 +180,13 @@ def test_border_rule(border, columns, tmp_path):
 
 def test_masks_are_resized_to_the_nearest_and_images_with_antialias(tmp_path):
     root = layout(tmp_path / "pets")
-    trimap = np.random.default_rng(0).integers(1, 4, (16, 16)).astype(np.uint8)
+    trimap = np.random.default_rng(0).integers(1, 4, (50, 50)).astype(np.uint8)
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255  # finer than 32 columns can show: grey, where picking pixels would give black or white
     add(root, "Bengal_1", Image.fromarray(stripes), trimap)
     sample = only(root, tmp_path / "data")
-    assert (sample["masks"][:, :, 0] == np.kron(trimap != 2, np.ones((2, 2)))).all()
+    nearest = ((np.arange(32) + 0.5) * 50 / 32).astype(int)  # the pixel in which the middle of each new one lies
+    assert (sample["masks"][:, :, 0] == (trimap != 2)[np.ix_(nearest, nearest)]).all()
     assert np.abs(sample["images"][:, 2:-2].astype(int) - 127).max() < 16
 
 
@@ -451,6 +452,20 @@ def test_a_failed_replacement_leaves_the_old_folder(pets, tmp_path):
     assert tree(out) == before
 
 
+def test_a_folder_that_somebody_else_makes_meanwhile_is_not_deleted(pets, tmp_path, monkeypatch):
+    out, split = tmp_path / "data", data_prepare.data_split.split
+
+    def split_while_another_works(*args):
+        out.mkdir()
+        (out / "theirs").write_text("not ours")
+        return split(*args)
+
+    monkeypatch.setattr(data_prepare.data_split, "split", split_while_another_works)
+    with pytest.raises(InputError, match="exists already"):
+        prepare(pets, out)
+    assert tree(tmp_path) == {"data/theirs": b"not ours"}
+
+
 def test_an_out_that_holds_the_photographs_is_refused(tmp_path):
     root = layout(tmp_path / "data" / "synthetic")
     add(root, "Bengal_1")
@@ -490,24 +505,26 @@ def group_is_gone(group):
 
 @pytest.mark.parametrize("stop, everyone, status", [
     (signal.SIGTERM, False, 143), (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)], ids=["TERM", "Ctrl-C", "KILL"])
-def test_an_interrupted_run_leaves_nothing_under_its_name(stop, everyone, status, many, tmp_path):
+def test_an_interrupted_run_leaves_nothing_under_its_name(stop, everyone, status, many, tmp_path, tmp_path_factory):
     out = tmp_path / "data"
     command = [sys.executable, ROOT / "data_prepare.py", "--root", many, "--out", out, "--size", "448"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+    with open(tmp_path_factory.mktemp("log") / "log", "w+") as log:  # no pipe: workers that stay would hold it open
+        run = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         while not list(tmp_path.glob(".*/train/images.h5")):
-            assert run.poll() is None, run.communicate()
+            assert run.poll() is None, "ended before it wrote"
             time.sleep(0.002)
         (os.killpg if everyone else os.kill)(run.pid, stop)
-        printed, err = run.communicate()
-    assert run.returncode == status and printed == ""
-    assert not out.exists()
-    assert group_is_gone(run.pid)
+        assert run.wait() == status
+        assert not out.exists()
+        assert group_is_gone(run.pid)
+        log.seek(0)
+        printed = log.read()
     if stop == signal.SIGKILL:
-        assert list(tmp_path.iterdir()) != []  # killed while it wrote
+        assert printed == "" and list(tmp_path.iterdir()) != []  # killed while it wrote
         with pytest.raises(InputError, match="no data set"):
             data_check.find_splits(out)
     else:
-        assert err.count("\n") == 1 and stop.name in err
+        assert printed.count("\n") == 1 and stop.name in printed
         assert list(tmp_path.iterdir()) == []
     prepare(many, out, "--fractions", "0-0-100")
     assert len(names(out)) == 200 and [path.name for path in tmp_path.iterdir()] == ["data"]

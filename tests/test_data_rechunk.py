@@ -192,6 +192,22 @@ def test_files_that_hold_two_copies_become_one(tmp_path):
     as_contract(rechunk(tmp_path), content)
 
 
+@pytest.mark.parametrize("chunks", [(1, SIZE, SIZE, 3), (2, SIZE, SIZE, 3)])
+def test_files_that_are_only_nearly_done_are_done_again(chunks, data):
+    rechunk(data)
+    with h5py.File(data / "train" / "images.h5", "r+") as file:
+        content, attributes = file["images"][:], dict(file["images"].attrs)
+        del file["images"], file["chunked_images"]
+        file.create_dataset("chunked_images", data=content, chunks=chunks).attrs.update(attributes)
+        if chunks[0] == 1:
+            file.create_dataset("images", data=content)  # a second storage
+        else:
+            file["images"] = file["chunked_images"]  # two samples a chunk
+    with pytest.raises(InputError, match="not re-chunked"):
+        data_check.verify(data)
+    as_contract(rechunk(data), arrays(40))
+
+
 def test_files_that_hold_only_the_chunked_name(tmp_path):
     content = arrays(9)
     write(tmp_path / "train", content)

@@ -21,7 +21,7 @@ ALLOWED = {
     "run_folder": {"cli", "checkpoint"},
     "mtl_vis": {"cli", "checkpoint", "dataloader_mtl"},
     "engine": {"cli", "data_check", "dataloader_mtl", "models", "utils", "checkpoint", "run_folder", "mtl_vis"},
-    "evaluate": {"cli", "checkpoint", "dataloader_mtl", "engine"},
+    "evaluate": {"cli", "checkpoint", "dataloader_mtl", "engine", "models"},
     **{script: {"cli", "engine", "models", "utils"} for script in (
         "train_mtl", "train_baseline", "train_ablation_cls", "train_ablation_bbox", "oeq_uncertainty", "oeq_splits")},
 }
