@@ -12,6 +12,8 @@ import re
 import signal
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 # What an operating system says when the place to write to is at fault, not the program.
@@ -98,6 +100,17 @@ def follow_parent():
     """For worker processes of a pool: as above, and end with a main process that was killed, not wait for it for ever."""
     ignore_interrupts()
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+@contextmanager
+def processes(count=None):
+    """A pool of `count` processes, one a core by default, that forgets what waits when it is left: a signal in the middle of
+    handing work over would otherwise leave it waiting for ever for work that it never got."""
+    pool = ProcessPoolExecutor(count, initializer=follow_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def integer(minimum, maximum=2**31 - 1):

@@ -15,8 +15,6 @@ import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +45,7 @@ class Sample:
     name: str
     breed: str
     species: int
+    is_listed: bool = True  # by list.txt; also where there is no such file
 
     @property
     def image_path(self):
@@ -131,8 +130,8 @@ def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
     root = find_root(args, out)
     samples, left_out = list_samples(root)
-    with processes() as pool:
-        usable, hashes, contents = [], [], []
+    with cli.processes() as pool:
+        usable, hashes, contents, empty = [], [], [], []
         for sample, (found, reason) in zip(samples, ordered(pool, inspect, [(s, args.size) for s in samples], "inspect")):
             if reason:
                 left_out.append((sample.name, reason))
@@ -140,6 +139,7 @@ def prepare(args, out):
                 usable.append(sample)
                 hashes.append(found[0])
                 contents.append(found[1])
+                empty += [sample.name] * found[2]
         if not usable:
             reason = f"; the first of {len(left_out)} left out is {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
             raise InputError(f"{root} has no usable photograph{reason}; it needs images/NAME.jpg with "
@@ -156,7 +156,7 @@ def prepare(args, out):
                                  "them or other --fractions")
         has_box = {split: write_split(pool, out / split, members, args)
                    for split, members in zip(SPLITS, chosen) if members}
-    return chosen, has_box, groups, usable, left_out
+    return chosen, has_box, groups, usable, left_out, empty
 
 
 def find_root(args, out):
@@ -190,7 +190,7 @@ def list_samples(root):
         name = path.stem
         if name.startswith("."):  # AppleDouble files, which macOS puts beside the real ones
             continue
-        sample = Sample(root, name, breed_of(name), int(not name[0].isupper()))
+        sample = Sample(root, name, breed_of(name), int(not name[0].isupper()), name in listed or not listed)
         class_id, species = listed.get(name, (None, None))
         if not sample.trimap_path.is_file():
             left_out.append((name, "it has no trimap"))
@@ -227,17 +227,6 @@ def read_list(path):
     return listed
 
 
-@contextmanager
-def processes():
-    """A pool of processes that forgets what waits when it is left: a signal in the middle of handing work over would
-    otherwise leave it waiting for ever for work that it never got."""
-    pool = ProcessPoolExecutor(initializer=cli.follow_parent)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def ordered(pool, function, items, what):
     """Map over the processes, in order, with a bar; only a few results wait at a time, however many items there are."""
     items = iter(items)
@@ -255,11 +244,13 @@ def ordered(pool, function, items, what):
 
 
 def inspect(job):
-    """Look at one sample: ((perceptual hash, digest of the image as stored), None), or (None, why it cannot be used)."""
+    """Look at one sample: ((perceptual hash, digest of the image as stored, whether its mask is empty), None), or
+    (None, the reason why it cannot be used)."""
     sample, size = job
     try:
-        image, _, _ = read_sample(sample)
-        return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest()), None
+        image, trimap, _ = read_sample(sample)
+        return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest(),
+                PET not in trimap), None
     except Unusable as reason:
         return None, str(reason)
 
@@ -277,9 +268,12 @@ def read_sample(sample):
     foreign = np.setdiff1d(trimap, (PET, BACKGROUND, BORDER))
     if foreign.size:
         raise Unusable(f"its trimap holds the value {foreign[0]}, not only 1, 2 and 3")
-    if not (trimap == PET).any():
+    box = read_box(sample.box_path, image.size)
+    # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one that is neither, such as the
+    # archives' Abyssinian_34, the trimap is all that is known, and it is taken at its word.
+    if PET not in trimap and (sample.is_listed or box is not None):
         raise Unusable("its trimap has no pet pixel")
-    return image, trimap, read_box(sample.box_path, image.size)
+    return image, trimap, box
 
 
 def decode(path, mode, what):
@@ -292,11 +286,13 @@ def decode(path, mode, what):
 
 
 def read_box(path, image_size):
-    """The head box of a PASCAL VOC file relative to the frame, (4,) xyxy in [0, 1]; None where there is no file."""
+    """The head box of a PASCAL VOC file relative to the frame, (4,) xyxy in [0, 1]; None where there is none."""
     if not path.is_file():
         return None
     try:
         tree = ElementTree.parse(path)
+        if tree.find("object") is None:
+            return None
         box = tree.find("object/bndbox")
         box = np.array([float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")])
         size = tree.find("size")
@@ -356,7 +352,7 @@ def write_split(pool, folder, samples, args):
     return has_box
 
 
-def report(args, chosen, has_box, groups, usable, left_out):
+def report(args, chosen, has_box, groups, usable, left_out, empty):
     """Print what went into the data folder and what did not."""
     print(f"{'split':8}{'images':>8}{'cats':>8}{'dogs':>8}{'with box':>10}")
     rows = [(split, len(members), sum(not s.species for s in members), sum(s.species for s in members),
@@ -369,6 +365,8 @@ def report(args, chosen, has_box, groups, usable, left_out):
           f"(256-bit difference hash, at most {data_split.NEAR_DUPLICATE_BITS} bits apart)")
     for group in together:
         print("  " + ", ".join(usable[k].name for k in group))
+    if empty:
+        print(f"kept with an empty mask, as neither list.txt nor a head box says that they show a pet: {', '.join(empty)}")
     print(f"left out: {len(left_out)}")
     for name, reason in left_out:
         print(f"  {name}: {reason}")

@@ -107,8 +107,7 @@ def converter(path, kind, dataset):
         raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; prepare the data again")
     if kind == "bboxes":
         return lambda rows, start: rows.astype(np.float32)
-    # 0/255 or 0/1 is a property of the whole file: the first 255 decides.
-    top = 255 if kind == "masks" and any((rows == 255).any() for _, rows in data_check.slabs(dataset)) else 1
+    top = pet_value(dataset) if kind == "masks" else 1
 
     def convert(rows, start):
         wrong = (rows != 0) & (rows != top)
@@ -120,6 +119,15 @@ def converter(path, kind, dataset):
         return (rows != 0).astype(np.uint8)
 
     return convert
+
+
+def pet_value(dataset):
+    """1 or 255, whichever a file of masks uses for the pet: the first pet pixel decides for all."""
+    for _, rows in data_check.slabs(dataset):
+        values = rows[rows != 0]
+        if values.size:
+            return 255 if values[0] == 255 else 1
+    return 1
 
 
 def write_chunked(path, kind, source, to_contract, size):

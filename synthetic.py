@@ -11,7 +11,6 @@ in head radii until a part is placed in the frame.
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from cli import ignore_interrupts
+import cli
 
 PET, BACKGROUND, BORDER = 1, 2, 3  # trimap values of the Oxford-IIIT Pet dataset
 
@@ -590,7 +589,7 @@ def draw_dataset(root, n, seed=0, processes=None):
     if processes == 1:
         list(bar(map(write, range(n))))
     else:
-        with ProcessPoolExecutor(processes, initializer=ignore_interrupts) as pool:
+        with cli.processes(processes) as pool:
             list(bar(pool.map(write, range(n), chunksize=4)))
     lines = ["# NAME CLASS-ID SPECIES BREED-ID", "# SPECIES: 1 cat, 2 dog. BREED-ID counts within it."]
     for name, breed in map(image_name, range(n)):
