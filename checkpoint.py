@@ -57,8 +57,8 @@ def find(path=None, runs="runs"):
         return DEFAULT
     found = sorted(Path(runs).glob("mtl/seed*/best.pt"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise InputError(f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first or name a "
-                         "network with --checkpoint")
+        raise InputError(f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first or name "
+                         "a network with --checkpoint")
     return found[-1]
 
 
@@ -68,11 +68,17 @@ def load_model(path):
     weights = content.pop("model")
     try:
         model = MTLNet(content["tasks"], width=content["width"])
-        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        model.load_state_dict(cast(weights, torch.float32))
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged") from None
+        raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
+                         "so name another") from None
     return model.eval(), content
+
+
+def cast(weights, dtype):
+    """A state dict with its floating-point tensors in another type; counters stay as they are."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def parse_args(argv=None):
@@ -85,8 +91,7 @@ def parse_args(argv=None):
 def main(args):
     load_model(args.source)  # refuses what could not be used later
     content = load(args.source)
-    content["model"] = {name: value.half() if value.is_floating_point() else value
-                        for name, value in content["model"].items()}
+    content["model"] = cast(content["model"], torch.float16)
     save({key: content[key] for key in MODEL_KEYS}, args.target)
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {content['experiment']} seed {content['seed']}, "
           f"validation Dice {content['metrics']['dice']:.4f}")

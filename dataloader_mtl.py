@@ -77,7 +77,8 @@ class MTLDataset(Dataset):
             ]
             images, masks, bboxes = map(torch.stack, zip(*samples))
         images = images.contiguous(memory_format=torch.channels_last)
-        return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes, "row": torch.tensor(rows)}
+        return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes,
+                "row": torch.tensor(rows)}
 
     def __getstate__(self):
         # An HDF5 handle means nothing in another process, and what is held in memory would be copied.
@@ -204,7 +205,9 @@ class EpochBatches(Sampler):
         return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
 
     def __iter__(self):
-        order = np.arange(self.n) if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        order = np.arange(self.n)
+        if self.seed is not None:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for k in range(len(self)):
             yield [(self.epoch, int(row)) for row in order[k * self.batch_size:(k + 1) * self.batch_size]]
 

@@ -84,7 +84,7 @@ def run(experiment, model, criterion, args):
         **describe_data(data["train"]),
         **environment(),
     })
-    print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {config['images']['train']} images, {args.epochs} epochs, "
+    print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
           f"{config['border']}")
     try:
@@ -153,8 +153,8 @@ def refuse_untrained(criterion, optimizer):
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     dead = [name for name, p in criterion.named_parameters() if id(p) not in trained or not p.requires_grad]
     if dead:
-        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so they "
-                         "would never change; hand them to the optimizer")
+        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so "
+                         "they would never change; hand them to the optimizer")
 
 
 def choose_precision(asked, folder, model, criterion, dataset, batch_size, device):
@@ -244,7 +244,7 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
     device = next(model.parameters()).device
     total_steps = args.epochs * len(loader)
     sums, images = {}, 0
-    with tqdm(batches(loader, epoch), total=len(loader), desc=f"epoch {epoch + 1}", unit="batch", leave=False, disable=None) as bar:
+    with progress(batches(loader, epoch), len(loader), f"epoch {epoch + 1}") as bar:
         for k, batch in enumerate(bar):
             lr = learning_rate(epoch * len(loader) + k, total_steps, args.lr)
             for group in optimizer.param_groups:
@@ -258,7 +258,7 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
             images += len(batch["row"])
-            bar.set_postfix({key.removeprefix("train_loss_"): f"{value:.3f}" for key, value in values.items() if "loss" in key})
+            bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
     return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "images": images}
 
 
@@ -284,7 +284,8 @@ def refuse_divergence(values, batch, dataset, epoch):
         return
     listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
     names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
-    raise InputError(f"a loss is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or --precision fp32")
+    raise InputError(f"a loss is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or "
+                     "--precision fp32")
 
 
 def learning_rate(step, total_steps, highest):
@@ -306,7 +307,7 @@ def evaluate(model, loader, criterion=None):
     model.eval()
     device = next(model.parameters()).device
     collected, losses, n = {}, {}, 0
-    for batch in tqdm(batches(loader), total=len(loader), desc="evaluate", unit="batch", leave=False, disable=None):
+    for batch in progress(batches(loader), len(loader), "evaluate"):
         targets = to(batch, device)
         outputs = model(targets["image"])
         for key, values in per_image(outputs, targets).items():
@@ -317,6 +318,11 @@ def evaluate(model, loader, criterion=None):
     model.train(was_training)
     measured = {key: torch.cat(values) for key, values in collected.items()}
     return summarise(measured) | {f"loss_{task}": value / n for task, value in losses.items()}, measured
+
+
+def progress(iterable, total, what):
+    """A bar over batches, gone when it is done or where output is no terminal."""
+    return tqdm(iterable, total=total, desc=what, unit="batch", leave=False, disable=None)
 
 
 def to(batch, device):
@@ -337,10 +343,10 @@ def finish(model, dataset, folder, config, state, args):
         "images_per_second": round(state["train_images"] / state["train_seconds"], 2),
         **{key: config[key] for key in ("split_hash", "border", "size", "device", "precision")},
     }, dataset.names, measured, dice)
-    print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} images); "
-          f"{folder.path}")
+    print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
+          f"images); {folder.path}")
 
 
 def line(metrics, prefix=""):
     """The metrics that could be measured as text."""
-    return ", ".join(f"{prefix}{key.replace('_', ' ')} {metrics[key]:.4f}" for key in METRICS if metrics.get(key) is not None)
+    return ", ".join(f"{prefix}{key.replace('_', ' ')} {metrics[key]:.4f}" for key in METRICS if metrics[key] is not None)

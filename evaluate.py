@@ -18,7 +18,7 @@ from models import count_parameters
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="a best.pt or mtl_model.pt; default: mtl_model.pt, else the newest mtl run")
+    parser.add_argument("--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt")
     parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)

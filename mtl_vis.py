@@ -128,7 +128,8 @@ def draw_pictures(pictures, path):
             axis.set_title(title, fontsize=9, wrap=True)
             if box is not None:
                 x1, y1, x2, y2 = box.tolist()
-                axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2, linestyle=dash))
+                axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
+                                             linestyle=dash))
     save_figure(figure, path)
 
 
@@ -168,8 +169,8 @@ def save_figure(figure, path):
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; without any, test images are drawn")
-    parser.add_argument("--checkpoint", type=Path, help="a best.pt or mtl_model.pt; default: mtl_model.pt, else the newest mtl run")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; default: test images")
+    parser.add_argument("--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt")
     parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder of the test images")
     parser.add_argument("--out", type=Path, default=Path("mask.png"), help="the picture to write")
     parser.add_argument("--n", type=cli.integer(1, 100), default=4, help="how many test images")

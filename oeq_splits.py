@@ -20,7 +20,7 @@ PUBLISHED = ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")
 def split(text):
     """An argparse type: the text of a split, checked."""
     if min(cli.percentages(text)) <= 0:
-        raise cli.argparse.ArgumentTypeError(f"{text!r} has a weight of 0; leave the task out with an ablation script instead")
+        raise cli.argparse.ArgumentTypeError(f"{text!r} has a weight of 0; to leave a task out, use an ablation script")
     return text
 
 

@@ -18,7 +18,8 @@ from cli import InputError
 # Options that may differ between a run and its resumption without changing the result.
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
-RESUME_KEYS = ("model", "criterion", "optimizer", "epoch", "history", "best_dice", "best_epoch", "train_seconds", "train_images")
+RESUME_KEYS = ("model", "criterion", "optimizer", "epoch", "history", "best_dice", "best_epoch", "train_seconds",
+               "train_images")
 PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
 
 
@@ -27,8 +28,8 @@ class RunFolder:
 
     def __init__(self, path, resume):
         self.path = Path(path)
-        self.config_path, self.last_path, self.best_path = (self.path / name for name in ("config.json", "last.pt", "best.pt"))
-        self.test_path = self.path / "test.json"
+        self.config_path, self.test_path = self.path / "config.json", self.path / "test.json"
+        self.last_path, self.best_path = self.path / "last.pt", self.path / "best.pt"
         if self.path.exists() and any(self.path.iterdir()) and not resume:
             raise InputError(f"{self.path} holds a run already; go on with --resume, choose another --seed or --runs, or "
                              "delete it")
@@ -93,7 +94,8 @@ def environment():
         commit = git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    return {"versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}, "commit": commit}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"versions": versions, "commit": commit}
 
 
 def write_json(content, path):

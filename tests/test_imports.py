@@ -10,7 +10,8 @@ from conftest import ROOT
 ALLOWED = {
     "cli": set(),
     "data_split": set(),
-    "synthetic": {"cli"},
+    "synthetic_shapes": set(),
+    "synthetic": {"cli", "synthetic_shapes"},
     "models": set(),
     "utils": set(),
     "data_check": {"cli"},
