@@ -4,8 +4,11 @@ What an epoch's batches hold is a function of (seed, epoch, image) alone: each s
 so the number of workers, an interruption or what else the program draws changes nothing.
 """
 
+import contextlib
 import math
 import os
+import queue
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -234,10 +237,46 @@ def as_it_is(batch):
 
 
 def batches(loader, epoch=0):
-    """The batches of one epoch."""
+    """The batches of one epoch, read ahead of their use. Close it (contextlib.closing) where it may be left half-way."""
     loader.batch_sampler.epoch = epoch
     try:
-        yield from loader
+        # Worker processes read ahead by themselves.
+        yield from loader if loader.num_workers else ahead(loader)
     except InputError as error:
         # A worker's error arrives with the worker's traceback around it; its last line is the sentence.
         raise InputError(str(error).strip().splitlines()[-1].removeprefix("cli.InputError: ")) from None
+
+
+def ahead(iterable, depth=2):
+    """Iterate in a thread, up to `depth` items ahead of their use."""
+    items, stopped, end = queue.Queue(depth), threading.Event(), object()
+
+    def put(item):
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return items.put(item, timeout=0.1)
+
+    def produce():
+        torch.set_num_threads(1)  # of this thread: the cores are the network's
+        try:
+            for item in iterable:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # raised again where the item would have been used
+            put((end, error))
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = items.get()
+            if error:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

@@ -165,7 +165,8 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
         return "fp32"
     trial = copy.deepcopy(model).train(), copy.deepcopy(criterion)
     # The last epoch's batches: at full size, where most of the time goes.
-    batch = to(next(batches(make_loader(dataset, min(batch_size, 4)), len(dataset.sides) - 1)), device)
+    with contextlib.closing(batches(make_loader(dataset, min(batch_size, 4)), len(dataset.sides) - 1)) as source:
+        batch = to(next(source), device)
     seconds = {}
     # Interleaved, the best of three: another program's activity hits both.
     for precision in ("fp32", "bf16") * 3:
@@ -194,13 +195,10 @@ def fit(model, criterion, optimizer, data, folder, config, args):
         state = saved
         print(f"resumed after epoch {state['epoch']}")
     for epoch in range(state["epoch"], args.epochs):
-        begin = time.perf_counter()
-        row = {"epoch": epoch + 1, "side": data["train"].sides[epoch]}
-        row |= train_one_epoch(model, criterion, optimizer, train_loader, epoch, args, precision)
-        seconds, images = time.perf_counter() - begin, row.pop("images")
+        trained, seconds, images = train_one_epoch(model, criterion, optimizer, train_loader, epoch, args, precision)
         metrics, _ = evaluate(model, val_loader, criterion)
+        row = {"epoch": epoch + 1, "side": data["train"].sides[epoch], **trained}
         row |= {f"val_{key}": value for key, value in metrics.items()}
-        row |= {"seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2)}
         state["epoch"] = epoch + 1
         state["train_seconds"] += seconds
         state["train_images"] += images
@@ -237,15 +235,19 @@ def network(model, metrics, config, args):
 def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision):
     """One pass over the training split.
 
-    Returns a dict: lr at its end, loss (the weighted total), train_loss_<task> (unweighted) and weight_<task>, all means
-    over the epoch's batches but lr, and images, the number trained on.
+    Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
+    train_loss_<task> (unweighted) and weight_<task>, all means over the epoch's batches; seconds, images_per_second and the
+    share of the time that was spent waiting for data.
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
     total_steps = args.epochs * len(loader)
-    sums, images = {}, 0
-    with progress(batches(loader, epoch), len(loader), f"epoch {epoch + 1}") as bar:
-        for k, batch in enumerate(bar):
+    sums, images, waited, begin = {}, 0, 0.0, time.perf_counter()
+    with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
+        for k in range(len(loader)):
+            asked = time.perf_counter()
+            batch = next(source)
+            waited += time.perf_counter() - asked
             lr = learning_rate(epoch * len(loader) + k, total_steps, args.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -258,8 +260,11 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
             images += len(batch["row"])
+            bar.update()
             bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
-    return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "images": images}
+    seconds = time.perf_counter() - begin
+    return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "seconds": round(seconds, 2),
+            "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
 
 
 def step(model, criterion, batch, precision):
@@ -307,22 +312,24 @@ def evaluate(model, loader, criterion=None):
     model.eval()
     device = next(model.parameters()).device
     collected, losses, n = {}, {}, 0
-    for batch in progress(batches(loader), len(loader), "evaluate"):
-        targets = to(batch, device)
-        outputs = model(targets["image"])
-        for key, values in per_image(outputs, targets).items():
-            collected.setdefault(key, []).append(values)
-        for task, loss in (criterion(outputs, targets) if criterion else {}).items():
-            losses[task] = losses.get(task, 0.0) + loss.item() * len(batch["row"])
-        n += len(batch["row"])
+    with contextlib.closing(batches(loader)) as source, progress(len(loader), "evaluate") as bar:
+        for batch in source:
+            targets = to(batch, device)
+            outputs = model(targets["image"])
+            for key, values in per_image(outputs, targets).items():
+                collected.setdefault(key, []).append(values)
+            for task, loss in (criterion(outputs, targets) if criterion else {}).items():
+                losses[task] = losses.get(task, 0.0) + loss.item() * len(batch["row"])
+            n += len(batch["row"])
+            bar.update()
     model.train(was_training)
     measured = {key: torch.cat(values) for key, values in collected.items()}
     return summarise(measured) | {f"loss_{task}": value / n for task, value in losses.items()}, measured
 
 
-def progress(iterable, total, what):
+def progress(total, what):
     """A bar over batches, gone when it is done or where output is no terminal."""
-    return tqdm(iterable, total=total, desc=what, unit="batch", leave=False, disable=None)
+    return tqdm(total=total, desc=what, unit="batch", leave=False, disable=None)
 
 
 def to(batch, device):

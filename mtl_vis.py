@@ -150,6 +150,7 @@ def draw_curves(history, path):
                        marker="." if len(epochs) < 10 else None, label=label)
     right.set(xlabel="epoch", ylim=(0, 1), title="validation")
     for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     save_figure(figure, path)

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import threading
 
 import h5py
 import numpy as np
@@ -89,6 +90,27 @@ def test_handles_do_not_travel_in_a_pickle(data):
     before = dataset[0, 1]
     assert len(pickle.dumps(dataset)) < 10_000
     assert_equal([before], [pickle.loads(pickle.dumps(dataset))[0, 1]])
+
+
+def test_batches_left_half_way_leave_no_thread_behind(data):
+    before = threading.active_count()
+    source = batches(make_loader(MTLDataset(data, "train"), 2))
+    next(source)
+    assert threading.active_count() == before + 1
+    source.close()
+    assert threading.active_count() == before
+
+
+def test_reading_ahead_keeps_the_order_and_raises_what_went_wrong_in_its_place():
+    def items():
+        yield from range(20)
+        raise ValueError("broken")
+
+    seen = []
+    with pytest.raises(ValueError, match="broken"):
+        for item in dataloader_mtl.ahead(items()):
+            seen.append(item)
+    assert seen == list(range(20)) and list(dataloader_mtl.ahead([])) == []
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(data, monkeypatch):
