@@ -1,7 +1,7 @@
 """Pictures: what a network sees in test images, or in photographs of your own; and the curves of a run.
 
     python mtl_vis.py                         four test images with target and prediction -> mask.png
-    python mtl_vis.py cat.jpg holiday.heic    photographs of your own, of any size and any of Pillow's formats
+    python mtl_vis.py cat.jpg holiday.webp    photographs of your own, of any size and any of Pillow's formats
     python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
 
 Green is the mask, yellow the head box: dashed where it is the target.
