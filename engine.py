@@ -86,7 +86,7 @@ def run(experiment, model, criterion, args):
     })
     print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
-          f"{config['border']}")
+          f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
     try:
         state = fit(model, criterion, optimizer, data, folder, config, args)
         finish(model, data["test"], folder, config, state, args)
@@ -104,11 +104,25 @@ def open_data(args):
     """The three splits as datasets, the training one at growing sides."""
     size = data_check.describe(args.data)["size"]
     sides = training_sides(args.epochs, size)
+    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit)
+    if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
+        raise InputError("one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "
+                         "--batch-size or larger images")
     return {
-        "train": MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit),
+        "train": train,
         "val": MTLDataset(args.data, "val", limit=args.limit),
         "test": MTLDataset(args.data, "test", limit=args.limit),
     }
+
+
+def where_images_are(dataset, workers):
+    """Where a dataset's images come from after the first epoch, in words."""
+    gigabytes = 4 * dataset.size**2 * len(dataset) / 1e9
+    if workers:
+        return f"read by {workers} processes"
+    if dataset.fits_in_memory():
+        return f"held in memory ({gigabytes:.1f} GB)"
+    return f"read from the files every time, as {gigabytes:.1f} GB are over a quarter of the memory"
 
 
 def training_sides(epochs, size):

@@ -275,6 +275,19 @@ def test_learning_rate_rises_and_falls():
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
 
 
+@pytest.mark.parametrize("size, batch_size", [(32, 1), (32, 2), (50, 1)])
+def test_the_smallest_images_train_or_are_refused(tmp_path, size, batch_size):
+    folder = rechunk(write_data(tmp_path / "d", {"train": 4, "val": 2, "test": 2}, size=size))
+    args = arguments(folder, tmp_path, "--batch-size", str(batch_size))
+    if size * batch_size == 32:
+        with pytest.raises(InputError, match="--batch-size"):
+            train_baseline.main(args)
+        assert not (tmp_path / "baseline").exists()
+    else:
+        train_baseline.main(args)
+        assert 0 <= result(tmp_path / "baseline/seed0")["dice"] <= 1
+
+
 @pytest.mark.parametrize("epochs, size", [(1, 256), (2, 256), (8, 256), (60, 256), (5, 64), (3, 100)])
 def test_images_grow_and_end_at_full_size(epochs, size):
     sides = engine.training_sides(epochs, size)
