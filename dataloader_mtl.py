@@ -128,11 +128,12 @@ class MTLDataset(Dataset):
         if store.shape[1] != self.size or len(store) < self.n:
             raise InputError(f"{store.file.filename} was replaced while it was in use; start again")
         batch = np.empty((len(rows), *store.shape[1:]), np.uint8)
-        for k, row in enumerate(rows):
+        for row, sample in zip(rows, batch):
             try:
-                # One chunk at a time: a list of rows in one go makes HDF5 a hundred times slower.
-                store.read_direct(batch, np.s_[row], np.s_[k])
-            except OSError as error:
+                # A sample is a chunk, stored as it is, so its bytes can be taken over whole: three times the speed of
+                # selecting a row, and three hundred times that of selecting a list of rows.
+                store.id.read_direct_chunk((row, 0, 0, 0), out=sample.reshape(-1))
+            except (OSError, RuntimeError, ValueError) as error:
                 raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
                                  "prepare the data again") from None
         return batch

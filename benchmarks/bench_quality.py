@@ -1,0 +1,119 @@
+"""Validation Dice against seconds of training: one run of as many epochs as fit some minutes, from a cold start.
+
+    python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
+
+It first times some batches at each side that the training images grow through, then trains for as many epochs as
+should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
+after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
+training scripts works here too.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import common
+
+from matplotlib.figure import Figure
+
+import cli
+import data_check
+import engine
+import run_folder
+from dataloader_mtl import MTLDataset, make_loader
+from models import MTLNet
+from utils import EqualWeightedLoss
+
+EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
+               "ablation_bbox": ("seg", "bbox")}
+FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
+TIMED_BATCHES = 6   # at each side, after as many that warm up
+MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds
+
+
+def parse_args(argv=None):
+    parser = engine.make_parser(__doc__)
+    parser.add_argument("--minutes", type=cli.positive_float, default=2.0, help="of training")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, default="mtl")
+    parser.set_defaults(data=None, runs=Path("runs/quality"), epochs=None)
+    return parser.parse_args(argv)
+
+
+def main(args):
+    args.data = common.data_folder(args.data)
+    tasks = EXPERIMENTS[args.experiment]
+    if args.epochs is None:
+        args.precision, args.epochs = plan(args, tasks)
+        print(f"{args.epochs} epochs should fit {args.minutes:g} minutes of training", flush=True)
+    engine.run(args.experiment, MTLNet(tasks, width=args.width, seed=args.seed), EqualWeightedLoss(tasks), args)
+    folder = args.runs / args.experiment / f"seed{args.seed}"
+    rows = read_curve(folder / "log.csv")
+    run_folder.write_csv(FIELDS, (["" if value is None else value for value in row.values()] for row in rows),
+                         folder / "quality.csv")
+    best = max(rows, key=lambda row: row["val_dice_pooled"])
+    draw_curve(rows, best, f"{args.experiment}, seed {args.seed}", folder / "quality.png")
+    common.report(FIELDS, [row.values() for row in rows], {
+        "experiment": args.experiment, "seed": args.seed, "minutes": args.minutes, "epochs": args.epochs,
+        "train_seconds": rows[-1]["seconds"], "best_epoch": best["epoch"],
+        **{field.removeprefix("val_"): best[field] for field in FIELDS[3:]}})
+
+
+def plan(args, tasks):
+    """(Precision, number of epochs that fit the minutes), from the speed of a few batches at each side."""
+    folder, device = engine.open_folder(args.experiment, args), engine.choose_device(args.device)
+    model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
+    optimizer = engine.make_optimizer(model, criterion, args.lr)
+    once = argparse.Namespace(**{**vars(args), "epochs": 1})
+    size, precision, speeds = data_check.describe(args.data)["size"], None, {}
+    some = min(args.limit or TIMED_BATCHES * args.batch_size, TIMED_BATCHES * args.batch_size)
+    for side in sorted(set(engine.training_sides(100, size)), reverse=True):
+        dataset = MTLDataset(args.data, "train", args.seed, args.augment, [side], some)
+        loader = make_loader(dataset, args.batch_size, shuffle=True, workers=args.workers)
+        if precision is None:  # at full size, as a training run chooses it
+            precision = engine.choose_precision(args.precision, folder, model, criterion, dataset, args.batch_size,
+                                                device)
+        for _ in ("warm up", "measure"):
+            _, seconds, images = engine.train_one_epoch(model, criterion, optimizer, loader, 0, once, precision)
+        speeds[side] = images / seconds
+        print(f"{side} px: {speeds[side]:.1f} images/s", flush=True)
+    images = len(MTLDataset(args.data, "train", limit=args.limit))
+    return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size)
+
+
+def choose_epochs(seconds, images, speeds, size):
+    """The most epochs of so many images that fit some seconds, at least one; speeds is {side: images/s}."""
+    def needed(epochs):
+        return sum(images / speeds[side] for side in engine.training_sides(epochs, size))
+    epochs = 1
+    while needed(epochs + 1) <= seconds:
+        epochs += 1
+    return epochs
+
+
+def read_curve(path):
+    """The rows of a run's log with the fields of FIELDS, seconds summed up; None for what was not measured."""
+    rows, seconds = [], 0.0
+    with open(path, newline="", encoding="utf-8") as file:
+        for logged in csv.DictReader(file):
+            seconds += float(logged["seconds"])
+            row = {field: float(logged[field]) if logged[field] else None for field in FIELDS}
+            row |= {"epoch": int(logged["epoch"]), "side": int(logged["side"]), "seconds": round(seconds, 2)}
+            rows.append(row)
+    return rows
+
+
+def draw_curve(rows, best, title, path):
+    """Pooled validation Dice over minutes of training."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row["seconds"] / 60 for row in rows], [row["val_dice_pooled"] for row in rows], marker="o", markersize=3)
+    axes.annotate(f"{best['val_dice_pooled']:.4f}", (best["seconds"] / 60, best["val_dice_pooled"]),
+                  xytext=(0, 6), textcoords="offset points", ha="center")
+    axes.set(xlabel="minutes of training", ylabel="validation Dice, pooled", title=title)
+    axes.margins(y=0.12)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

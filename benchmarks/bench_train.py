@@ -1,0 +1,164 @@
+"""Training steps of the full MTL network against the published study's network and settings, at 256 px on the CPU.
+
+    python benchmarks/bench_train.py [--rounds 3] [--batch-size 16]
+
+A step is forward, losses, backward and optimizer. The reference is the published network in its plain settings: fp32,
+contiguous memory, Adam. Ours is what `train_mtl.py` does: channels_last, engine.make_optimizer, and fp32 or bf16,
+whichever is faster here. Both get the same batch and the same losses. The ceiling is a matrix product of 2048 x 2048
+in the precision of ours; the share of it counts the multiplications and additions of our step, forward and backward.
+About two minutes on 2 idle cores; threads that wait for each other make ours suffer most from whatever else the
+machine does.
+"""
+
+import common
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import cli
+import engine
+from dataloader_mtl import MTLDataset
+from models import MTLNet, count_parameters
+from utils import EqualWeightedLoss
+
+TASKS = ("seg", "cls", "bbox")
+STEPS = 4           # of ours in a turn, and matrix products: one is too short to time
+PRODUCT_SIDE = 2048
+SIDE = 256
+
+
+class Reference(nn.Module):
+    """The published network, for images of 256 px: a U-Net of 32 to 256 channels with two auxiliary heads.
+
+    Four contracting blocks, the first with 7 x 7 convolutions at full resolution, each ending in an overlapping 3 x 3
+    max pooling; four expanding blocks, each ending in a transposed convolution of stride 2. Skip connections join the
+    pooled outputs. 14.2 GFLOP forward per image, 3.7 M parameters.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.contract = nn.ModuleList(
+            nn.Sequential(*conv_twice(cin, cout, kernel), nn.MaxPool2d(3, stride=2, padding=1))
+            for cin, cout, kernel in ((3, 32, 7), (32, 64, 3), (64, 128, 3), (128, 256, 3))
+        )
+        self.expand = nn.ModuleList(
+            nn.Sequential(*conv_twice(cin, cout, 3),
+                          nn.ConvTranspose2d(cout, cout, 3, stride=2, padding=1, output_padding=1))
+            for cin, cout in ((256, 128), (128 + 128, 64), (64 + 64, 32), (32 + 32, 1))
+        )
+        self.cls = nn.Sequential(
+            nn.Conv2d(256, 32, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(64, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 2),
+        )
+        self.bbox = nn.Sequential(
+            nn.Conv2d(256, 256, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(256, 256, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 4), nn.Sigmoid(),
+        )
+
+    def forward(self, image):
+        """image (B, 3, 256, 256) uint8 -> dict of seg (B, 1, 256, 256) logits, cls (B, 2) logits, bbox (B, 4)."""
+        x, features = image.float() / 255, []
+        for block in self.contract:
+            x = block(x)
+            features.append(x)
+        deepest = features.pop()
+        x = self.expand[0](deepest)
+        for block in self.expand[1:]:
+            x = block(torch.cat([x, features.pop()], dim=1))
+        return {"seg": x, "cls": self.cls(deepest), "bbox": self.bbox(deepest)}
+
+
+def conv_twice(cin, cout, kernel):
+    """The layers of (convolution, batch normalisation, ReLU) twice."""
+    return [layer for channels in (cin, cout)
+            for layer in (nn.Conv2d(channels, cout, kernel, padding=kernel // 2), nn.BatchNorm2d(cout), nn.ReLU())]
+
+
+def parse_args(argv=None):
+    parser = common.make_parser(__doc__)
+    parser.add_argument("--rounds", type=cli.integer(1), default=3)
+    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
+    return parser.parse_args(argv)
+
+
+def main(args):
+    batch = load_batch(common.data_folder(args.data), args.batch_size)
+    reference = Reference()
+    plain = {**batch, "image": batch["image"].contiguous()}
+    ways = {"reference": trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4), plain, "fp32", 1)}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model = engine.to_device(MTLNet(TASKS), torch.device("cpu"))
+        optimizer = engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3)
+        ways[f"ours, {precision}"] = trainer(model, optimizer, batch, precision, STEPS)
+        ways[f"matrix product, {precision}"] = product(dtype)
+    seconds = common.interleave(ways, args.rounds)
+
+    speeds = {name: args.batch_size * (1 if name == "reference" else STEPS) / seconds[name] for name in ways}
+    precision = max(("fp32", "bf16"), key=lambda name: speeds[f"ours, {name}"])
+    images_per_second = speeds[f"ours, {precision}"]
+    gflop = STEPS * 2 * PRODUCT_SIDE**3 / 1e9
+    ceilings = {name: gflop / seconds[f"matrix product, {name}"] for name in ("fp32", "bf16")}
+    flops = {"reference": count_flops(reference, plain), "ours": count_flops(model, batch)}
+    rows = [row("published network, fp32, Adam", reference, flops["reference"], speeds["reference"], ceilings["fp32"])]
+    rows += [row(f"ours, {name}, channels_last, AdamW", model, flops["ours"], speeds[f"ours, {name}"], ceilings[name])
+             for name in ceilings]
+    common.report(
+        ["step", "M parameters", "GFLOP forward", "GFLOP forward + backward", "images/s", "ceiling GFLOP/s", "share"],
+        rows,
+        {"reference_images_per_second": speeds["reference"], "images_per_second": images_per_second,
+         "ratio": images_per_second / speeds["reference"], "gflop_per_image": flops["ours"][1],
+         "reference_gflop_forward": flops["reference"][0], "ceiling_gflops": ceilings[precision],
+         "share_of_ceiling": images_per_second * flops["ours"][1] / ceilings[precision], "precision": precision,
+         "batch_size": args.batch_size, "rounds": args.rounds})
+
+
+def load_batch(data, batch_size):
+    """The first images of the training split as one batch of ours."""
+    dataset = MTLDataset(data, "train")
+    if len(dataset) < batch_size or dataset.size != SIDE:
+        raise cli.InputError(f"{data} has {len(dataset)} training images of {dataset.size} px and this benchmark needs "
+                             f"{batch_size} of {SIDE} px; use other --data or a smaller --batch-size")
+    return dataset.__getitems__([(0, row) for row in range(batch_size)])
+
+
+def trainer(model, optimizer, batch, precision, steps):
+    """A function that trains for some steps."""
+    criterion = EqualWeightedLoss(TASKS)
+    model.train()
+
+    def train():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            engine.step(model, criterion, batch, precision)
+            optimizer.step()
+    return train
+
+
+def product(dtype):
+    """A function that multiplies matrices, STEPS times."""
+    a = torch.randn(PRODUCT_SIDE, PRODUCT_SIDE).to(dtype)
+
+    def multiply():
+        for _ in range(STEPS):
+            a @ a
+    return multiply
+
+
+def count_flops(model, batch):
+    """GFLOP per image of (forward, forward + backward), a multiplication and an addition counted as two."""
+    with FlopCounterMode(display=False) as forward:
+        model(batch["image"])
+    with FlopCounterMode(display=False) as both:
+        engine.step(model, EqualWeightedLoss(TASKS), batch, "fp32")
+    return tuple(counter.get_total_flops() / 1e9 / len(batch["image"]) for counter in (forward, both))
+
+
+def row(name, model, flops, speed, ceiling):
+    return [name, count_parameters(model) / 1e6, *flops, speed, ceiling, f"{speed * flops[1] / ceiling:.0%}"]
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

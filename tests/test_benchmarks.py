@@ -1,0 +1,205 @@
+"""The benchmarks on tiny budgets: what they print, never how fast they are."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import ROOT, write_data, rechunk
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import bench_growth  # noqa: E402  (the path comes first)
+import bench_loader  # noqa: E402
+import bench_quality  # noqa: E402
+import bench_rechunk  # noqa: E402
+import bench_train  # noqa: E402
+import common  # noqa: E402
+from data_check import KINDS, chunked, open_rechunked  # noqa: E402
+from models import count_parameters  # noqa: E402
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A re-chunked data folder of the side that the reference network is made for."""
+    return rechunk(write_data(tmp_path_factory.mktemp("large") / "pets", {"train": 4, "val": 1, "test": 1}, size=256))
+
+
+@pytest.fixture
+def copied(data, tmp_path):
+    """The small data folder under a path whose neighbourhood may be written to."""
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "pets").symlink_to(data)
+    return tmp_path / "place" / "pets"
+
+
+def run(module, capsys, *options):
+    """The last line that a benchmark prints, as JSON."""
+    module.main(module.parse_args([str(option) for option in options]))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert any(line.startswith("| -") for line in lines)
+    return json.loads(lines[-1])
+
+
+def assert_positive(results, *keys):
+    assert all(math.isfinite(results[key]) and results[key] > 0 for key in keys), results
+
+
+def test_the_reference_is_the_published_network():
+    with torch.device("meta"):
+        model, image = bench_train.Reference(), torch.empty(2, 3, 256, 256, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        outputs = model(image)
+    assert counter.get_total_flops() / 2 / 1e9 == pytest.approx(14.2, abs=0.05)
+    assert count_parameters(model) / 1e6 == pytest.approx(3.7, abs=0.1)
+    assert {task: tuple(value.shape) for task, value in outputs.items()} == {
+        "seg": (2, 1, 256, 256), "cls": (2, 2), "bbox": (2, 4)}
+
+
+def test_train(large, capsys, monkeypatch):
+    monkeypatch.setattr(bench_train, "STEPS", 1)
+    monkeypatch.setattr(bench_train, "PRODUCT_SIDE", 64)
+    results = run(bench_train, capsys, "--data", large, "--rounds", 1, "--batch-size", 2)
+    assert_positive(results, "reference_images_per_second", "images_per_second", "ratio", "gflop_per_image",
+                    "ceiling_gflops", "share_of_ceiling")
+    speed = results["images_per_second"]
+    assert results["ratio"] == pytest.approx(speed / results["reference_images_per_second"], rel=2e-3)
+    share = speed * results["gflop_per_image"] / results["ceiling_gflops"]
+    assert results["share_of_ceiling"] == pytest.approx(share, rel=2e-3)
+    assert results["reference_gflop_forward"] == pytest.approx(14.2, abs=0.05)
+
+
+def test_train_refuses_data_of_another_side(data):
+    with pytest.raises(common.InputError, match="64 px"):
+        bench_train.main(bench_train.parse_args(["--data", str(data)]))
+
+
+def test_loader(copied, capsys):
+    results = run(bench_loader, capsys, "--data", copied, "--rounds", 1, "--batch-size", 4)
+    assert_positive(results, "images_per_second", "images_per_second_in_memory", "ratio_open_per_sample", "ratio_ram",
+                    "ratio_guessed_chunks")
+    assert [path.name for path in copied.parent.iterdir()] == ["pets"]
+
+
+def test_the_ways_to_load_read_the_same(data):
+    arrays = {kind: bench_loader.read_all(data, kind) for kind in KINDS}
+    image, mask, _, label = bench_loader.OpenPerSample(data / "train", [7])[0]
+    assert image.dtype == torch.float64
+    assert np.allclose((image * 0.23 + 0.45).permute(1, 2, 0) * 255, arrays["images"][7])
+    assert np.allclose(mask.permute(1, 2, 0), arrays["masks"][7]) and label == arrays["binary"][7, 0]
+    loader = bench_loader.make_loader(bench_loader.MTLDataset(data, "train"), 5, shuffle=True)
+    _, images = bench_loader.drain(loader)
+    assert images == sum(len(batch["row"]) for batch in bench_loader.batches(loader)) == 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
+def test_rechunk(copied, capsys):
+    before = (copied / "train" / "images.h5").read_bytes()
+    results = run(bench_rechunk, capsys, "--data", copied, "--n", 20, "--rounds", 1)
+    assert_positive(results, "ratio_copy")
+    assert results["n"] == [20, 40, 80] and len(results["peak_mb"]) == 3 and min(results["peak_mb"]) >= 0
+    assert (copied / "train" / "images.h5").read_bytes() == before
+    assert [path.name for path in copied.parent.iterdir()] == ["pets"]
+
+
+def test_the_file_to_rechunk_repeats_the_images(data, tmp_path):
+    bench_rechunk.write_source(data, tmp_path / "source.h5", 30)
+    file, images = open_rechunked(data, "train", "images")
+    with file, bench_rechunk.h5py.File(tmp_path / "source.h5") as written:
+        assert written["images"].chunks is None
+        assert np.array_equal(written["images"][:24], images[:]) and np.array_equal(written["images"][24:], images[:6])
+        assert chunked("images") not in written
+
+
+def test_quality(data, tmp_path, capsys):
+    options = ["--data", data, "--runs", tmp_path, "--width", 2, "--batch-size", 8, "--minutes", 1e-4,
+               "--precision", "fp32", "--device", "cpu"]
+    results = run(bench_quality, capsys, *options)
+    assert_positive(results, "train_seconds", "dice_pooled", "accuracy")
+    assert results["epochs"] == 1 and results["experiment"] == "mtl"
+    folder = tmp_path / "mtl" / "seed0"
+    header, row = (folder / "quality.csv").read_text().splitlines()
+    assert header == ",".join(bench_quality.FIELDS) and row.startswith("1,")
+    assert (folder / "quality.png").stat().st_size > 5000
+    with pytest.raises(common.InputError, match="--resume"):
+        bench_quality.main(bench_quality.parse_args([str(option) for option in options]))
+
+
+def test_epochs_fill_the_time(monkeypatch):
+    monkeypatch.setattr(bench_quality.engine, "training_sides", lambda epochs, size: [128] * (epochs // 2)
+                        + [size] * (epochs - epochs // 2))
+    # 100 images: 1 s an epoch at 128 px, 4 s at 256 px.
+    speeds = {128: 100.0, 256: 25.0}
+    epochs = [bench_quality.choose_epochs(seconds, 100, speeds, 256) for seconds in (0.1, 4.9, 5, 20, 19.9)]
+    assert epochs == [1, 1, 2, 8, 7]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
+def test_growth(capsys, monkeypatch, tmp_path):
+    def in_this_process(module, function, *args):
+        getattr(bench_growth, function)(*map(str, args))()
+        return 2.0, 3.0
+
+    monkeypatch.setattr(common, "cost", in_this_process)
+    monkeypatch.setattr(common, "CACHE", tmp_path / "datasets" / "pets")
+    monkeypatch.setattr(bench_growth, "FACTORS", (1,))
+    results = run(bench_growth, capsys, "--n", 20, "--size", 32, "--rounds", 1)
+    assert results["n"] == [20] and set(results["growth"]) == set(bench_growth.STAGES)
+    assert results["seconds"]["epoch"] == [2.0] and results["peak_mb"]["rechunk"] == [3.0]
+    assert list((tmp_path / "datasets").iterdir()) == []
+
+
+@pytest.mark.parametrize("tick", [1.0, 1000.0])
+def test_timing_in_turns_gives_medians_of_whatever_the_clock_says(monkeypatch, tick):
+    clock, calls = [0.0], []
+    durations = {"slow": iter([90, 6, 2, 4]), "fast": iter([50, 1, 3, 2])}
+
+    def way(name):
+        calls.append(name)
+        clock[0] += tick * next(durations[name])
+
+    def before(name):
+        calls.append(f"before {name}")
+        clock[0] += 77
+
+    monkeypatch.setattr(common.time, "perf_counter", lambda: clock[0])
+    seconds = common.interleave({name: lambda name=name: way(name) for name in durations}, 3, before)
+    assert seconds == {"slow": 4 * tick, "fast": 2 * tick}
+    assert calls == ["before slow", "slow", "before fast", "fast"] * 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
+def test_cost_counts_what_the_work_takes_and_nothing_of_its_parent(tmp_path, monkeypatch):
+    (tmp_path / "work.py").write_text("def take(megabytes): return lambda: bytearray(b'x') * (int(megabytes) << 20)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ballast = np.ones(50 << 20)  # 400 MB of ours
+    _, peak = common.cost("work", "take", 100)
+    assert 95 < peak < 130 and ballast.size
+    with pytest.raises(SystemExit):
+        common.cost("work", "nothing")
+
+
+def test_numbers_are_printed_with_four_digits():
+    assert common.rounded({"a": [1.23456, (2, 98765.4321)], "b": None}) == {"a": [1.235, [2, 98770.0]], "b": None}
+    cells = [common.text(cell) for cell in (0.123456, 12.3456, 12345.6, 7, None)]
+    assert cells == ["0.1235", "12.35", "12,346", "7", ""]
+
+
+def test_every_benchmark_shows_its_command():
+    assert len(SCRIPTS) == 5
+    for path in SCRIPTS:
+        assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_wrong_input_takes_one_sentence(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "bench_rechunk.py", "--data", "nowhere"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "nowhere" in done.stderr
+    assert list(tmp_path.iterdir()) == []
