@@ -253,9 +253,11 @@ def ahead(iterable, depth=2):
     items, stopped, end = queue.Queue(depth), threading.Event(), object()
 
     def put(item):
-        while not stopped.is_set():
+        # The main thread has ended where somebody left the generator open; the program then waits for this thread.
+        while not stopped.is_set() and threading.main_thread().is_alive():
             with contextlib.suppress(queue.Full):
                 return items.put(item, timeout=0.1)
+        stopped.set()
 
     def produce():
         torch.set_num_threads(1)  # of this thread: the cores are the network's
@@ -268,9 +270,10 @@ def ahead(iterable, depth=2):
         except BaseException as error:  # raised again where the item would have been used
             put((end, error))
 
-    thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
+    # No daemon: a thread inside PyTorch while the interpreter goes down would bring it down with an abort.
+    thread = threading.Thread(target=produce)
     try:
+        thread.start()
         while True:
             item, error = items.get()
             if error:
@@ -280,4 +283,5 @@ def ahead(iterable, depth=2):
             yield item
     finally:
         stopped.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()

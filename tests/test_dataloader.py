@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import subprocess
+import sys
 import threading
 
 import h5py
@@ -11,7 +13,7 @@ import torch
 
 import dataloader_mtl
 from cli import InputError
-from conftest import rechunk, write_data
+from conftest import ROOT, rechunk, write_data
 from dataloader_mtl import MTLDataset, augment, batches, make_loader
 
 
@@ -99,6 +101,13 @@ def test_batches_left_half_way_leave_no_thread_behind(data):
     assert threading.active_count() == before + 1
     source.close()
     assert threading.active_count() == before
+
+
+def test_batches_left_open_do_not_keep_the_program_from_ending(data):
+    program = ("from dataloader_mtl import MTLDataset, batches, make_loader\n"
+               f"source = batches(make_loader(MTLDataset({str(data)!r}, 'train'), 2))\nnext(source)\nprint('end')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
 def test_reading_ahead_keeps_the_order_and_raises_what_went_wrong_in_its_place():
