@@ -2,7 +2,7 @@
 
     python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16]
 
-The numbers do not depend on the batch size. About 40 images/s at 256 px on 2 cores.
+The numbers do not depend on the batch size. About 60 images/s at 256 px on 2 cores.
 """
 
 import json
