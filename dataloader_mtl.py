@@ -45,13 +45,13 @@ class MTLDataset(Dataset):
     def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
-        summary = data_check.describe(data)
-        if split not in summary["splits"]:
+        self.summary = data_check.describe(data)
+        if split not in self.summary["splits"]:
             raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it")
         self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
-        self.n = min(limit or summary["splits"][split], summary["splits"][split])
-        self.size = summary["size"]
-        self.names = data_check.read_index(data, split, summary["splits"][split])[: self.n]
+        whole = self.summary["splits"][split]
+        self.n, self.size = min(limit or whole, whole), self.summary["size"]
+        self.names = data_check.read_index(data, split, whole)[: self.n]
         # 24 bytes an image; pictures and masks are read when they are asked for.
         self.bboxes = torch.from_numpy(self._read_all("bboxes")) / self.size
         self.labels = torch.from_numpy(self._read_all("binary")[:, 0].astype(np.int64))
