@@ -3,49 +3,118 @@
     python checkpoint.py runs/mtl/seed0/best.pt mtl_model.pt
 
 A checkpoint of a network holds: model (its weights), tasks, width, size (side of the images in pixels), metrics (on the
-validation split), experiment, seed, split_hash, border.
+validation split), experiment, seed, split_hash, border, trained_on (MTLDataset.image_hashes of the images that it was
+trained on; None, with a warning, in one that an earlier version wrote).
+
+The file is what torch.save writes, so torch.load reads it, with a SHA-256 of all that comes before in the comment that a zip
+archive may end with: no byte of it can change unnoticed.
 """
 
+import hashlib
+import io
 import os
-import pickle
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 
 import cli
+import data_check
 from cli import InputError
 from models import MTLNet
 
 DEFAULT = Path("mtl_model.pt")
-MODEL_KEYS = ("model", "tasks", "width", "size", "metrics", "experiment", "seed", "split_hash", "border")
+MAX_WIDTH = 256
+MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "size": int, "metrics": dict, "experiment": str,
+              "seed": int, "split_hash": str, "border": str, "trained_on": (torch.Tensor, type(None))}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SEAL_MARK = b"sha256 "
+SEAL_BYTES = len(SEAL_MARK) + 64
 
 
-def save(content, path):
-    """Write a dict of plain values and tensors: beside the file first, flushed to the disk, then put in its place."""
+def save(content, path, previous=None):
+    """Write a dict of plain values and tensors; with `previous`, what was there before is kept under that path."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = bytearray(buffer.getbuffer())
+    data[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the comment is the last field of a zip archive
+    replace(data + seal(data), path, previous)
+
+
+def seal(data):
+    """What the file of these bytes ends with."""
+    return SEAL_MARK + hashlib.sha256(data).hexdigest().encode()
+
+
+def replace(data, path, previous=None):
+    """Write a file's bytes: beside it first, flushed to the disk, then put in its place.
+
+    At every moment the old file or the new one is there, under `path` or, for an instant, under `previous`.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".partial")
     try:
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
-    except BaseException:
+        flush_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write names no file
+            error.filename = str(path)
         raise
 
 
+def flush_folder(folder):
+    """Make a new name in a folder survive a power failure, where the system lets folders be opened."""
+    if os.name != "nt":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def load(path, keys=MODEL_KEYS):
-    """Read a checkpoint onto the CPU and check that it has `keys`. Nothing in it is executed (weights_only)."""
+    """Read a checkpoint onto the CPU; check its digest and that it has `keys`, a dict of names and types.
+
+    Nothing in it is executed (weights_only), and it cannot ask for more memory than its file has bytes.
+    """
+    damaged = InputError(f"{path} is no checkpoint of this project, or damaged; train again or name another")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if Path(path).exists() and not Path(path).is_file():  # a device may have no end
+            raise damaged
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}; train one with 'python train_mtl.py' or name another") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-        raise InputError(f"{path} is no checkpoint of this project, or damaged; train again or name another") from None
-    missing = set(keys) - set(content) if isinstance(content, dict) else set(keys)
-    if missing:
-        raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(missing))}); name another")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); name another checkpoint") from None
+    is_sealed = data[-SEAL_BYTES:].startswith(SEAL_MARK)
+    if is_sealed and data[-SEAL_BYTES:] != seal(data[:-SEAL_BYTES]):
+        raise damaged
+    try:
+        if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist()) > len(data):
+            raise damaged  # torch.save does not compress, so this would unpack to no end
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused later
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # hostile bytes make zipfile and the unpickler raise nearly anything
+        raise damaged from None
+    if isinstance(content, dict):
+        if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
+            raise damaged
+        content.setdefault("trained_on", None)
+    wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
+    if wrong:
+        raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another")
+    if content["trained_on"] is None:
+        cli.warn(f"{path} does not say which images it was trained on"
+                 + ("" if is_sealed else ", and damage to it cannot be noticed: it is of an earlier version"))
     return content
 
 
@@ -66,14 +135,45 @@ def load_model(path):
     """The network of a checkpoint, in evaluation mode on the CPU, and the checkpoint's other values as a dict."""
     content = load(path)
     weights = content.pop("model")
-    try:
-        model = MTLNet(content["tasks"], width=content["width"])
-        model.load_state_dict(cast(weights, torch.float32))
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).split("\n")[0]
+    reason = misfit(weights, content, Path(path).stat().st_size)
+    if reason:
         raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
-                         "so name another") from None
+                         "so name another")
+    model = MTLNet(content["tasks"], width=content["width"])
+    model.load_state_dict(cast(weights, torch.float32))
     return model.eval(), content
+
+
+def misfit(weights, content, file_bytes):
+    """Why a checkpoint's values are not those of a network of ours, or None; found before memory is taken for one."""
+    if not 1 <= content["width"] <= MAX_WIDTH:
+        return f"its width is {content['width']}"
+    if not data_check.MIN_SIZE <= content["size"] <= data_check.MAX_SIZE:
+        return f"its images' side is {content['size']}"
+    try:
+        with torch.device("meta"):
+            expected = MTLNet(content["tasks"], width=content["width"]).state_dict()
+    except (ValueError, TypeError) as error:
+        return data_check.shorten(error)
+    if weights.keys() != expected.keys():
+        return f"its weights and the network differ in {min(map(str, weights.keys() ^ expected.keys()))}"
+    for name, value in weights.items():
+        if not is_plain(value) or value.shape != expected[name].shape:
+            return f"{name} should have the shape {tuple(expected[name].shape)}"
+        if value.dtype not in (FLOATS if expected[name].is_floating_point() else (torch.int64,)):
+            return f"{name} is of the type {value.dtype}"
+    known = content["trained_on"]
+    if known is not None and not (is_plain(known) and known.dtype == torch.int64):
+        return "its trained_on holds no image hashes"
+    # A view can show the same few bytes as a tensor of any size.
+    if sum(value.nbytes for value in weights.values()) + (0 if known is None else known.nbytes) > file_bytes:
+        return "it names more weights than its file has bytes"
+    return None
+
+
+def is_plain(value):
+    """Whether a value is a tensor with its elements in this machine's memory."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def cast(weights, dtype):
@@ -89,12 +189,12 @@ def parse_args(argv=None):
 
 
 def main(args):
-    load_model(args.source)  # refuses what could not be used later
-    content = load(args.source)
-    content["model"] = cast(content["model"], torch.float16)
+    model, info = load_model(args.source)
+    content = {"model": cast(model.state_dict(), torch.float16), **info}
     save({key: content[key] for key in MODEL_KEYS}, args.target)
-    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {content['experiment']} seed {content['seed']}, "
-          f"validation Dice {content['metrics']['dice']:.4f}")
+    dice = info["metrics"].get("dice")
+    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {info['experiment']} seed {info['seed']}"
+          + (f", validation Dice {dice:.4f}" if isinstance(dice, float) else ""))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from pathlib import Path
 
 # What an operating system says when the place to write to is at fault, not the program.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# What it says of a path that cannot be one, or not of the kind that is needed there.
+PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 class InputError(Exception):
@@ -35,13 +37,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        message = re.sub(r"\S{61,}", lambda word: word[0][:60] + "...", message)  # what was given may be of any length
+        self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 def run(main, args):
     """Call main(args) and end the process with the exit status that the outcome asks for."""
     signal.signal(signal.SIGTERM, raise_terminated)
     sys.unraisablehook = send_again
+    if hasattr(sys.stdout, "reconfigure"):  # not where somebody has put another object in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
         main(args)
         sys.stdout.flush()
@@ -57,10 +62,14 @@ def run(main, args):
     except (OSError, RuntimeError) as error:
         # HDF5 fails a second time, with a RuntimeError, as it closes what it could not write.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.errno in PATH_ERRORS and cause.filename:
+            reason = os.strerror(cause.errno)
+            fail(f"{shortened(cause.filename)}: {reason}; choose another path or put right what lies there", 2)
         if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
             raise
         where = cause.filename or "".join(re.findall("filename = '(.*?)'", str(cause))[:1])
-        message = f"{os.strerror(cause.errno)}: {where}; free some space or choose a folder that can be written to"
+        message = os.strerror(cause.errno) + (f": {where}" if where else "")
+        message += "; free some space or choose a folder that can be written to"
         if cause.filename:
             fail(f"cannot go on: {message}", 2)
         report_failure(f"cannot go on: {message}")
@@ -73,7 +82,23 @@ def fail(message, status):
 
 
 def report_failure(message):
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    print(one_line(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr, flush=True)
+
+
+def one_line(text):
+    """Text with its line breaks spelt out: a path may hold them, and a message is one line."""
+    return str(text).replace("\n", "\\n").replace("\r", "\\r")
+
+
+def shortened(path):
+    """A path that can be read: of a very long one the beginning."""
+    text = os.fsdecode(path)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def warn(message):
+    """Say on standard error what the user should know, in one line, and go on."""
+    print(f"{Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr, flush=True)
 
 
 def raise_terminated(signum, frame):

@@ -11,6 +11,7 @@ Every function raises cli.InputError, naming the file, the value and the way out
 
 import csv
 import hashlib
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from cli import InputError
 
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary")
+READING_ORDER = ("bboxes", "binary", "masks", "images")  # of verify: boxes come before the masks that they are held against
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
 # How much is read at a time: large enough for full speed, small enough to leave memory alone.
-SLAB_BYTES = 8 << 20
+SLAB_BYTES = 2 << 20
+HEAP_MARK, HEAP_SEARCH = b"GCOL\1\0\0\0", 1 << 16
 
 
 def sample_shape(kind, size):
@@ -57,11 +60,34 @@ def find_splits(data):
 def open_h5(path):
     """Open an HDF5 file for reading."""
     try:
+        refuse_endless_heap(path)
         return h5py.File(path, "r")
     except FileNotFoundError:
         raise InputError(f"{path} is missing; prepare the data again with data_prepare.py") from None
     except OSError as error:
         raise InputError(f"{path} is no readable HDF5 file ({shorten(error)}); prepare the data again") from None
+
+
+def refuse_endless_heap(path):
+    """Refuse a file whose text attributes HDF5 would read for ever.
+
+    They lie in a heap, a chain of objects (16 bytes: index, count, size; then the content), and where zeros took the place
+    of some, HDF5 steps on by their size of 0 without end. Heaps of small attributes are at the file's beginning or end.
+    """
+    with open(path, "rb") as file:
+        parts = [file.read(HEAP_SEARCH)]
+        file.seek(max(0, os.fstat(file.fileno()).st_size - HEAP_SEARCH))
+        parts.append(file.read())
+    for part in parts:
+        heap = part.find(HEAP_MARK)
+        while heap >= 0:
+            at, end = heap + 16, heap + int.from_bytes(part[heap + 8:heap + 16], "little")
+            while at + 16 <= min(end, len(part)):
+                index, size = int.from_bytes(part[at:at + 2], "little"), int.from_bytes(part[at + 8:at + 16], "little")
+                if index == size == 0:
+                    raise InputError(f"{path} is damaged (its attributes were overwritten); prepare the data again")
+                at += size if index == 0 else 16 + (size + 7) // 8 * 8  # index 0 is what is free, its own 16 bytes included
+            heap = part.find(HEAP_MARK, heap + 1)
 
 
 @contextmanager
@@ -131,6 +157,9 @@ def check_values(path, kind, rows, size, start=0):
                 f"{path}, row {start + bad}: the box {rows[bad].tolist()} should be xmin < xmax and ymin < ymax within 0 to "
                 f"{size} pixels, or NaN four times where there is none"
             )
+        if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
+            raise InputError(f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
+                             f"multiply them by {size} and re-chunk again")
 
 
 def is_rechunked(file, kind):
@@ -206,11 +235,13 @@ def read_index(data, split, n):
 def read_index_rows(data, split, n):
     """The n rows of a split's index.csv as dicts."""
     path = Path(data) / split / "index.csv"
-    if not path.exists():
+    if not path.is_symlink() and not path.exists():  # a link that leads nowhere is no sign of data without an index
         return [{"name": str(row)} for row in range(n)]
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); prepare the data again") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no readable CSV file ({shorten(error)}); prepare the data again") from None
     if [row.get("row") for row in rows] != [str(k) for k in range(n)] or not all(row.get("name") for row in rows):
@@ -229,16 +260,17 @@ def check_index(data, split, n, kind, rows, start):
                              f"{words[int(fact)]}; prepare the data again")
 
 
-def verify(data):
+def verify(data, look=None):
     """Read all of a re-chunked folder and check everything that must hold of it.
 
     Values, boxes, content digests, the split hash, index.csv, and that no image stands in two splits. Returns what
-    describe() does.
+    describe() does. `look(split, kind, start, rows)` sees whatever is read, in the order of SPLITS and READING_ORDER, and
+    with the kind "copies" each image that stands in its split before.
     """
     summary = describe(data)
     seen = {}
     for split, n in summary["splits"].items():
-        for kind in KINDS:
+        for kind in READING_ORDER:
             file, dataset = open_rechunked(data, split, kind)
             path = Path(data) / split / f"{kind}.h5"
             with file, naming(path):
@@ -248,6 +280,8 @@ def verify(data):
                     check_values(path, kind, rows, summary["size"], start)
                     if kind in ("bboxes", "binary"):
                         check_index(data, split, n, kind, rows, start)
+                    if look:
+                        look(split, kind, start, rows)
                     if kind == "images":
                         for k, row in enumerate(rows):
                             other = seen.setdefault(hashlib.sha256(row).digest(), (split, start + k))
@@ -256,6 +290,8 @@ def verify(data):
                                     f"{path}, row {start + k} is the same image as {other[0]}, row {other[1]}: a network "
                                     "would be measured on what it was trained on; split the data again"
                                 )
+                            if look and other[1] != start + k:
+                                look(split, "copies", start + k, rows[k:k + 1])
                 if digest.hexdigest() != dataset.attrs["sha256"]:
                     raise InputError(f"{path}: the content is not what was written (digest differs); prepare the data again")
                 if kind == "images" and file.attrs.get("split_hash") != digest.hexdigest():

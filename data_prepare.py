@@ -26,6 +26,7 @@ from tqdm import tqdm
 import cli
 import data_check
 import data_split
+import lock
 import synthetic
 from cli import InputError
 from data_check import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
@@ -90,6 +91,13 @@ def main(args):
     source = args.root or args.download
     if source and source.resolve().is_relative_to(out):
         raise InputError(f"--out {args.out} would replace {source}, from which it is made; choose another --out")
+    with lock.hold(out.with_name(f".{out.name}.lock"), args.out):
+        outcome = make(args, out)
+    report(args, *outcome)
+
+
+def make(args, out):
+    """Prepare the folder `out` under another name and move it to its own when it is whole; returns what report() takes."""
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     for left_over in (partial, old):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -107,7 +115,7 @@ def main(args):
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    report(args, *outcome)
+    return outcome
 
 
 def check_target(out, force):
@@ -119,7 +127,7 @@ def check_target(out, force):
     if not out.is_dir():
         raise InputError(f"{out} is not a folder, so --force does not delete it; choose another --out")
     ours = {"index.csv", *(f"{kind}.h5{end}" for kind in KINDS for end in ("", ".partial"))}
-    foreign = [path for path in out.iterdir() if path.name not in (*SPLITS, "synthetic")]
+    foreign = [path for path in out.iterdir() if path.name not in (*SPLITS, "synthetic", "lock")]
     foreign += [path for split in SPLITS for path in (out / split).glob("*") if path.name not in ours]
     if foreign:
         raise InputError(f"{out} is not a data folder (it holds {foreign[0].relative_to(out)}), so --force does not delete "
@@ -196,6 +204,8 @@ def list_samples(root):
             left_out.append((name, "it has no trimap"))
         elif not name[0].isalpha():
             left_out.append((name, "its name does not begin with a letter, which tells cat from dog"))
+        elif not is_text(name):
+            left_out.append((name, "its name holds bytes that are no text; rename it"))
         elif species is not None and species != sample.species:
             left_out.append((name, f"its name says {SPECIES[sample.species]} and list.txt says {SPECIES[species]}"))
         elif class_id is not None and class_id != usual_class[sample.breed]:
@@ -203,6 +213,15 @@ def list_samples(root):
         else:
             samples.append(sample)
     return samples, left_out
+
+
+def is_text(name):
+    """Whether a file's name can be written in UTF-8, as index.csv is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def breed_of(name):

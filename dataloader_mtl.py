@@ -5,6 +5,7 @@ so the number of workers, an interruption or what else the program draws changes
 """
 
 import contextlib
+import hashlib
 import math
 import os
 import queue
@@ -25,6 +26,7 @@ AUGMENTATIONS = ("none", "flip", "full")
 CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
 CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
 JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
+GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (ITU-R BT.601)
 MIN_HEAD_VISIBLE = 0.2      # a head box that keeps less of its area after a crop is no box any more
 
 
@@ -45,6 +47,8 @@ class MTLDataset(Dataset):
     def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
+        # Taken first, so that nothing that is read later can be of another file unnoticed.
+        self._stamps = {kind: stamp(Path(data) / split / f"{kind}.h5") for kind in data_check.KINDS}
         self.summary = data_check.describe(data)
         if split not in self.summary["splits"]:
             raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it")
@@ -90,7 +94,31 @@ class MTLDataset(Dataset):
     def _read_all(self, kind):
         file, dataset = data_check.open_rechunked(self.data, self.split, kind)
         with file:
-            return data_check.read_rows(dataset, 0, self.n)
+            rows = data_check.read_rows(dataset, 0, self.n)
+            data_check.check_values(file.filename, kind, rows, self.size)
+        self._refuse_changes(kind)
+        return rows
+
+    def _refuse_changes(self, kind):
+        """Refuse a file that is not the one any more that was there when the dataset was made."""
+        path = self.data / self.split / f"{kind}.h5"
+        if stamp(path) != self._stamps[kind]:
+            raise InputError(f"{path} was changed or replaced while it was in use; start again")
+
+    def image_hashes(self):
+        """(n,) int64, one of each image's stored bytes, read anew as a stream: two are equal where the images are.
+
+        An image stored at another size, or as another JPEG decoder gives it, has another hash.
+        """
+        hashes = np.empty(self.n, np.int64)
+        file, dataset = data_check.open_rechunked(self.data, self.split, "images")
+        with file:
+            for start, images in data_check.slabs(dataset):
+                for row, image in enumerate(images[: self.n - start], start):
+                    hashes[row] = int.from_bytes(hashlib.sha256(image).digest()[:8], "little", signed=True)
+                if start + len(images) >= self.n:
+                    break
+        return torch.from_numpy(hashes)
 
     def fits_in_memory(self):
         """Whether images and masks take at most a quarter of this machine's memory (where it tells how much it has)."""
@@ -104,10 +132,12 @@ class MTLDataset(Dataset):
         """Open the files in this process, at its first read."""
         # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
         self._inherited = self._stores, self._held
-        self._stores = [data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")]
+        self._stores = {kind: data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")}
+        for kind in self._stores:
+            self._refuse_changes(kind)
         self._held = None
         if self.fits_in_memory() and get_worker_info() is None:  # in every worker it would be a copy more
-            self._held = [np.empty((self.n, *store.shape[1:]), np.uint8) for store in self._stores]
+            self._held = [np.empty((self.n, *store.shape[1:]), np.uint8) for store in self._stores.values()]
             self._is_held = np.zeros(self.n, bool)
         self._process = os.getpid()
 
@@ -116,17 +146,16 @@ class MTLDataset(Dataset):
         if self._process != os.getpid():
             self._open()
         if self._held is None:
-            return [self._read_file(store, rows) for store in self._stores]
+            return [self._read_file(kind, rows) for kind in self._stores]
         new = [row for row in rows if not self._is_held[row]]
-        for held, store in zip(self._held, self._stores):
-            held[new] = self._read_file(store, new)
+        for held, kind in zip(self._held, self._stores):
+            held[new] = self._read_file(kind, new)
         self._is_held[new] = True
         return [held[rows] for held in self._held]
 
-    def _read_file(self, store, rows):
+    def _read_file(self, kind, rows):
         """Rows of one file as an array."""
-        if store.shape[1] != self.size or len(store) < self.n:
-            raise InputError(f"{store.file.filename} was replaced while it was in use; start again")
+        store = self._stores[kind]
         batch = np.empty((len(rows), *store.shape[1:]), np.uint8)
         for row, sample in zip(rows, batch):
             try:
@@ -136,7 +165,20 @@ class MTLDataset(Dataset):
             except (OSError, RuntimeError, ValueError) as error:
                 raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
                                  "prepare the data again") from None
+        self._refuse_changes(kind)  # after reading, as it might change during it
+        if kind == "masks" and batch.max(initial=0) > 1:
+            for row, sample in zip(rows, batch):
+                data_check.check_values(store.file.filename, kind, sample[None], self.size, row)
         return batch
+
+
+def stamp(path):
+    """What tells a file from what it was before or what took its place; None where there is no such file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sample_generator(seed, epoch, row):
@@ -160,11 +202,25 @@ def augment(image, mask, box, mode, side, rng):
         image = transforms.resize(image, [side, side], InterpolationMode.BILINEAR, antialias=True)
         mask = transforms.resize(mask, [side, side], InterpolationMode.NEAREST_EXACT)
     if mode == "full":
-        for adjust in (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation):
-            image = adjust(image, rng.uniform(1 - JITTER, 1 + JITTER))
+        image = adjust_colours(image, *rng.uniform(1 - JITTER, 1 + JITTER, 3))
     if mode != "none" and rng.random() < 0.5:
         image, mask, box = image.flip(-1), mask.flip(-1), flip_box(box)
     return image, mask, box
+
+
+def adjust_colours(image, brightness, contrast, saturation):
+    """Multiply brightness, contrast and saturation, in this order, with factors: (3, H, W) uint8 -> the same.
+
+    What torchvision's functions of these names do one after another. Each mixes a pixel, its grey and the mean grey, so all
+    three together do too: a third of the time. Values are clamped once, at the end.
+    """
+    # No matrix product: inside a forked worker that can spin for ever (seen with MKL).
+    pixels = image.flatten(1).float()                      # (3, HW)
+    grey = (pixels * GREY[:, None]).sum(0)                 # (HW,)
+    offset = (1 - contrast) * brightness * grey.mean() + 0.5  # rounded, not cut
+    grey *= contrast * brightness * (1 - saturation)
+    pixels *= contrast * brightness * saturation
+    return pixels.add_(grey).add_(offset).clamp_(0, 255).to(torch.uint8).view_as(image)
 
 
 def random_crop(height, width, rng):

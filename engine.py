@@ -7,14 +7,11 @@ A script says which tasks, which model and which weighting; `run` does the rest:
 """
 
 import contextlib
-import copy
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,6 +23,8 @@ from cli import InputError
 from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
 from models import count_parameters
 from run_folder import RunFolder, environment
+from training_step import (choose_precision, named_parameters, refuse_divergence, refuse_unreached, refuse_untrained,
+                           step, to, trial_batch)
 from utils import dice_score, per_image, summarise
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -34,8 +33,9 @@ METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 # The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1
-# Training begins on smaller images, where a step is cheap: (until this share of the epochs, side relative to S).
-SIDES = ((0.25, 0.5), (0.5, 0.75), (1.0, 1.0))
+# Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be larger in validation than
+# they ever were in training: (until this share of the epochs, side relative to S).
+SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
 
 
 def make_parser(doc):
@@ -47,7 +47,7 @@ def make_parser(doc):
     parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
     parser.add_argument("--lr", type=cli.positive_float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
-    parser.add_argument("--width", type=cli.integer(1, 256), default=16, help="channels of the finest stage")
+    parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
@@ -61,18 +61,25 @@ def make_parser(doc):
 def run(experiment, model, criterion, args):
     """Train a model with a criterion, choose its checkpoint on the validation split, test it once.
 
-    Everything is written to <runs>/<experiment>/seed<k>/ (run_folder.py). Raises cli.InputError for wrong input, and
-    for a criterion with parameters that would not be trained, before anything is written.
+    Everything is written to <runs>/<experiment>/seed<k>/ (run_folder.py), which is this process's alone meanwhile. Raises
+    cli.InputError for wrong input, and for parameters that would not be trained, before anything is written.
     """
     folder = open_folder(experiment, args)
-    if folder.is_finished():
-        print(f"{folder.path} is finished already")
-        return
+    with folder.held():
+        if folder.is_finished():
+            print(f"{folder.path} is finished already")
+        else:
+            train_and_test(folder, experiment, model, criterion, args)
+
+
+def train_and_test(folder, experiment, model, criterion, args):
+    """What `run` does in a folder that is not finished."""
     device = choose_device(args.device)
     data = open_data(args)
     optimizer = make_optimizer(model, criterion, args.lr)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
+    refuse_unreached(model, criterion, trial_batch(data["train"], 0, args.batch_size, device))
     config = folder.begin({
         "experiment": experiment,
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
@@ -96,7 +103,7 @@ def run(experiment, model, criterion, args):
 
 
 def open_folder(experiment, args):
-    """The folder of a run; one that exists already is refused unless it is to be resumed."""
+    """The folder of a run."""
     return RunFolder(args.runs / experiment / f"seed{args.seed}", args.resume)
 
 
@@ -126,10 +133,10 @@ def where_images_are(dataset, workers):
 
 
 def training_sides(epochs, size):
-    """Side in pixels of the training images in each epoch: a multiple of 32, S at the end."""
+    """Side in pixels of the training images in each epoch: a multiple of 32, at least 128 where S is, S at the end."""
     def side(epoch):
         share = next(share for until, share in SIDES if epoch + 1 <= until * epochs)
-        return size if share == 1 else min(size, max(64, 32 * round(share * size / 32)))
+        return size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))
     return [side(epoch) for epoch in range(epochs)]
 
 
@@ -158,42 +165,7 @@ def make_optimizer(model, criterion, lr):
     decays = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1] + list(criterion.parameters())
     groups = [{"params": decays, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
-
-
-def refuse_untrained(criterion, optimizer):
-    """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are none."""
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    dead = [name for name, p in criterion.named_parameters() if id(p) not in trained or not p.requires_grad]
-    if dead:
-        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so "
-                         "they would never change; hand them to the optimizer")
-
-
-def choose_precision(asked, folder, model, criterion, dataset, batch_size, device):
-    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here."""
-    if asked != "auto" or folder.config_path.exists():
-        return asked
-    if device.type == "mps":
-        return "fp32"
-    trial = copy.deepcopy(model).train(), copy.deepcopy(criterion)
-    # The last epoch's batches: at full size, where most of the time goes.
-    with contextlib.closing(batches(make_loader(dataset, min(batch_size, 4)), len(dataset.sides) - 1)) as source:
-        batch = to(next(source), device)
-    seconds = {}
-    # Interleaved, the best of three: another program's activity hits both.
-    for precision in ("fp32", "bf16") * 3:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step(*trial, batch, precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.setdefault(precision, []).append(time.perf_counter() - begin)
-    fastest = min(seconds, key=lambda precision: min(seconds[precision]))
-    print("precision: " + ", ".join(f"{name} {min(times):.3f} s a step" for name, times in seconds.items())
-          + f"; training in {fastest}")
-    return fastest
+    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 
 def fit(model, criterion, optimizer, data, folder, config, args):
@@ -201,11 +173,16 @@ def fit(model, criterion, optimizer, data, folder, config, args):
     device, precision = next(model.parameters()).device, config["precision"]
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
     val_loader = make_loader(data["val"], args.batch_size)
-    state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0}
+    state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
+             "trained_on": data["train"].image_hashes()}
     saved = folder.load_last()
     if saved:
+        if not torch.equal(saved["trained_on"], state["trained_on"]):
+            raise InputError(f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
+                             "them back or choose another --runs")
         restore(folder.last_path, {"model": model, "criterion": criterion, "optimizer": optimizer}, saved)
         state = saved
+        folder.write_log(state["history"])  # the run may have been stopped after last.pt and before this
         print(f"resumed after epoch {state['epoch']}")
     for epoch in range(state["epoch"], args.epochs):
         trained, seconds, images = train_one_epoch(model, criterion, optimizer, train_loader, epoch, args, precision)
@@ -216,12 +193,14 @@ def fit(model, criterion, optimizer, data, folder, config, args):
         state["train_seconds"] += seconds
         state["train_images"] += images
         state["history"].append(row)
-        # Smaller first: should the run be stopped between the two files, the epoch is repeated and gives both again.
+        # Should the run be stopped between the two files, the epoch is repeated and gives both again. last.pt holds all of
+        # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
         if metrics["dice"] > state["best_dice"]:
             state["best_dice"], state["best_epoch"] = metrics["dice"], epoch + 1
-            checkpoint.save(network(model, metrics, config, args), folder.best_path)
-        checkpoint.save({"model": model.state_dict(), "criterion": criterion.state_dict(),
-                         "optimizer": optimizer.state_dict(), **state}, folder.last_path)
+            state["best"] = network(model, metrics, state["trained_on"], config, args)
+            checkpoint.save(state["best"], folder.best_path)
+        folder.save_last({"model": model.state_dict(), "criterion": criterion.state_dict(),
+                          "optimizer": optimizer.state_dict(), **state})
         folder.write_log(state["history"])
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
               f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
@@ -238,10 +217,11 @@ def restore(path, parts, content):
                          "damaged, so delete the run folder and start again") from None
 
 
-def network(model, metrics, config, args):
-    """The content of a best.pt."""
-    return {"model": model.state_dict(), "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
-            "experiment": config["experiment"], "seed": args.seed,
+def network(model, metrics, trained_on, config, args):
+    """The content of a best.pt: a copy, which training does not change."""
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {"model": weights, "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
+            "experiment": config["experiment"], "seed": args.seed, "trained_on": trained_on,
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
@@ -254,7 +234,7 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
-    total_steps = args.epochs * len(loader)
+    total_steps, parameters = args.epochs * len(loader), named_parameters(model, criterion)
     sums, images, waited, begin = {}, 0, 0.0, time.perf_counter()
     with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
         for k in range(len(loader)):
@@ -268,7 +248,7 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             optimizer.zero_grad()
             total, losses = step(model, criterion, to(batch, device), precision)
             values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
-            refuse_divergence(values, batch, loader.dataset, epoch)
+            refuse_divergence(values, parameters, batch, loader.dataset, epoch)
             optimizer.step()
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
@@ -278,32 +258,6 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
     seconds = time.perf_counter() - begin
     return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
-
-
-def step(model, criterion, batch, precision):
-    """Forward and backward of one batch; returns the weighted total and the dict of unweighted losses."""
-    with autocast(batch["image"].device, precision):
-        outputs = model(batch["image"])
-    losses = criterion(outputs, batch)
-    total = criterion.total(losses)
-    total.backward()
-    return total, losses
-
-
-def autocast(device, precision):
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def refuse_divergence(values, batch, dataset, epoch):
-    """Stop before the update where a loss is not finite."""
-    if all(map(math.isfinite, values.values())):
-        return
-    listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
-    names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
-    raise InputError(f"a loss is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or "
-                     "--precision fp32")
 
 
 def learning_rate(step, total_steps, highest):
@@ -345,13 +299,10 @@ def progress(total, what):
     return tqdm(total=total, desc=what, unit="batch", leave=False, disable=None)
 
 
-def to(batch, device):
-    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-
-
 def finish(model, dataset, folder, config, state, args):
     """Test the chosen checkpoint once, and write and draw what is left of the run folder."""
-    restore(folder.best_path, {"model": model}, checkpoint.load(folder.best_path))
+    checkpoint.save(state["best"], folder.best_path)  # again, should it have been damaged: what is tested is what is kept
+    restore(folder.last_path, {"model": model}, state["best"])
     metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
     mtl_vis.draw_curves(state["history"], folder.path / "curves.png")
     mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), folder.path / "mask.png")

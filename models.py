@@ -5,9 +5,10 @@
                           |                                   |-> BoxHead     (task "bbox")
                           `-> SegDecoder (all five, skip connections)         (task "seg")
 
-U-Net: Ronneberger, Fischer and Brox 2015. Two things differ from it for speed on a CPU: the stem halves the resolution
-in its first convolution, because a full-resolution stage costs more time than all the others together and gains little,
-and the finest stage on either side is one convolution instead of two.
+U-Net: Ronneberger, Fischer and Brox 2015. Four things differ from it for speed on a CPU: the stem halves the resolution in
+its first convolution, because a full-resolution stage costs more time than all the others together and gains little; the
+finest stage on either side is one convolution of few channels; the decoder has half the encoder's channels; and its last
+layer gives the mask's 2 x 2 pixels of each position (pixel shuffle: Shi et al. 2016).
 """
 
 import zlib
@@ -49,14 +50,14 @@ class Down(nn.Sequential):
 class Up(nn.Module):
     """Upsample to the skip connection's size, concatenate, convolve.
 
-    x (B, cin, h, w) and skip (B, cskip, H, W) -> (B, cskip, H, W). `conv` builds the convolutions from
+    x (B, cin, h, w) and skip (B, cskip, H, W) -> (B, cout, H, W). `conv` builds the convolutions from
     (channels in, channels out).
     """
 
-    def __init__(self, cin, cskip, conv=DoubleConv):
+    def __init__(self, cin, cskip, cout, conv=DoubleConv):
         super().__init__()
-        self.reduce = nn.Conv2d(cin, cskip, 1, bias=False)
-        self.conv = conv(2 * cskip, cskip)
+        self.reduce = nn.Conv2d(cin, cout, 1, bias=False)
+        self.conv = conv(cskip + cout, cout)
 
     def forward(self, x, skip):
         # A 1 x 1 convolution and nearest-neighbour upsampling commute: reducing first is four times cheaper.
@@ -64,17 +65,23 @@ class Up(nn.Module):
         return self.conv(torch.cat([skip, x], dim=1))
 
 
+STRIDE = 2  # of the stem: side of the square of pixels that a position of the finest feature map stands for
+
+
 def stage_channels(width):
-    """Channels of the five encoder stages, finest first. Width 16 gives (16, 48, 96, 192, 320)."""
-    return width, 3 * width, 6 * width, 12 * width, 20 * width
+    """Channels of the five encoder stages, finest first. Width 48 gives (16, 48, 96, 192, 384).
+
+    Where channels double as the side halves, every stage costs the same; the finest has fewer.
+    """
+    return max(1, width // 3), width, 2 * width, 4 * width, 8 * width
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W, finest first."""
+    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W (rounded up), finest first."""
 
     def __init__(self, channels):
         super().__init__()
-        self.stem = conv_bn_relu(3, channels[0], kernel=5, stride=2)
+        self.stem = conv_bn_relu(3, channels[0], kernel=5, stride=STRIDE)
         self.downs = nn.ModuleList(Down(cin, cout) for cin, cout in zip(channels, channels[1:]))
 
     def forward(self, x):
@@ -85,20 +92,22 @@ class Encoder(nn.Module):
 
 
 class SegDecoder(nn.Module):
-    """Encoder features -> (B, 1, h, w) mask logits at the resolution of the finest feature map."""
+    """Encoder features -> mask logits (B, 1, STRIDE h, STRIDE w), where the finest feature map is h x w."""
 
     def __init__(self, channels):
         super().__init__()
-        ups = [Up(cin, cskip) for cskip, cin in zip(channels[1:], channels[2:])]
-        ups.insert(0, Up(channels[1], channels[0], conv=conv_bn_relu))
+        finest, *skips, deepest = channels
+        outs = [(c + 1) // 2 for c in skips]
+        ups = [Up(cin, cskip, cout) for cin, cskip, cout in zip([*outs[1:], deepest], skips, outs)]
+        ups.insert(0, Up(outs[0], finest, finest, conv=conv_bn_relu))
         self.ups = nn.ModuleList(reversed(ups))
-        self.logits = nn.Conv2d(channels[0], 1, 1)
+        self.logits = nn.Conv2d(finest, STRIDE**2, 1)
 
     def forward(self, features):
         *skips, x = features
         for up, skip in zip(self.ups, reversed(skips)):
             x = up(x, skip)
-        return self.logits(x)
+        return F.pixel_shuffle(self.logits(x), STRIDE)  # (B, STRIDE^2, h, w) -> (B, 1, STRIDE h, STRIDE w)
 
 
 class ClassHead(nn.Module):
@@ -152,14 +161,14 @@ class MTLNet(nn.Module):
     """U-Net with one output per task.
 
     tasks   subset of ("seg", "cls", "bbox"), at least one; nothing is built for the others.
-    width   channels of the finest stage; the deeper ones are multiples of it. 16 gives 3.6 M parameters.
+    width   channels of the second stage; each deeper one doubles them. 48 gives 3.2 M parameters.
     seed    each part is initialised from a generator made of the seed and the part's name, so networks of the same
             seed share their initial weights part by part, whatever other tasks they have.
 
     Raises ValueError for no task, an unknown or a repeated one, or a width under 1.
     """
 
-    def __init__(self, tasks, width=16, seed=0):
+    def __init__(self, tasks, width=48, seed=0):
         super().__init__()
         tasks = tuple(tasks)
         if not tasks or len(set(tasks)) != len(tasks) or not set(tasks) <= set(TASKS):
@@ -188,8 +197,9 @@ class MTLNet(nn.Module):
         features = self.encoder((image.float() - self.mean) / self.std)
         outputs = {}
         if "seg" in self.tasks:
-            logits = self.seg(features).float()
-            outputs["seg"] = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+            height, width = image.shape[-2:]
+            # Where a side is no multiple of STRIDE, the last positions stand for pixels beyond the edge.
+            outputs["seg"] = self.seg(features).float()[..., :height, :width]
         if "cls" in self.tasks:
             outputs["cls"] = self.cls(features[-1]).float()
         if "bbox" in self.tasks:

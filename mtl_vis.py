@@ -3,10 +3,12 @@
     python mtl_vis.py                         four test images with target and prediction -> mask.png
     python mtl_vis.py cat.jpg holiday.webp    photographs of your own, of any size and any of Pillow's formats
     python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
+    python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    its best, median and worst test images
 
 Green is the mask, yellow the head box: dashed where it is the target.
 """
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +69,10 @@ def predict(model, image, size):
     return mask, box, label
 
 
-def pictures_of_dataset(model, dataset, n):
-    """Pictures of the first n images of an MTLDataset, with targets and predictions."""
+def pictures_of_dataset(model, dataset, rows):
+    """Pictures of some rows of an MTLDataset, or of the first so many, with targets and predictions."""
     pictures = []
-    for row in range(min(n, len(dataset))):
+    for row in range(min(rows, len(dataset))) if isinstance(rows, int) else rows:
         sample = dataset[0, row]
         picture = Picture(dataset.names[row], sample["image"], *predict(model, sample["image"], dataset.size))
         picture.target_mask = sample["seg"][0] > 0
@@ -78,6 +80,43 @@ def pictures_of_dataset(model, dataset, n):
         picture.target_label = CLASSES[sample["cls"]]
         pictures.append(picture)
     return pictures
+
+
+def gallery(run, data, n):
+    """The n best, n median and n worst test images of a finished run, by test_per_image.csv, as its best.pt sees them.
+
+    run: the run folder; data: the data folder that it was tested on. Returns (pictures, best first, and the checkpoint's
+    path). Raises cli.InputError where run and data do not belong together.
+    """
+    path = run / "best.pt"
+    model, info = checkpoint.load_model(path)
+    names, dice = read_test_dice(run / "test_per_image.csv")
+    dataset = MTLDataset(data, "test", limit=len(names))
+    if dataset.summary["split_hash"] != info["split_hash"] or dataset.names != names:
+        raise InputError(f"{run} was tested on other images than those of {data} (split hash {info['split_hash']} against "
+                         f"{dataset.summary['split_hash']}); name its data folder with --data")
+    order = sorted(range(len(names)), key=lambda row: (-dice[row], row))
+    n = max(1, min(n, len(order) // 3))  # no image twice, as far as there are enough
+    middle = (len(order) - n) // 2
+    kinds = {"best": order[:n], "median": order[middle:middle + n], "worst": order[-n:]}
+    pictures = pictures_of_dataset(model, dataset, [row for rows in kinds.values() for row in rows])
+    for picture, kind in zip(pictures, [kind for kind, rows in kinds.items() for _ in rows]):
+        picture.name = f"{kind}: {picture.name}"
+    return pictures, path
+
+
+def read_test_dice(path):
+    """Names and Dice of a run's test images."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [(row["name"], float(row["dice"])) for row in csv.DictReader(file)]
+        names, dice = map(list, zip(*rows))
+    except FileNotFoundError:
+        raise InputError(f"there is no {path}: the run is not finished, or it is no run folder; run its script with "
+                         "--resume or name another") from None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise InputError(f"{path} is damaged or empty; test the run again or name another") from None
+    return names, dice
 
 
 def read_photograph(path):
@@ -172,13 +211,29 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; default: test images")
     parser.add_argument("--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt")
+    parser.add_argument("--gallery", type=Path, metavar="RUN", help="a run folder: its best, median and worst test images")
     parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder of the test images")
     parser.add_argument("--out", type=Path, default=Path("mask.png"), help="the picture to write")
-    parser.add_argument("--n", type=cli.integer(1, 100), default=4, help="how many test images")
-    return parser.parse_args(argv)
+    parser.add_argument("--n", type=cli.integer(1, 100), help="how many test images (4), or of each kind in a gallery (1)")
+    args = parser.parse_args(argv)
+    if args.gallery and (args.images or args.checkpoint):
+        parser.error("--gallery draws a run's own test images with its own network; leave photographs and --checkpoint out")
+    return args
 
 
 def main(args):
+    if args.gallery:
+        pictures, path = gallery(args.gallery, args.data, args.n or 1)
+    else:
+        pictures, path = choose_pictures(args)
+    draw_pictures(pictures, args.out)
+    for picture in pictures:
+        print(f"{picture.name}: {describe(picture)}")
+    print(f"{args.out} drawn with {path}")
+
+
+def choose_pictures(args):
+    """Pictures of own photographs or the first test images, and the checkpoint that made them."""
     path = checkpoint.find(args.checkpoint)
     model, info = checkpoint.load_model(path)
     if args.images:
@@ -186,11 +241,8 @@ def main(args):
         pictures = [Picture(name.name, photograph, *predict(model, photograph, info["size"]))
                     for name, photograph in zip(args.images, photographs)]
     else:
-        pictures = pictures_of_dataset(model, MTLDataset(args.data, "test"), args.n)
-    draw_pictures(pictures, args.out)
-    for picture in pictures:
-        print(f"{picture.name}: {describe(picture)}")
-    print(f"{args.out} drawn with {path}")
+        pictures = pictures_of_dataset(model, MTLDataset(args.data, "test"), args.n or 4)
+    return pictures, path
 
 
 def describe(picture):

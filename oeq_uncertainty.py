@@ -2,8 +2,8 @@
 
     python oeq_uncertainty.py [--data datasets/data_new] [--epochs 60] [--seed 0]
 
-With --epochs 6 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.857, accuracy 0.99, box IoU 0.71,
-after 38 seconds of training on 2 cores.
+With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.842, accuracy 0.94, box IoU 0.67,
+after 67 seconds of training on one core.
 """
 
 import cli

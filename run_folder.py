@@ -1,38 +1,55 @@
 """The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints and results.
 
-config.json, log.csv (a row an epoch), last.pt (for --resume), best.pt (the chosen network), test.json,
-test_per_image.csv, curves.png, mask.png.
+config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch before), best.pt (the chosen
+network), test.json, test_per_image.csv, curves.png, mask.png; while a process works on it, lock.
 """
 
 import csv
+import io
 import json
 import os
 import platform
 import subprocess
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 import checkpoint
+import cli
+import lock
 from cli import InputError
 
 # Options that may differ between a run and its resumption without changing the result.
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
-RESUME_KEYS = ("model", "criterion", "optimizer", "epoch", "history", "best_dice", "best_epoch", "train_seconds",
-               "train_images")
+RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
+               "best_dice": float, "best_epoch": int, "train_seconds": float, "train_images": int,
+               "trained_on": torch.Tensor}
 PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
 
 
 class RunFolder:
-    """Paths and records of one run. Opening it refuses an existing run unless `resume`."""
+    """Paths and records of one run. `held` comes before anything is read from it or written to it."""
 
     def __init__(self, path, resume):
-        self.path = Path(path)
+        self.path, self.resume = Path(path), resume
         self.config_path, self.test_path = self.path / "config.json", self.path / "test.json"
-        self.last_path, self.best_path = self.path / "last.pt", self.path / "best.pt"
-        if self.path.exists() and any(self.path.iterdir()) and not resume:
-            raise InputError(f"{self.path} holds a run already; go on with --resume, choose another --seed or --runs, or "
-                             "delete it")
+        self.last_path, self.previous_path = self.path / "last.pt", self.path / "previous.pt"
+        self.best_path, self.lock_path = self.path / "best.pt", self.path / "lock"
+
+    @contextmanager
+    def held(self):
+        """For this process alone while the block runs. Refuses a run that another process works on, and an existing one
+        unless it is to be resumed."""
+        with lock.hold(self.lock_path, self.path):
+            if not self.resume and any(path != self.lock_path for path in self.path.iterdir()):
+                raise InputError(f"{self.path} holds a run already; go on with --resume, choose another --seed or --runs, "
+                                 "or delete it")
+            for left_over in self.path.glob("*.partial"):  # by a run that was killed
+                left_over.unlink()
+            yield
 
     def is_finished(self):
         return self.test_path.exists()
@@ -40,22 +57,50 @@ class RunFolder:
     def begin(self, config):
         """Write config.json, or check that a run begun earlier was configured alike.
 
-        Returns the configuration in force: a resumed run keeps the precision that was measured at its start.
+        Returns the configuration in force: a resumed run keeps the precision that was measured at its start. What may change
+        the last digits, though nobody chose it, is warned of.
         """
-        if self.config_path.exists():
-            try:
-                earlier = json.loads(self.config_path.read_text(encoding="utf-8"))
-                refuse_changes(self.path, earlier, config)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise InputError(f"{self.config_path} is damaged; delete the folder {self.path} and start again") from None
-            return earlier
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(config, self.config_path)
-        return config
+        if not self.config_path.exists():
+            if self.last_path.exists() or self.previous_path.exists():
+                raise InputError(f"{self.config_path} is missing, so nobody knows how the run was configured; delete the "
+                                 f"folder {self.path} and start again")
+            write_json(config, self.config_path)
+            return config
+        try:
+            earlier = json.loads(self.config_path.read_text(encoding="utf-8"))
+            refuse_changes(self.path, earlier, config)
+            warn_of_changes(self.path, earlier, config)
+            if earlier["precision"] not in ("fp32", "bf16"):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{self.config_path} is damaged; delete the folder {self.path} and start again") from None
+        return config | {"precision": earlier["precision"]}
+
+    def save_last(self, state):
+        """Write last.pt; the one before becomes previous.pt."""
+        checkpoint.save(state, self.last_path, self.previous_path)
 
     def load_last(self):
-        """The state of the last finished epoch, or None where no epoch was finished."""
-        return checkpoint.load(self.last_path, RESUME_KEYS) if self.last_path.exists() else None
+        """The state of the last finished epoch, or None where no epoch was finished.
+
+        Where last.pt is damaged, or missing because the run was killed as it was replaced, previous.pt takes its place: the
+        epoch between them is repeated, with the same result.
+        """
+        if not self.last_path.exists() and not self.previous_path.exists():
+            return None
+        try:
+            return checkpoint.load(self.last_path, RESUME_KEYS)
+        except InputError:
+            pass
+        try:
+            state = checkpoint.load(self.previous_path, RESUME_KEYS)
+        except InputError:
+            raise InputError(f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; delete the "
+                             f"folder {self.path} and start again") from None
+        # At once: the next epoch's save would otherwise put the damaged one in the good one's place.
+        os.replace(self.previous_path, self.last_path)
+        cli.warn(f"{self.last_path} was missing or damaged; going on from the one before, so an epoch is repeated")
+        return state
 
     def write_log(self, history):
         """Write log.csv anew from all rows, so that each epoch stands in it once, however often the run was resumed."""
@@ -83,8 +128,18 @@ def refuse_changes(path, earlier, now):
         raise InputError(f"{path} cannot be resumed with other settings: {listed}; use the earlier ones or another --runs")
 
 
+def warn_of_changes(path, earlier, now):
+    """Say where something differs that may change the last digits of the result."""
+    before, after = ({"device": config["device"], "threads": config["threads"], "commit": config["commit"],
+                      **config["versions"]} for config in (earlier, now))
+    changed = [f"{key} was {before.get(key)} and is {after[key]}" for key in after if before.get(key) != after[key]]
+    if changed:
+        cli.warn(f"{path} goes on under other conditions ({', '.join(changed)}): it may not end with exactly the numbers of "
+                 "a run that was never interrupted")
+
+
 def environment():
-    """Versions of what computes, and the git commit of the code (None outside a checkout)."""
+    """Versions of what computes, its number of threads, and the git commit of the code (None outside a checkout)."""
     def git(*command):
         here = Path(__file__).parent
         result = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True)
@@ -95,26 +150,19 @@ def environment():
     except (OSError, subprocess.CalledProcessError):
         commit = None
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    return {"versions": versions, "commit": commit}
+    return {"versions": versions, "threads": torch.get_num_threads(), "commit": commit}
 
 
 def write_json(content, path):
-    replace_text(json.dumps(content, indent=2, allow_nan=False) + "\n", path)
+    checkpoint.replace((json.dumps(content, indent=2, allow_nan=False) + "\n").encode(), path)
 
 
 def write_csv(fields, rows, path):
-    temporary = path.with_name(path.name + ".partial")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(fields)
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def replace_text(text, path):
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(fields)
+    writer.writerows(rows)
+    checkpoint.replace(text.getvalue().encode(), path)
 
 
 def blank_nan(value):

@@ -2,8 +2,8 @@
 
     python train_ablation_cls.py [--data datasets/data_new] [--epochs 60] [--seed 0]
 
-With --epochs 6 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.840, accuracy 0.99,
-after 38 seconds of training on 2 cores.
+With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.824, accuracy 0.94,
+after 87 seconds of training on one core.
 """
 
 import cli

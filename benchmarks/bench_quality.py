@@ -61,6 +61,8 @@ def main(args):
 def plan(args, tasks):
     """(Precision, number of epochs that fit the minutes), from the speed of a few batches at each side."""
     folder, device = engine.open_folder(args.experiment, args), engine.choose_device(args.device)
+    with folder.held():
+        pass  # refuses an existing run before it measures
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
     optimizer = engine.make_optimizer(model, criterion, args.lr)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})

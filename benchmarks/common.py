@@ -130,12 +130,21 @@ def report_cost():
 def report(header, rows, results):
     """Print the machine, a Markdown table and, last, the results as one line of JSON."""
     print(f"{machine()}\n")
+    print_table(header, rows)
+    print_results(results)
+
+
+def print_table(header, rows):
+    """Print a Markdown table."""
     rows = [header, *[[text(cell) for cell in row] for row in rows]]
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     for row in rows:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
     print()
+
+
+def print_results(results):
     print(json.dumps(rounded(results), allow_nan=False))
 
 

@@ -1,11 +1,14 @@
 """Shared by the tests: the repository root on the import path, and small data folders in the contract's form."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 # Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import h5py
 import numpy as np

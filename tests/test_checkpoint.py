@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from models import MTLNet, TASKS
 
 def content(width=2, tasks=TASKS):
     return {"model": MTLNet(tasks, width=width, seed=1).state_dict(), "tasks": list(tasks), "width": width, "size": 64,
-            "metrics": {"dice": 0.5, "box_iou": None}, "experiment": "mtl", "seed": 1, "split_hash": "0" * 16, "border": "pet"}
+            "metrics": {"dice": 0.5, "box_iou": None}, "experiment": "mtl", "seed": 1, "split_hash": "0" * 16, "border": "pet",
+            "trained_on": torch.arange(5)}
 
 
 def test_a_round_trip_gives_the_same_network(tmp_path):
@@ -33,6 +35,7 @@ def test_the_half_precision_copy_is_half_the_size_and_nearly_the_same(tmp_path):
     model, _ = checkpoint.load_model(tmp_path / "small.pt")
     for name, value in model.state_dict().items():
         assert torch.allclose(value.float(), saved["model"][name].float(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(checkpoint.load(tmp_path / "small.pt")["trained_on"], saved["trained_on"])
 
 
 def test_the_default_network_fits_the_16_mb_of_the_shared_file(tmp_path):
@@ -54,6 +57,36 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     assert (tmp_path / "best.pt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_no_byte_can_change_or_go_missing_unnoticed(tmp_path):
+    checkpoint.save({"model": {"a": torch.arange(3.0)}, "dice": 0.5, "trained_on": torch.arange(2)}, tmp_path / "x.pt")
+    whole, keys = (tmp_path / "x.pt").read_bytes(), {"model": dict, "dice": float}
+    assert checkpoint.load(tmp_path / "x.pt", keys)["dice"] == 0.5
+    assert torch.load(tmp_path / "x.pt", weights_only=True)["dice"] == 0.5  # and without this project
+    damaged = [whole[:k] + bytes([whole[k] ^ 1 << k % 8]) + whole[k + 1:] for k in range(len(whole))]
+    damaged += [whole[:k] for k in range(0, len(whole), 7)] + [whole + b"x", whole + bytes(4096), whole[1:]]
+    for content in damaged:
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            checkpoint.load(tmp_path / "x.pt", keys)
+
+
+def test_the_one_before_is_kept_under_its_own_name(tmp_path):
+    for epoch in range(3):
+        checkpoint.save({"epoch": epoch, "trained_on": None}, tmp_path / "last.pt", tmp_path / "previous.pt")
+    found = {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
+    assert found == {"last.pt": 2, "previous.pt": 1}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_used_with_a_warning(tmp_path, capsys):
+    earlier = content()
+    del earlier["trained_on"]
+    torch.save(earlier, tmp_path / "old.pt")
+    assert checkpoint.load_model(tmp_path / "old.pt")[1]["trained_on"] is None
+    assert "does not say which images" in capsys.readouterr().err
+    checkpoint.main(checkpoint.parse_args([str(tmp_path / "old.pt"), str(tmp_path / "new.pt")]))
+    assert checkpoint.load_model(tmp_path / "new.pt")[1]["trained_on"] is None
+
+
 class Harmful:
     """What a stranger's pickle could do."""
     def __reduce__(self):
@@ -62,6 +95,16 @@ class Harmful:
 
 def write_stranger(path):
     torch.save({**content(), "metrics": Harmful()}, path)
+
+
+def write_sealed_stranger(path):
+    checkpoint.save({**content(), "metrics": Harmful()}, path)
+
+
+def write_bomb(path):
+    """An archive that unpacks to a thousand times its size."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50 << 20))
 
 
 def write_pickle(path):
@@ -95,8 +138,9 @@ def write_other_tasks(path):
 @pytest.mark.parametrize("write", [
     lambda path: None, lambda path: path.write_text("not a checkpoint"), lambda path: path.write_bytes(b""), lambda path: path.mkdir(),
     lambda path: torch.save(torch.zeros(3), path), write_stranger, write_pickle, write_truncated, write_flipped, write_other_keys,
-    write_other_width, write_other_tasks,
-], ids=["missing", "text", "empty", "folder", "tensor", "stranger", "pickle", "truncated", "damaged", "keys", "width", "tasks"])
+    write_other_width, write_other_tasks, write_sealed_stranger, write_bomb,
+], ids=["missing", "text", "empty", "folder", "tensor", "stranger", "pickle", "truncated", "damaged", "keys", "width",
+        "tasks", "sealed stranger", "bomb"])
 def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "x.pt")
@@ -104,6 +148,43 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, monkeypatch,
         checkpoint.load_model(tmp_path / "x.pt")
     assert "x.pt" in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("change", [
+    {"width": -1}, {"width": 0}, {"width": 10**9}, {"width": 2.0}, {"width": None}, {"width": "2"}, {"tasks": 5},
+    {"tasks": "seg"},
+    {"tasks": []}, {"tasks": ["seg", "seg"]}, {"tasks": [["seg"]]}, {"tasks": [None]}, {"size": 10**9}, {"size": -64},
+    {"metrics": []}, {"seed": torch.tensor(1)}, {"experiment": None}, {"split_hash": 0}, {"model": []}, {"model": {}},
+    {"model": {5: torch.zeros(1)}}, {"trained_on": torch.zeros(3)}, {"trained_on": [1]},
+    {"trained_on": torch.zeros(1, dtype=torch.int64).expand(10**12)},
+], ids=lambda change: " ".join(f"{key}={str(value)[:20]}" for key, value in change.items()))
+def test_hostile_values_are_refused_in_one_sentence(tmp_path, change):
+    checkpoint.save({**content(), **change}, tmp_path / "x.pt")
+    with pytest.raises(InputError) as error:
+        checkpoint.load_model(tmp_path / "x.pt")
+    assert "x.pt" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("replace", [
+    lambda value: value.to_sparse(), lambda value: value.to(torch.complex64), lambda value: value.long(), lambda value: 1.0,
+    lambda value: value.to("meta"), lambda value: value[:1]], ids=["sparse", "complex", "integers", "number", "meta", "shape"])
+def test_hostile_weights_are_refused(tmp_path, replace):
+    hostile = content()
+    hostile["model"] = {name: replace(value) if name == "cls.logits.weight" else value
+                        for name, value in hostile["model"].items()}
+    checkpoint.save(hostile, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="x.pt"):
+        checkpoint.load_model(tmp_path / "x.pt")
+
+
+def test_a_small_file_cannot_ask_for_a_large_network(tmp_path):
+    """Views of one number in all the shapes of the widest network: three gigabytes, if they were taken at their word."""
+    with torch.device("meta"):
+        shapes = {name: value for name, value in MTLNet(TASKS, width=256).state_dict().items()}
+    model = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in shapes.items()}
+    checkpoint.save({**content(), "width": 256, "model": model}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="more weights than its file has bytes"):
+        checkpoint.load_model(tmp_path / "x.pt")
 
 
 def test_the_network_to_use_is_found_or_asked_for(tmp_path, monkeypatch):

@@ -280,3 +280,27 @@ def test_the_real_scripts_end_with_2_and_one_line(tmp_path):
         done = subprocess.run([sys.executable, ROOT / name, *argv], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2 and one_line(done.stderr) and done.stdout == "", (name, done)
         assert done.stderr.startswith(name)
+
+
+def test_a_path_with_line_breaks_or_of_great_length_gives_one_short_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").write_text("x")
+    for path in ("a\nb", "x" * 5000, "a-file/inside"):
+        assert status_of(data_rechunk, ["--data", path]) == 2
+        err = capsys.readouterr().err
+        assert one_line(err) and len(err) < 800, err
+
+
+def test_a_path_that_is_no_text_can_be_printed(tmp_path):
+    script(tmp_path, "cli.run(lambda args: print('a\\udcff'), None)")
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff\n", "")
+
+
+def test_a_long_value_is_shortened_in_the_message(capsys):
+    parser = cli.Parser("")
+    parser.add_argument("--n", type=cli.integer(1))
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--n", "x" * 10_000])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "--n" in error and "whole number" in error and len(error) < 300

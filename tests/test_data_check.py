@@ -267,3 +267,15 @@ def test_a_type_that_is_not_the_contracts_is_found(data):
         file["chunked_binary"] = file.create_dataset("binary", data=labels, chunks=(1, 1))
         file["binary"].attrs["sha256"] = hashlib.sha256(labels).hexdigest()
     assert "int64" in refused(data) and "uint8" in refused(data)
+
+
+def test_a_heap_of_zeros_is_refused_not_read_for_ever(data, tmp_path):
+    """HDF5 itself never comes back from reading a text attribute of such a file."""
+    shutil.copytree(data, tmp_path / "pets")
+    path = tmp_path / "pets" / "train" / "bboxes.h5"
+    content = bytearray(path.read_bytes())
+    heap = content.index(data_check.HEAP_MARK)
+    content[heap + 16 + 16 + 64:heap + 4096] = bytes(4096 - 96)  # all after the first object, which is the split hash
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="attributes were overwritten"):
+        data_check.describe(tmp_path / "pets")

@@ -588,3 +588,13 @@ def test_the_trainval_photographs(tmp_path, capsys):
     assert home["Bombay_107"] == home["Bombay_132"] == home["Bombay_19"]
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     assert data_check.verify(out)["splits"] == {"train": 2937, "val": 367, "test": 367}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
+def test_a_photograph_whose_name_is_no_text_is_left_out(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations" / "trimaps").mkdir(parents=True)
+    (tmp_path / "images" / "Tabby\udcff_1.jpg").touch()
+    (tmp_path / "annotations" / "trimaps" / "Tabby\udcff_1.png").touch()
+    samples, left_out = data_prepare.list_samples(tmp_path)
+    assert samples == [] and left_out == [("Tabby\udcff_1", "its name holds bytes that are no text; rename it")]

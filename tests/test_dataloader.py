@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 import dataloader_mtl
 from cli import InputError
@@ -244,3 +245,27 @@ def test_a_file_damaged_while_in_use_gives_one_clear_sentence(tmp_path, workers)
     with pytest.raises(InputError) as error:
         all_batches(dataset, workers=workers)
     assert "images.h5" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind, value", [("masks", 7), ("binary", 3), ("bboxes", (30, 5, 10, 20)), ("bboxes", (0, 0, 9, 999))])
+def test_values_out_of_range_are_refused_as_they_are_read(tmp_path, kind, value):
+    folder = rechunk(write_data(tmp_path / "d", {"train": 8}))
+    with h5py.File(folder / f"train/{kind}.h5", "r+") as file:
+        file[kind][3] = value
+    with pytest.raises(InputError, match=f"{kind}.h5, row 3"):
+        all_batches(MTLDataset(folder, "train"))
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1.2, 1, 1), (1, 0.7, 1), (1, 1, 1.3), (0.8, 1.3, 0.7), (1.1, 0.9, 1.2)])
+def test_colours_change_as_torchvision_changes_them(factors):
+    # Middling values, which no factor takes to the ends: there torchvision clamps after every step, we at the end.
+    image = torch.randint(90, 150, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = image.float() / 255
+    for adjust, factor in zip((adjust_brightness, adjust_contrast, adjust_saturation), factors):
+        expected = adjust(expected, factor)
+    assert (dataloader_mtl.adjust_colours(image, *factors) - 255 * expected).abs().max() <= 0.51
+
+
+def test_colours_stay_within_a_byte():
+    image = torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2)
+    assert dataloader_mtl.adjust_colours(image, 1.3, 1.3, 1.3).tolist() == [[[0, 255]]] * 3

@@ -21,10 +21,11 @@ from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet, TASKS
+from run_folder import RunFolder
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss, per_image
 
 TINY = ("--epochs", "2", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu")
-FILES = {"config.json", "log.csv", "last.pt", "best.pt", "test.json", "test_per_image.csv", "curves.png", "mask.png"}
+FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "test.json", "test_per_image.csv", "curves.png", "mask.png"}
 TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "n_images", "epochs", "best_epoch",
              "parameters", "train_seconds", "images_per_second", "split_hash", "border", "size", "device", "precision"}
 TIMES = ("train_seconds", "seconds", "images_per_second", "waiting")
@@ -148,7 +149,8 @@ class Killed(BaseException):
     """Stands for a kill at a given moment."""
 
 
-@pytest.mark.parametrize("moment", ["in the first epoch", "in the second epoch", "between best.pt and last.pt", "in the test"])
+@pytest.mark.parametrize("moment", ["in the first epoch", "in the second epoch", "between best.pt and last.pt",
+                                    "between last.pt and log.csv", "in the test"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_path, monkeypatch, moment):
     def kill_at(count, function):
         calls = [0]
@@ -162,7 +164,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_p
 
     target, name, count = {
         "in the first epoch": (engine, "step", 2), "in the second epoch": (engine, "step", 5),
-        "between best.pt and last.pt": (checkpoint, "save", 2), "in the test": (engine.mtl_vis, "draw_pictures", 1),
+        "between best.pt and last.pt": (checkpoint, "save", 2), "between last.pt and log.csv": (RunFolder, "write_log", 2),
+        "in the test": (engine.mtl_vis, "draw_pictures", 1),
     }[moment]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(target, name, kill_at(count, getattr(target, name)))
@@ -226,9 +229,9 @@ def test_all_configurations_see_the_same_batches(data, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             original = engine.refuse_divergence
 
-            def record(values, batch, dataset, epoch):
+            def record(values, parameters, batch, dataset, epoch):
                 seen.setdefault(name, []).append((batch["image"], batch["row"]))
-                return original(values, batch, dataset, epoch)
+                return original(values, parameters, batch, dataset, epoch)
 
             patch.setattr(engine, "refuse_divergence", record)
             script.main(arguments(data, tmp_path))
@@ -268,6 +271,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(data, tmp_pat
     assert_same_weights(before, dict(model.named_parameters()))
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(data, tmp_path):
+    model = MTLNet(TASKS, width=2)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    model.cls.logits.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(InputError, match="gradient of cls.logits.bias is not finite in epoch 1 .*loss.*train_loss_cls.*images "):
+        engine.run("broken", model, EqualWeightedLoss(TASKS), arguments(data, tmp_path))
+    assert_same_weights(before, dict(model.named_parameters()))
+
+
+def test_huge_gradients_are_still_finite(data):
+    parameters = {"a": torch.nn.Parameter(torch.zeros(2)), "b": torch.nn.Parameter(torch.zeros(2))}
+    parameters["a"].grad = torch.full((2,), 1e30)  # its square overflows
+    engine.refuse_divergence({"loss": 1.0}, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0)
+
+
+def test_parameters_that_the_loss_does_not_reach_are_refused(data, tmp_path):
+    class Forgetful(UncertaintyWeightedLoss):
+        def total(self, losses):  # as if somebody had learned weights and then summed without them
+            return sum(losses.values())
+
+    with pytest.raises(InputError, match="criterion.log_variance.seg"):
+        engine.run("x", MTLNet(TASKS, width=2), Forgetful(TASKS), arguments(data, tmp_path))
+    model = MTLNet(("seg",), width=2)
+    model.spare = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match="spare.weight, spare.bias"):
+        engine.run("x", model, EqualWeightedLoss(("seg",)), arguments(data, tmp_path))
+    assert not (tmp_path / "x").exists()
+    model.spare.requires_grad_(False)
+    engine.run("x", model, EqualWeightedLoss(("seg",)), arguments(data, tmp_path, "--limit", "8"))
+
+
+def test_a_checkpoint_remembers_its_training_images(data, runs, tmp_path):
+    hashes = MTLDataset(data, "train").image_hashes()
+    assert len(hashes.unique()) == 24
+    for name in ("best.pt", "last.pt"):
+        assert torch.equal(torch.load(runs / "mtl/seed0" / name, weights_only=True)["trained_on"], hashes)
+    assert torch.equal(MTLDataset(data, "train", augment="full", limit=5).image_hashes(), hashes[:5])
+    assert not torch.isin(MTLDataset(data, "test").image_hashes(), hashes).any()
+
+
 def test_learning_rate_rises_and_falls():
     rates = [engine.learning_rate(k, 100, 1.0) for k in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1) and rates[-1] == pytest.approx(0, abs=1e-9)
@@ -294,6 +337,10 @@ def test_images_grow_and_end_at_full_size(epochs, size):
     assert len(sides) == epochs and sides == sorted(sides) and sides[-1] == size and min(sides) >= min(64, size)
 
 
+def test_images_grow_as_the_recipe_says():
+    assert engine.training_sides(10, 256) == 6 * [128] + 2 * [192] + 2 * [256]
+
+
 def test_precision_auto_measures_once_and_is_recorded(data, tmp_path, capsys):
     train_baseline.main(arguments(data, tmp_path, "--precision", "auto"))
     assert "s a step" in capsys.readouterr().out
@@ -309,7 +356,7 @@ def test_bf16_trains_to_finite_losses(data, tmp_path):
 def test_the_network_learns(tmp_path):
     """Bright squares on a dark ground, a reddish cat or a bluish dog: a small network learns all of it in seconds."""
     folder = rechunk(write_data(tmp_path / "d", {"train": 96, "val": 32, "test": 32}))
-    train_mtl.main(arguments(folder, tmp_path, "--epochs", "16", "--width", "8", "--lr", "0.005"))
+    train_mtl.main(arguments(folder, tmp_path, "--epochs", "24", "--width", "24", "--lr", "0.005"))
     test = result(tmp_path / "mtl/seed0")
     train, truth = MTLDataset(folder, "train").bboxes, MTLDataset(folder, "test").bboxes
     constant = per_image({"bbox": train.nanmean(0).expand_as(truth)}, {"bbox": truth})["box_iou"].nanmean().item()

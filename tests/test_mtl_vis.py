@@ -1,5 +1,7 @@
 """Pictures: own photographs of every kind, test images, and what is drawn where."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 import checkpoint
 import mtl_vis
 from cli import InputError
+from dataloader_mtl import MTLDataset
 from models import MTLNet, TASKS
 
 
@@ -85,6 +88,62 @@ def test_test_images_are_drawn_with_their_targets(data, tmp_path, network):
     green = pixels[..., 1] - (pixels[..., 0] + pixels[..., 2]) / 2
     third = pixels.shape[1] // 3
     assert green[:, third:2 * third].mean() > green[:, :third].mean() + 4
+
+
+@pytest.fixture()
+def tested(data, tmp_path):
+    """A run folder with what a gallery needs: the network, and its Dice on each test image as measured."""
+    dataset, model = MTLDataset(data, "test"), MTLNet(TASKS, width=2).eval()
+    run = tmp_path / "runs/mtl/seed0"
+    run.mkdir(parents=True)
+    checkpoint.save({"model": model.state_dict(), "tasks": list(TASKS), "width": 2, "size": 64, "metrics": {}, "experiment": "mtl",
+                     "seed": 0, "split_hash": dataset.summary["split_hash"], "border": "pet"}, run / "best.pt")
+    with open(run / "test_per_image.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "dice"])
+        for picture in mtl_vis.pictures_of_dataset(model, dataset, len(dataset)):
+            both, total = (picture.mask & picture.target_mask).sum(), picture.mask.sum() + picture.target_mask.sum()
+            writer.writerow([picture.name, (2 * both / total).item()])
+    return run
+
+
+def test_a_gallery_shows_the_best_the_median_and_the_worst(data, tmp_path, tested, capsys):
+    with open(tested / "test_per_image.csv", newline="") as file:
+        by_dice = sorted(csv.DictReader(file), key=lambda row: -float(row["dice"]))
+    pictures, _ = mtl_vis.gallery(tested, data, 2)
+    rows = [by_dice[k] for k in (0, 1, 4, 5, 8, 9)]
+    kinds = ("best", "best", "median", "median", "worst", "worst")
+    assert [picture.name for picture in pictures] == [f"{kind}: {row['name']}" for kind, row in zip(kinds, rows)]
+    for picture, row in zip(pictures, rows):
+        assert mtl_vis.panels(picture)[2][3].endswith(f"Dice {float(row['dice']):.3f}")
+    draw("--gallery", tested, "--data", data, "--out", tmp_path / "gallery.png")
+    assert "best: " in capsys.readouterr().out and Image.open(tmp_path / "gallery.png").size[1] > 900
+    assert len(mtl_vis.gallery(tested, data, 100)[0]) == 9  # no image twice
+
+
+def test_a_gallery_of_other_images_or_of_no_finished_run_is_refused(data, tmp_path, tested):
+    def refused(words, folder=tested):
+        with pytest.raises(InputError, match=words):
+            draw("--gallery", folder, "--data", data, "--out", tmp_path / "gallery.png")
+
+    refused("no checkpoint", tmp_path)
+    table = tested / "test_per_image.csv"
+    table.write_text(table.read_text().replace("dice", "Dice"))
+    refused("test_per_image.csv is damaged")
+    table.write_text("name,dice\nsomebody,0.5\n")
+    refused("other images")
+    table.unlink()
+    refused("not finished")
+    content = checkpoint.load(tested / "best.pt")
+    checkpoint.save(content | {"split_hash": "0" * 16}, tested / "best.pt")
+    table.write_text("name,dice\nsomebody,0.5\n")
+    refused("0000000000000000")
+
+
+def test_a_gallery_takes_no_photographs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        mtl_vis.parse_args(["--gallery", "runs/mtl/seed0", "cat.jpg"])
+    assert stop.value.code == 2 and "--gallery" in capsys.readouterr().err
 
 
 def test_a_mask_is_drawn_where_it_is(tmp_path):

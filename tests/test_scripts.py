@@ -40,10 +40,18 @@ def test_evaluate_prints_one_json_object_equal_to_the_runs_test(place, data):
     test = json.loads((place / "runs/mtl/seed0/test.json").read_text())
     done = script(place, "evaluate.py", "--data", data, "--batch-size", "3")
     assert done.returncode == 0 and "runs/mtl/seed0/best.pt" in done.stderr
+    assert "warning" not in done.stderr
     printed = json.loads(done.stdout)
     for key in ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou"):
         assert printed[key] == pytest.approx(test[key], abs=1e-5)
     assert (printed["experiment"], printed["split_hash"], printed["n_images"]) == ("mtl", test["split_hash"], test["n_images"])
+
+
+def test_evaluate_warns_of_images_that_the_network_was_trained_on(place, data):
+    done = script(place, "evaluate.py", "--data", data, "--split", "train", "--checkpoint", "runs/mtl/seed0/best.pt")
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert "warning: the network was trained on 16 of the 24 images" in done.stderr  # --limit 16
+    assert json.loads(done.stdout)["n_images"] == 24
 
 
 def test_mask_png_is_drawn_after_a_run(place, data):

@@ -1,0 +1,57 @@
+"""Kill it and feed it rubbish: hours of bad luck in minutes, by hand; tests/test_faults.py does a little of it in the suite.
+
+    python benchmarks/soak.py --kills 200     SIGKILL at random moments and at saves, in all four phases; run again, compare
+    python benchmarks/soak.py --fuzz 2000     damaged files and hostile options: refused in one sentence, or harmless
+
+On synthetic data in a temporary folder. Prints the counts by phase and by kind and, last, one JSON line. Exit status 0 only
+if everything held; otherwise it names the first failures, each with the --seed that repeats it (with --kills 1 or --fuzz 1;
+the moment of a random kill varies with the machine's load). Needs a system that can fork.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork does not survive its threads
+
+import sys
+import tempfile
+from pathlib import Path
+
+import common
+import cli
+import soak_fuzz
+import soak_kills
+import soak_server
+
+NAMED = 20  # of the failures
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--kills", type=cli.integer(0), default=0, metavar="N", help="kill N times")
+    parser.add_argument("--fuzz", type=cli.integer(0), default=0, metavar="N", help="try N damaged or hostile inputs")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the first try; each has the next number")
+    args = parser.parse_args(argv)
+    if not args.kills and not args.fuzz:
+        parser.error("nothing to do: ask for --kills N or --fuzz N")
+    return args
+
+
+def main(args):
+    results, failures = {"seed": args.seed}, []
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        reference = soak_server.make_reference(Path(folder))
+        for soak, n in ((soak_kills.soak, args.kills), (soak_fuzz.soak, args.fuzz)):
+            if n:
+                (header, *rows), found, failed = soak(reference, n, args.seed)
+                common.print_table(header, rows)
+                results |= found
+                failures += failed
+    for failure in failures[:NAMED]:
+        print(failure, file=sys.stderr)
+    common.print_results(results | {"failures": len(failures)})
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

@@ -1,0 +1,108 @@
+"""Figures of the results: Dice of every row, training curves, learned loss weights. Made to be read on a phone.
+
+Each is a PNG of at most seven inches' width and holds no date and no version, so the same numbers give the same bytes.
+"""
+
+import matplotlib
+
+matplotlib.use("Agg")  # draw into files: there may be no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from verdict import t_interval
+
+# Distinguishable without red-green vision (Okabe and Ito, "Color Universal Design", 2008).
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
+WIDTH, DPI = 5.5, 160  # inches, dots an inch
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+
+
+def draw_dice(rows, baseline, path):
+    """Every run's test Dice as a dot, and each row's mean with its 95% t interval over seeds.
+
+    rows: dict of label -> (n,) Dice in percent, drawn from top to bottom; baseline: the label whose mean is the dashed line,
+    or None. The interval of two seeds can be wider than anything else; it runs out of the picture then.
+    """
+    runs = np.concatenate(list(rows.values()))
+    margin = max(np.ptp(runs), 0.5)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=DPI)
+        for k, values in enumerate(rows.values()):
+            axis.plot(values, np.full(len(values), k + 0.16), ".", color=GREY, markersize=6, alpha=0.8)
+            if len(values) > 1:
+                mean, low, high = t_interval(values)
+                axis.plot([low, high], [k - 0.12] * 2, color=BLUE, linewidth=2, solid_capstyle="butt")
+            axis.plot([np.mean(values)], [k - 0.12], "o", color=BLUE, markersize=6)
+        if baseline:
+            axis.axvline(np.mean(rows[baseline]), color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        left, right = axis.get_xlim()
+        axis.set_xlim(max(left, runs.min() - margin, -2), min(right, runs.max() + margin, 102))
+        axis.set_xlabel("test Dice, %")
+        figure.supxlabel("grey: runs; blue: mean, 95% interval over seeds" + ("; dashed: baseline" if baseline else ""),
+                         fontsize=9.5)
+        axis.grid(axis="x", alpha=0.3)
+        save(figure, path)
+
+
+def draw_curves(rows, baseline, ylabel, path):
+    """Small multiples of a quantity over epochs: the mean over seeds, and a band from the lowest seed to the highest.
+
+    rows: dict of label -> (n, epochs); the row `baseline` (or None) is repeated in each panel. The vertical axis spans what
+    comes after the first fifth of the epochs, where rows differ by less than anything at the start.
+    """
+    late = np.concatenate([values[:, values.shape[1] // 5:].ravel() for values in rows.values()])
+    low, high = late.min(), late.max()
+    margin = 0.05 * (high - low) or 0.05
+    with plt.rc_context(STYLE):
+        lines = -(-len(rows) // 2)
+        figure, axes = plt.subplots(lines, 2, figsize=(WIDTH, 0.7 + 1.55 * lines), sharex=True, sharey=True, squeeze=False,
+                                    layout="constrained", dpi=DPI)
+        for (label, values), axis in zip(rows.items(), axes.flat):
+            if baseline and label != baseline:
+                draw_band(axis, rows[baseline], ORANGE, "--")
+            draw_band(axis, values, ORANGE if label == baseline else BLUE, "-")
+            axis.set_title(f"{label} (n = {len(values)})")
+            axis.set_ylim(low - margin, high + margin)
+            axis.grid(alpha=0.3)
+        for axis in axes.flat[len(rows):]:
+            axis.axis("off")
+        integer_epochs(axes.flat[0])
+        figure.supxlabel("epoch" + (f"   (dashed: {baseline}; bands: lowest to highest seed)" if baseline else
+                                    "   (bands: lowest to highest seed)"), fontsize=10)
+        figure.supylabel(ylabel, fontsize=10)
+        save(figure, path)
+
+
+def draw_weights(weights, path):
+    """Learned loss weights over epochs; weights: dict of task -> (n, epochs)."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained", dpi=DPI)
+        for (task, values), colour, dash in zip(weights.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-.")):
+            draw_band(axis, values, colour, dash, task)
+        axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
+        axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
+        axis.set_title(f"uncertainty (n = {len(values)}; bands: lowest to highest seed)")
+        axis.grid(alpha=0.3)
+        axis.legend()
+        integer_epochs(axis)
+        save(figure, path)
+
+
+def draw_band(axis, values, colour, dash, label=None):
+    """Mean over seeds of values (n, epochs), and the band from lowest to highest."""
+    epochs = np.arange(1, values.shape[1] + 1)
+    axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+    axis.plot(epochs, values.mean(0), dash, color=colour, linewidth=1.5, label=label,
+              marker="." if len(epochs) < 10 else None)
+
+
+def integer_epochs(axis):
+    axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def save(figure, path):
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)

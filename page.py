@@ -1,0 +1,287 @@
+"""The page of the results as Markdown that also reads well as it is: short lines, tables of few columns, the answer first.
+
+It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of verdict.py, and returns text: a
+function of the records, without a date or a path.
+"""
+
+import textwrap
+
+import numpy as np
+
+import verdict
+from records import FREE_OPTIONS, dice_score, grouped, shorten
+from verdict import MAX_SEEDS, MIN_SEEDS
+
+# Test Dice (%) as published, and without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the
+# likely N of 738 or 369 test images, which the study does not say, so the second figure is inferred.
+PUBLISHED = {
+    "mtl": (90.21, 86.7), "baseline": (92.94, 89.3), "ablation_cls": (88.04, 84.6), "ablation_bbox": (92.75, 89.1),
+    "uncertainty": (87.73, 84.3), "split_80_10_10": (91.80, 88.2), "split_75_15_15": (91.54, 88.0),
+    "split_50_25_25": (91.29, 87.7), "split_25_25_50": (90.32, 86.8), "split_25_50_25": (89.83, 86.3),
+}
+BASELINE = "baseline"
+PUBLISHED_BATCH = 32
+COLUMNS = 72  # of running text
+
+
+def make_page(rows, comparisons, left_out, not_paired):
+    """The whole page."""
+    runs = [run for of_row in rows.values() for run in of_row]
+    parts = [
+        "# Does multi-task learning help segmentation?",
+        *answer(rows, comparisons),
+        *warnings(runs, left_out, not_paired),
+        "![Test Dice of every run, and means with intervals](dice.png)",
+        "## Test Dice",
+        paragraph("Percent, mean and standard deviation over seeds (n runs a row). Per image: mean over images. Pooled: all "
+                  "pixels of the test split at once."),
+        table(("experiment", "n", "per image", "pooled"),
+              [(name, len(of_row), spread(of_row, "dice"), spread(of_row, "dice_pooled")) for name, of_row in rows.items()]),
+    ]
+    if comparisons:
+        parts += ["## Against the baseline", *verdict_section(rows, comparisons)]
+    parts += [
+        "## Beside the published study",
+        paragraph("Dice per image here; the published test Dice, from one run a row; and that figure corrected for "
+                  "the formula behind it, which grows with an incomplete last batch. The corrected figures are "
+                  "inferred: they divide by 1.0407, for the likely number of test images, which the study does "
+                  "not state. In the published uncertainty row no weights were learned (they never reached the "
+                  "optimizer): it repeats mtl, and the 2.48 points between the two are noise. Its 75-15-15 was "
+                  "run as 70-15-15."),
+        table(("experiment", "here", "published", "corrected"),
+              [(name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(name)) for name, of_row in rows.items()]),
+        "## Other measures",
+        paragraph("Accuracy in percent and box IoU (mean over images with a box), mean and standard deviation over "
+                  "seeds; parameters in millions; minutes of training, mean, on whatever machine it was."),
+        table(("experiment", "accuracy", "box IoU"),
+              [(name, spread(of_row, "accuracy"), spread(of_row, "box_iou", 1, 3))
+               for name, of_row in rows.items()]),
+        table(("experiment", "parameters", "minutes"),
+              [(name, f"{mean_of(of_row, 'parameters', 1e-6):.2f}", f"{mean_of(of_row, 'train_seconds', 1 / 60):.1f}")
+               for name, of_row in rows.items()]),
+        "## Training curves",
+        paragraph("One panel a row. The vertical axes leave the first fifth of the epochs out."),
+        "![Validation Dice over epochs, one panel a row](curves.png)",
+        "![Training loss of the segmentation over epochs, one panel a row](losses.png)",
+    ]
+    if "uncertainty" in rows:
+        parts += ["## Learned loss weights",
+                  paragraph("What multiplies each loss in the uncertainty runs, mean over the batches of an epoch. All "
+                            "start at 1; what matters is how they stand to each other."),
+                  "![Learned weights over epochs](weights.png)"]
+    parts += ["## One network, four Dice figures", *audit_section(rows, runs), "## Protocol", *protocol(runs)]
+    if left_out or not_paired:
+        parts += ["## Left out"]
+    if left_out:
+        parts.append(bullets("Of everything:", [f"{folder}: {reason}" for folder, reason in left_out]))
+    if not_paired:
+        parts.append(bullets("Of the comparison with the baseline, though not of the tables:",
+                             [f"{folder}: {reason}" for folder, reason in not_paired]))
+    parts.append(paragraph("Every run stands in [results.csv](results.csv). This page is made by `python results.py` from "
+                           "the runs' records alone; the same records give the same page."))
+    return "\n\n".join(parts) + "\n"
+
+
+def answer(rows, comparisons):
+    """The first paragraphs: what can be said, in plain sentences."""
+    if BASELINE not in rows:
+        return [paragraph("**There are no baseline runs here, so nothing can be compared and there are no verdicts.**")]
+    tested = [found for found in comparisons if found.verdict is not None]
+    if not tested:
+        return [paragraph(f"**No verdict yet**: it takes {MIN_SEEDS} seeds that a row shares with the baseline, and no "
+                          "row has them."), noise_floor(rows)]
+    named = {sign: [found.experiment for found in tested if found.verdict == sign] for sign in (1, -1, 0)}
+    words = {1: "better than the baseline", -1: "worse than the baseline", 0: "cannot be told apart from the baseline"}
+    said = [f"{words[sign]}: {', '.join(names)}" for sign, names in named.items() if names]
+    text = "; ".join(said)
+    others = [name for name in rows if name != BASELINE and name not in sum(named.values(), [])]
+    more = f" No verdict, for want of seeds: {', '.join(others)}." if others else ""
+    return [paragraph(f"**{text[0].upper() + text[1:]}.** That is test Dice, {count(len(tested), 'row')} judged over "
+                      f"{seeds_in_words(tested)}.{more}"), noise_floor(rows)]
+
+
+def seeds_in_words(tested):
+    counts = sorted({found.n for found in tested})
+    return f"{counts[0]} paired seeds each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} paired seeds"
+
+
+def noise_floor(rows):
+    """What the seed alone does to the baseline."""
+    values = [100 * run.test["dice"] for run in rows[BASELINE]]
+    if len(values) < 2:
+        return paragraph("The noise floor is unknown: there is one baseline run.")
+    floor = verdict.pairwise_differences(values)
+    if len(floor) <= 15:
+        listed = ", ".join(f"{value:.2f}" for value in floor)
+    else:
+        listed = "smallest {:.2f}, quartiles {:.2f}, {:.2f} and {:.2f}, largest {:.2f}".format(
+            *np.quantile(floor, (0, 0.25, 0.5, 0.75, 1)))
+    return paragraph(f"Noise floor: two baseline runs that differ in the seed alone differ by up to {floor[-1]:.2f} points "
+                     f"of Dice (every two of {len(values)} runs: {listed}).")
+
+
+def warnings(runs, left_out, not_paired):
+    """What a reader must know before trusting the figures."""
+    said = []
+    for what, value in (("commits of the code", lambda run: str(run.config.get("commit"))[:12]),
+                        ("training precisions", lambda run: run.test["precision"]),
+                        ("devices", lambda run: run.test["device"]),
+                        ("versions", lambda run: versions(run)),
+                        ("sets of options", lambda run: ", ".join(sorted(run.config["options"].keys() - FREE_OPTIONS)))):
+        groups = grouped({run.label: value(run) for run in runs})
+        if len(groups) > 1:
+            said.append(f"The runs are of different {what}: "
+                        + "; ".join(f"{text} ({shorten(labels)})" for text, labels in groups.items()) + ".")
+    dirty = [run.label for run in runs if str(run.config.get("commit")).endswith("-dirty")]
+    if dirty:
+        said.append(f"The code had changes that are in no commit: {shorten(dirty)}.")
+    if left_out:
+        said.append(f"{count(len(left_out), 'run folder')} left out; the reasons stand at the end.")
+    if not_paired:
+        said.append(f"{count(len(not_paired), 'run')} without a baseline run of the same seed; named at the end.")
+    return [bullets("**Mind:**", said)] if said else []
+
+
+def count(n, what):
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def verdict_section(rows, comparisons):
+    tested = [found for found in comparisons if found.verdict is not None]
+    yield bullets("", [sentence(found) for found in comparisons])
+    absent = [name for name in rows if name != BASELINE and name not in {found.experiment for found in comparisons}]
+    if absent:
+        yield paragraph(f"No seed in common with the baseline, so no comparison: {', '.join(absent)}.")
+    yield paragraph("Points of Dice per image (%), row minus baseline, over the seeds that both have; 95% interval of "
+                    "the paired t test over seeds, for each row by itself.")
+    yield table(("experiment", "n", "difference", "95% interval"),
+                [(found.experiment, found.n, f"{found.mean:+.2f}", interval(found.interval))
+                 for found in comparisons])
+    if tested:
+        yield paragraph(f"Holm p is p corrected for judging {count(len(tested), 'row')} at once (rows with fewer than "
+                        f"{MIN_SEEDS} paired seeds are not judged); a verdict needs it at {verdict.ALPHA} or below. "
+                        f"Seeds: about how many it would take to find the observed difference with {verdict.POWER:.0%} "
+                        f"power, were difference and spread the true ones, at the strictest level of Holm's correction "
+                        f"({verdict.ALPHA} / {len(tested)}).")
+        yield table(("experiment", "p", "Holm p", "seeds"),
+                    [(found.experiment, f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)) for found in tested])
+    yield paragraph(f"Other test images would have given other figures too. The interval below is from the choice of "
+                    f"images alone: the differences of each image, averaged over the seeds, "
+                    f"{verdict.RESAMPLES:,} times drawn anew with replacement. It is no part of the verdict, which is "
+                    "about training again and testing on these images.")
+    yield table(("experiment", "difference", "over images"),
+                [(found.experiment, f"{found.mean:+.2f}", interval(found.images)) for found in comparisons])
+
+
+def sentence(found):
+    """The verdict on one row in plain words."""
+    n = found.n
+    if found.verdict is None:
+        return (f"**{found.experiment}: no verdict** from {count(n, 'paired seed')} (it takes {MIN_SEEDS}); "
+                f"{found.mean:+.2f} points so far.")
+    figures_ = f"{found.mean:+.2f} points ({interval(found.interval)}, {n} paired seeds, Holm p {found.adjusted:.2g})"
+    if found.verdict == 0:
+        about = "about " if found.needed else ""
+        return (f"**{found.experiment}: cannot be told** at {n} seeds: {figures_}. To tell a difference of this size would "
+                f"take {about}{needed(found)} seeds.")
+    return f"**{found.experiment} {'helps' if found.verdict > 0 else 'hurts'}**: {figures_}."
+
+
+def needed(found):
+    return str(found.needed) if found.needed else f"more than {MAX_SEEDS}"
+
+
+def audit_section(rows, runs):
+    n = len(runs[0].counts)
+    factor = -(-n // PUBLISHED_BATCH) * PUBLISHED_BATCH / n
+    yield paragraph("The same predictions by four formulas, percent, mean over seeds. Image: mean over images (the figure "
+                    f"of this page). Pooled: all pixels at once. Batch: mean over batches of {PUBLISHED_BATCH} images, each "
+                    f"pooled over its pixels. Published: sum of these batch figures / N x {PUBLISHED_BATCH}, the formula of "
+                    f"the published study. For N = {n} it is the batch figure times ceil(N / {PUBLISHED_BATCH}) x "
+                    f"{PUBLISHED_BATCH} / N = {factor:.4f}, and can pass 100.")
+    yield table(("experiment", "image", "pooled", "batch", "published"),
+                [(name, *(f"{value:.2f}" for value in np.mean([audit(run) for run in of_row], 0)))
+                 for name, of_row in rows.items()])
+
+
+def protocol(runs):
+    first = runs[0]
+    images = first.config["images"]
+    shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
+              and all(key in run.config["options"] for run in runs)}
+    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
+    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "workers", "device"})
+    differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
+
+    def of_runs(value):
+        return "; ".join(grouped({run.label: value(run) for run in runs}))
+
+    yield bullets("", [
+        f"Runs: {len(runs)}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}.",
+        f"Images of {first.test['size']} px: " + ", ".join(f"{images[split]} {split}" for split in ("train", "val", "test")
+                                                           if split in images) + ".",
+        f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
+        f"Epochs: {first.test['epochs']}; the checkpoint with the best validation Dice is tested once.",
+        f"Options of all runs: `{options}`.",
+        f"Options that differ: {', '.join('--' + key for key in differing) or 'none'}.",
+        f"Device: {of_runs(lambda run: run.test['device'])}; precision: {of_runs(lambda run: run.test['precision'])}.",
+        f"Versions: {of_runs(versions)}.",
+        f"Commit: {of_runs(lambda run: str(run.config.get('commit'))[:12])}.",
+    ])
+
+
+def versions(run):
+    return ", ".join(f"{name} {value}" for name, value in sorted(run.config["versions"].items()))
+
+
+def published(name):
+    if name not in PUBLISHED:
+        return "-", "-"
+    figure, corrected = PUBLISHED[name]
+    return f"{figure:.2f}", f"{corrected:.1f}"
+
+
+def mean_of(runs, key, scale=1.0):
+    return scale * np.mean([run.test[key] for run in runs])
+
+
+def spread(runs, key, scale=100.0, digits=2):
+    """Mean and standard deviation over seeds as text; a dash where the task is absent."""
+    values = [scale * run.test[key] for run in runs if run.test[key] is not None]
+    if len(values) < len(runs):
+        return "-" if not values else f"only in {len(values)} of {len(runs)} runs"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}"
+
+
+def interval(ends):
+    return "-" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
+
+
+def paragraph(text):
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+def bullets(title, items):
+    lines = [textwrap.fill(item, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False,
+                           break_on_hyphens=False) for item in items]
+    return "\n".join([title, "", *lines] if title else lines)
+
+
+def table(header, rows):
+    """A Markdown table whose columns line up: text to the left in the first, to the right in the others."""
+    cells = [[str(cell).replace("|", "/") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
+                               for k, (cell, width) in enumerate(zip(row, widths))) + " |" for row in cells]
+    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    lines.insert(1, "|" + "|".join(rule) + "|")
+    return "\n".join(lines)
+
+
+def audit(run):
+    """The test Dice (%) of one run by four formulas: per image, pooled, mean over batches of 32, and as published."""
+    starts = range(0, len(run.counts), PUBLISHED_BATCH)
+    batches = dice_score(np.array([run.counts[k:k + PUBLISHED_BATCH].sum(0) for k in starts]))
+    return 100 * np.array([run.dice.mean(), dice_score(run.counts.sum(0)), batches.mean(),
+                           batches.sum() / len(run.counts) * PUBLISHED_BATCH])

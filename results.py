@@ -1,0 +1,124 @@
+"""The table that writes itself: run folders -> results/README.md with verdicts and figures, and results.csv.
+
+    python results.py                                  runs/ -> results/
+    python results.py --runs results/runs --out other  the same page from the records alone: it is a function of them
+
+Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not finished or not sound is named,
+with the reason, and left out; runs of different data, image sizes or options that change the result are refused, as no
+table can hold both. Each row is compared with the baseline over the seeds that both have (verdict.py).
+"""
+
+import contextlib
+import csv
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import cli
+import figures
+from cli import InputError
+from page import BASELINE, PUBLISHED, count, make_page, sentence
+from records import TEST_KEYS, read_runs, refuse_mixture, same_images
+from verdict import compare
+
+
+def rows_of(runs):
+    """{experiment: runs by seed}, in the order of the published table, then others by name."""
+    names = {run.experiment for run in runs}
+    order = [name for name in PUBLISHED if name in names] + sorted(names - set(PUBLISHED))
+    return {name: [run for run in runs if run.experiment == name] for name in order}
+
+
+def unpaired(rows):
+    """[(folder, reason)] of runs whose seed the baseline lacks."""
+    seeds = {run.seed for run in rows.get(BASELINE, ())}
+    return [(run.label, "there is no baseline run of this seed") for runs in rows.values() for run in runs
+            if seeds and run.seed not in seeds]
+
+
+def write_all(out, rows, page):
+    """Write everything into a folder beside, then put file after file in its place; others in `out` stay as they are."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"--out {out} is a file; name a folder") from None
+    partial = Path(tempfile.mkdtemp(prefix=".results.", suffix=".partial", dir=out))
+    try:
+        draw_all(rows, partial)
+        write_csv(rows, partial / "results.csv")
+        (partial / "README.md").write_text(page, encoding="utf-8", newline="\n")
+        names = sorted(path.name for path in partial.iterdir())
+        for name in sorted(names, key=lambda name: name == "README.md"):  # the page last: it shows the others
+            os.replace(partial / name, out / name)
+    except IsADirectoryError as error:
+        where = error.filename2 or error.filename
+        raise InputError(f"{where} is a folder where a file is to go; choose another --out") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(partial)
+
+
+def draw_all(rows, folder):
+    baseline = BASELINE if BASELINE in rows else None
+    figures.draw_dice({name: [100 * run.test["dice"] for run in runs] for name, runs in rows.items()}, baseline,
+                      folder / "dice.png")
+    for key, scale, label, name in (("val_dice", 100, "validation Dice, %", "curves.png"),
+                                    ("train_loss_seg", 1, "training loss of the segmentation", "losses.png")):
+        figures.draw_curves({row: stack(runs, key, scale) for row, runs in rows.items()}, baseline, label, folder / name)
+    if "uncertainty" in rows:
+        runs = rows["uncertainty"]
+        tasks = [task for task in runs[0].config["tasks"] if all(task in run.config["tasks"] for run in runs)]
+        figures.draw_weights({task: stack(runs, f"weight_{task}") for task in tasks}, folder / "weights.png")
+
+
+def stack(runs, key, scale=1.0):
+    """A column of the logs of some runs, (n, epochs)."""
+    return scale * np.array([run.history[key] for run in runs])
+
+
+def write_csv(rows, path):
+    """A line a run: everything in test.json, and minutes of training."""
+    runs = [run for of_row in rows.values() for run in of_row]
+    fields = [*TEST_KEYS, *sorted({key for run in runs for key in run.test} - set(TEST_KEYS))]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*fields, "minutes"])
+        for run in runs:
+            writer.writerow([*(run.test.get(field) for field in fields), round(run.test["train_seconds"] / 60, 2)])
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the run folders")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="where README.md, results.csv and figures go")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    runs, left_out = read_runs(args.runs)
+    if runs:
+        refuse_mixture(runs)
+        runs, others = same_images(runs)
+        left_out = sorted(left_out + others)
+    rows = rows_of(runs)
+    not_paired = unpaired(rows)
+    for folder, reason in left_out:
+        print(f"results.py: {folder} is left out: {reason}", file=sys.stderr)
+    for folder, reason in not_paired:
+        print(f"results.py: {folder} is left out of the comparison: {reason}", file=sys.stderr)
+    if not runs:
+        raise InputError(f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs")
+    comparisons = compare({name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}, BASELINE)
+    write_all(args.out, rows, make_page(rows, comparisons, left_out, not_paired))
+    print(f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
+          f"{len(left_out)} left out")
+    for found in comparisons:
+        print(sentence(found).replace("*", ""))
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

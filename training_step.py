@@ -1,0 +1,113 @@
+"""One training step: taking it, trying it before training begins, and refusing it where it would spoil the network."""
+
+import contextlib
+import copy
+import math
+import time
+
+import torch
+from torch.nn.utils import get_total_norm
+
+from cli import InputError
+from dataloader_mtl import batches, make_loader
+
+
+def step(model, criterion, batch, precision):
+    """Forward and backward of one batch; returns the weighted total and the dict of unweighted losses."""
+    with autocast(batch["image"].device, precision):
+        outputs = model(batch["image"])
+    losses = criterion(outputs, batch)
+    total = criterion.total(losses)
+    total.backward()
+    return total, losses
+
+
+def autocast(device, precision):
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def to(batch, device):
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def refuse_divergence(values, parameters, batch, dataset, epoch):
+    """Stop before the update where a loss or a gradient is not finite; `parameters` by name."""
+    # One norm over all gradients costs a thousandth of a step. It also overflows where they are merely huge, so each is
+    # asked only then.
+    norm = get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
+    if norm.isfinite() and all(map(math.isfinite, values.values())):
+        return
+    bad = [name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
+    if not bad and all(map(math.isfinite, values.values())):
+        return
+    listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
+    names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
+    what = f"the gradient of {shortened(bad)}" if bad else "a loss"
+    raise InputError(f"{what} is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or "
+                     "--precision fp32")
+
+
+def refuse_untrained(criterion, optimizer):
+    """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are none."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    dead = [name for name, p in criterion.named_parameters() if id(p) not in trained or not p.requires_grad]
+    if dead:
+        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so "
+                         "they would never change; hand them to the optimizer")
+
+
+def refuse_unreached(model, criterion, batch):
+    """Refuse parameters that a trial step on a batch gives no gradient: they would never change either."""
+    trial = trial_copy(model, criterion)
+    step(*trial, batch, "fp32")
+    unreached = [name for name, p in named_parameters(*trial).items() if p.requires_grad and p.grad is None]
+    if unreached:
+        raise InputError(f"the loss does not depend on {shortened(unreached)}, so they would never change; use them in the "
+                         "loss, or set requires_grad to False where that is meant")
+
+
+def choose_precision(asked, folder, model, criterion, dataset, batch_size, device):
+    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here."""
+    if asked != "auto" or folder.config_path.exists():
+        return asked
+    if device.type == "mps":
+        return "fp32"
+    trial = trial_copy(model, criterion)
+    # The last epoch's batches: at full size, where most of the time goes.
+    batch, seconds = trial_batch(dataset, len(dataset.sides) - 1, batch_size, device), {}
+    # Interleaved, the best of three: another program's activity hits both.
+    for precision in ("fp32", "bf16") * 3:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        step(*trial, batch, precision)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.setdefault(precision, []).append(time.perf_counter() - begin)
+    fastest = min(seconds, key=lambda precision: min(seconds[precision]))
+    print("precision: " + ", ".join(f"{name} {min(times):.3f} s a step" for name, times in seconds.items())
+          + f"; training in {fastest}")
+    return fastest
+
+
+def trial_copy(model, criterion):
+    """Copies to try a step with, which changes the statistics of batch normalisation."""
+    return copy.deepcopy(model).train(), copy.deepcopy(criterion).train()
+
+
+def trial_batch(dataset, epoch, batch_size, device):
+    """A few images of the training split as they are in an epoch."""
+    with contextlib.closing(batches(make_loader(dataset, min(batch_size, 4)), epoch)) as source:
+        return to(next(source), device)
+
+
+def named_parameters(model, criterion):
+    """The parameters of both by name; those of a criterion begin with "criterion."."""
+    return dict(model.named_parameters()) | {f"criterion.{name}": p for name, p in criterion.named_parameters()}
+
+
+def shortened(names):
+    """The first names of a long list, and how many there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
