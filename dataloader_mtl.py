@@ -10,6 +10,7 @@ import math
 import os
 import queue
 import threading
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -299,9 +300,14 @@ def batches(loader, epoch=0):
     try:
         # Worker processes read ahead by themselves.
         yield from loader if loader.num_workers else ahead(loader)
+        return
     except InputError as error:
         # A worker's error arrives with the worker's traceback around it; its last line is the sentence.
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("cli.InputError: ")) from None
+        sentence = str(error).strip().splitlines()[-1].removeprefix("cli.InputError: ")
+        # Its frames would keep the loader's iterator until the garbage collector comes by, and that takes the workers'
+        # semaphores away before it ends the workers. Cleared, they end here.
+        traceback.clear_frames(error.__traceback__)
+    raise InputError(sentence)
 
 
 def ahead(iterable, depth=2):

@@ -1,6 +1,8 @@
 """Kills, damaged input and files that change under workers: a little of what benchmarks/soak.py does by the hour."""
 
+import gc
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -156,8 +158,13 @@ def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_c
     for a, b in zip(batches(loader), expected, strict=True):
         assert all(torch.equal(a[key].nan_to_num(-1), b[key].nan_to_num(-1)) for key in b)
     replace_by_others(folder, folder / "train" / "masks.h5")
-    with pytest.raises(InputError, match="masks.h5 was changed or replaced while it was in use"):
-        list(batches(loader, 1))
+    gc.collect(), gc.disable()
+    try:
+        with pytest.raises(InputError, match="masks.h5 was changed or replaced while it was in use"):
+            list(batches(loader, 1))
+        assert multiprocessing.active_children() == []  # they end with the error, not some time later
+    finally:
+        gc.enable()
 
 
 def changes_in_use(folder, path, change, moment, workers, context, persistent):
