@@ -96,6 +96,12 @@ def shortened(path):
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
+def listed(names, most=3):
+    """The first of some names as text, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def warn(message):
     """Say on standard error what the user should know, in one line, and go on."""
     print(f"{Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn.utils import clip_grads_with_norm_
 from tqdm import tqdm
 
 import checkpoint
@@ -23,8 +24,8 @@ from cli import InputError
 from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
 from models import count_parameters
 from run_folder import RunFolder, environment
-from training_step import (choose_precision, named_parameters, refuse_divergence, refuse_unreached, refuse_untrained,
-                           step, to, trial_batch)
+from training_step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
+                           refuse_untrained, step, to, trial_batch)
 from utils import dice_score, per_image, summarise
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -33,6 +34,9 @@ METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 # The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1
+# A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
+# slow AdamW down for a thousand steps.
+MAX_GRADIENT_NORM = 5.0
 # Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be larger in validation than
 # they ever were in training: (until this share of the epochs, side relative to S).
 SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
@@ -229,8 +233,8 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
     """One pass over the training split.
 
     Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
-    train_loss_<task> (unweighted) and weight_<task>, all means over the epoch's batches; seconds, images_per_second and the
-    share of the time that was spent waiting for data.
+    train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, all means over the epoch's
+    batches; seconds, images_per_second and the share of the time that was spent waiting for data.
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
@@ -248,8 +252,11 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             optimizer.zero_grad()
             total, losses = step(model, criterion, to(batch, device), precision)
             values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
-            refuse_divergence(values, parameters, batch, loader.dataset, epoch)
+            norm = gradient_norm(parameters)
+            refuse_divergence(values, norm, parameters, batch, loader.dataset, epoch)
+            clip_grads_with_norm_(parameters.values(), MAX_GRADIENT_NORM, norm)
             optimizer.step()
+            values["gradient_norm"] = norm.item()
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
             images += len(batch["row"])

@@ -3,7 +3,7 @@
     python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16]
 
 A warning on standard error says how many images of the split the network was trained on, if any, or that the checkpoint does
-not tell. The numbers do not depend on the batch size. About 60 images/s at 256 px on 2 cores.
+not tell. The numbers do not depend on the batch size.
 """
 
 import json

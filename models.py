@@ -126,8 +126,8 @@ class BoxHead(nn.Module):
     """Deepest features (B, C, h, w) -> (B, 4) boxes, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2.
 
     Every cell gives a score and the offsets from itself to the box's four sides (as in FCOS, Tian et al. 2019); the box
-    is the mean over cells, weighted with the softmax of the scores. Offsets are unbounded, so that every box in the frame
-    can be reached.
+    is the mean over cells, weighted with the softmax of the scores. Offsets end at the width of the frame: every box can
+    be reached, and no cell's can grow so large that the slightest change of its score throws the box about.
     """
 
     def __init__(self, cin):
@@ -145,7 +145,7 @@ class BoxHead(nn.Module):
         centre = torch.stack([cx, cy, cx, cy]).flatten(1)                                 # (4, hw)
         # Untrained, every cell proposes a box a quarter of the frame wide around itself.
         start = torch.tensor([-0.125, -0.125, 0.125, 0.125], device=x.device)[:, None]
-        sides = ((centre + start + offset) * score.softmax(dim=2)).sum(dim=2)             # (B, 4)
+        sides = ((centre + start + offset.tanh()) * score.softmax(dim=2)).sum(dim=2)      # (B, 4)
         a, b = sides.split(2, dim=1)
         box = torch.cat([torch.minimum(a, b), torch.maximum(a, b)], dim=1)
         # The forward value is clamped, the gradient is not: a side outside the frame can still find its way back.

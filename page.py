@@ -9,7 +9,8 @@ import textwrap
 import numpy as np
 
 import verdict
-from records import FREE_OPTIONS, dice_score, grouped, shorten
+from cli import listed
+from records import FREE_OPTIONS, dice_score, grouped
 from verdict import MAX_SEEDS, MIN_SEEDS
 
 # Test Dice (%) as published, and without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the
@@ -131,10 +132,10 @@ def warnings(runs, left_out, not_paired):
         groups = grouped({run.label: value(run) for run in runs})
         if len(groups) > 1:
             said.append(f"The runs are of different {what}: "
-                        + "; ".join(f"{text} ({shorten(labels)})" for text, labels in groups.items()) + ".")
+                        + "; ".join(f"{text} ({listed(labels, 6)})" for text, labels in groups.items()) + ".")
     dirty = [run.label for run in runs if str(run.config.get("commit")).endswith("-dirty")]
     if dirty:
-        said.append(f"The code had changes that are in no commit: {shorten(dirty)}.")
+        said.append(f"The code had changes that are in no commit: {listed(dirty, 6)}.")
     if left_out:
         said.append(f"{count(len(left_out), 'run folder')} left out; the reasons stand at the end.")
     if not_paired:

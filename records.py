@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cli import InputError
+from cli import InputError, listed
 
 METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 TEST_KEYS = ("experiment", "seed", *METRICS, "n_images", "epochs", "best_epoch", "parameters", "train_seconds",
@@ -238,7 +238,7 @@ def refuse_mixture(runs):
             run.label: run.config["options"][option] for run in runs if option in run.config["options"]}
     for key, of_run in values.items():
         if len(set(map(str, of_run.values()))) > 1:
-            groups = "; ".join(f"{value} in {shorten(labels)}" for value, labels in grouped(of_run).items())
+            groups = "; ".join(f"{value} in {listed(labels, 6)}" for value, labels in grouped(of_run).items())
             raise InputError(f"runs that differ in {key} cannot share a table: {groups}; move one kind out of the folder")
 
 
@@ -248,11 +248,6 @@ def grouped(of_run):
     for label, value in of_run.items():
         groups.setdefault(str(value), []).append(label)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
-
-
-def shorten(labels, most=6):
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more
 
 
 def same_images(runs):

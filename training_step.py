@@ -8,7 +8,7 @@ import time
 import torch
 from torch.nn.utils import get_total_norm
 
-from cli import InputError
+from cli import InputError, listed
 from dataloader_mtl import batches, make_loader
 
 
@@ -32,20 +32,23 @@ def to(batch, device):
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
-def refuse_divergence(values, parameters, batch, dataset, epoch):
-    """Stop before the update where a loss or a gradient is not finite; `parameters` by name."""
-    # One norm over all gradients costs a thousandth of a step. It also overflows where they are merely huge, so each is
-    # asked only then.
-    norm = get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
+def gradient_norm(parameters):
+    """The norm over all gradients of parameters given by name, a scalar tensor; it costs a thousandth of a step."""
+    return get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
+
+
+def refuse_divergence(values, norm, parameters, batch, dataset, epoch):
+    """Stop before the update where a loss or a gradient is not finite; `norm` is gradient_norm of the parameters."""
+    # The norm also overflows where gradients are merely huge, so each is asked only then.
     if norm.isfinite() and all(map(math.isfinite, values.values())):
         return
     bad = [name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
     if not bad and all(map(math.isfinite, values.values())):
         return
-    listed = ", ".join(f"{key} {value:g}" for key, value in values.items())
+    losses = ", ".join(f"{key} {value:g}" for key, value in values.items())
     names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
-    what = f"the gradient of {shortened(bad)}" if bad else "a loss"
-    raise InputError(f"{what} is not finite in epoch {epoch + 1} ({listed}; images {names}); try a smaller --lr or "
+    what = f"the gradient of {listed(bad)}" if bad else "a loss"
+    raise InputError(f"{what} is not finite in epoch {epoch + 1} ({losses}; images {names}); try a smaller --lr or "
                      "--precision fp32")
 
 
@@ -64,7 +67,7 @@ def refuse_unreached(model, criterion, batch):
     step(*trial, batch, "fp32")
     unreached = [name for name, p in named_parameters(*trial).items() if p.requires_grad and p.grad is None]
     if unreached:
-        raise InputError(f"the loss does not depend on {shortened(unreached)}, so they would never change; use them in the "
+        raise InputError(f"the loss does not depend on {listed(unreached)}, so they would never change; use them in the "
                          "loss, or set requires_grad to False where that is meant")
 
 
@@ -106,8 +109,3 @@ def trial_batch(dataset, epoch, batch_size, device):
 def named_parameters(model, criterion):
     """The parameters of both by name; those of a criterion begin with "criterion."."""
     return dict(model.named_parameters()) | {f"criterion.{name}": p for name, p in criterion.named_parameters()}
-
-
-def shortened(names):
-    """The first names of a long list, and how many there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

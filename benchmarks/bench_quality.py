@@ -27,7 +27,7 @@ from utils import EqualWeightedLoss
 EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
                "ablation_bbox": ("seg", "bbox")}
 FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
-TIMED_BATCHES = 6   # at each side, after as many that warm up
+TIMED_BATCHES = 16  # at each side, after as many that warm up
 MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds
 
 

@@ -229,9 +229,9 @@ def test_all_configurations_see_the_same_batches(data, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             original = engine.refuse_divergence
 
-            def record(values, parameters, batch, dataset, epoch):
+            def record(values, norm, parameters, batch, dataset, epoch):
                 seen.setdefault(name, []).append((batch["image"], batch["row"]))
-                return original(values, parameters, batch, dataset, epoch)
+                return original(values, norm, parameters, batch, dataset, epoch)
 
             patch.setattr(engine, "refuse_divergence", record)
             script.main(arguments(data, tmp_path))
@@ -283,7 +283,32 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(data, tmp
 def test_huge_gradients_are_still_finite(data):
     parameters = {"a": torch.nn.Parameter(torch.zeros(2)), "b": torch.nn.Parameter(torch.zeros(2))}
     parameters["a"].grad = torch.full((2,), 1e30)  # its square overflows
-    engine.refuse_divergence({"loss": 1.0}, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0)
+    norm = engine.gradient_norm(parameters)
+    assert norm == math.inf
+    engine.refuse_divergence({"loss": 1.0}, norm, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0)
+
+
+def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(data, tmp_path, monkeypatch):
+    """Before the update, to the length MAX_GRADIENT_NORM; the log has the length before."""
+    lengths = []
+    for factor in (1e-4, 1.0, 1e4):
+        model, updates = MTLNet(("seg",), width=2), []
+        model.seg.logits.weight.register_hook(lambda gradient, factor=factor: gradient * factor)
+        step = torch.optim.AdamW.step
+
+        def record(optimizer, *args, **kwargs):
+            updates.append(engine.gradient_norm(dict(model.named_parameters())).item())
+            return step(optimizer, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", record)
+            engine.run(f"x{factor:g}", model, EqualWeightedLoss(("seg",)), arguments(data, tmp_path, "--epochs", "1"))
+        row = log(tmp_path / f"x{factor:g}" / "seed0")[0]
+        lengths.append((float(row["gradient_norm"]), max(updates)))
+    (low, low_used), (usual, usual_used), (high, high_used) = lengths
+    assert low <= usual < engine.MAX_GRADIENT_NORM < high
+    assert low_used < engine.MAX_GRADIENT_NORM and usual_used < engine.MAX_GRADIENT_NORM
+    assert high_used == pytest.approx(engine.MAX_GRADIENT_NORM, rel=1e-4)
 
 
 def test_parameters_that_the_loss_does_not_reach_are_refused(data, tmp_path):

@@ -31,7 +31,7 @@ ALLOWED = {
     "verdict": set(),
     "records": {"cli"},
     "figures": {"verdict"},
-    "page": {"records", "verdict"},
+    "page": {"cli", "records", "verdict"},
     "results": {"cli", "figures", "page", "records", "verdict"},
     **{script: {"cli", "engine", "models", "utils"} for script in (
         "train_mtl", "train_baseline", "train_ablation_cls", "train_ablation_bbox", "oeq_uncertainty", "oeq_splits")},

@@ -76,6 +76,18 @@ def test_boxes_reach_every_place(target):
     assert (head(features) - target).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("scale", [0.1, 1, 10, 100])
+def test_no_score_can_throw_the_box_about(scale):
+    """A side lies between -1.125 and 2.125 whatever the weights, and d box / d score = p (side - box), p (1 - p) <= 1/4."""
+    torch.manual_seed(0)
+    head, kept = BoxHead(8), []
+    torch.nn.init.normal_(head.cells.weight, std=scale)
+    head.cells.register_forward_hook(lambda module, inputs, output: output.retain_grad() or kept.append(output))
+    for side in range(4):
+        head(torch.randn(32, 8, 3, 5))[:, side].sum().backward()
+        assert 0 < kept[-1].grad[:, 0].abs().max() <= 3.25 / 4
+
+
 def test_a_box_outside_the_frame_still_learns():
     head = BoxHead(8).eval()
     with torch.no_grad():  # sides far outside: the output is clamped to the whole frame
