@@ -56,6 +56,7 @@ def make_parser(doc):
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
+    parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute; default: one a core, as torch has it")
     parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
@@ -78,6 +79,7 @@ def run(experiment, model, criterion, args):
 
 def train_and_test(folder, experiment, model, criterion, args):
     """What `run` does in a folder that is not finished."""
+    set_threads(args.threads)
     device = choose_device(args.device)
     data = open_data(args)
     optimizer = make_optimizer(model, criterion, args.lr)
@@ -104,6 +106,12 @@ def train_and_test(folder, experiment, model, criterion, args):
     except (KeyboardInterrupt, cli.Terminated):
         print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
         raise
+
+
+def set_threads(threads):
+    """Compute in so many threads (None: as it is). Sums are split among them, so their number is in every last digit."""
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def open_folder(experiment, args):

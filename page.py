@@ -211,7 +211,7 @@ def protocol(runs):
     shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
               and all(key in run.config["options"] for run in runs)}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
-    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "workers", "device"})
+    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "threads", "workers", "device"})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

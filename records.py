@@ -24,7 +24,7 @@ CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
 PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
 LOG_FIELDS = ("epoch", "train_loss_seg", "val_dice")
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "workers", "device"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device"}
 TOLERANCE = 1e-5   # between a recorded metric and the same taken from the pixel counts again
 
 

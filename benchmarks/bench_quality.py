@@ -60,6 +60,7 @@ def main(args):
 
 def plan(args, tasks):
     """(Precision, number of epochs that fit the minutes), from the speed of a few batches at each side."""
+    engine.set_threads(args.threads)
     folder, device = engine.open_folder(args.experiment, args), engine.choose_device(args.device)
     with folder.held():
         pass  # refuses an existing run before it measures

@@ -340,7 +340,8 @@ def scripts_and_options(bench):
     data = {"--data": bench.reference.data}
     checkpoint = {"--checkpoint": bench.reference.run / "best.pt"}
     train = {**data, **dict(zip(TRAIN[::2], TRAIN[1::2])), "--limit": "6"}
-    every = [*train, "--runs", "--lr", "--seed", "--augment", "--workers", "--resume", "--nonsense"]
+    every = [*train, "--runs", "--lr", "--seed", "--augment", "--threads", "--workers", "--resume",
+             "--nonsense"]
     prepare = {"--root": bench.reference.photographs, "--out": "data", "--size": "32"}
     return {
         **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",

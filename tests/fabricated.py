@@ -44,8 +44,8 @@ def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=I
     config = {
         "experiment": experiment,
         "options": {"data": "/home/somebody/pets", "runs": "runs", "epochs": epochs, "batch_size": 16, "lr": 0.002,
-                    "seed": seed, "width": 16, "augment": "full", "device": "auto", "precision": "auto", "workers": 0,
-                    "resume": True, "limit": None, **(options or {})},
+                    "seed": seed, "width": 16, "augment": "full", "device": "auto", "precision": "auto", "threads": None,
+                    "workers": 0, "resume": True, "limit": None, **(options or {})},
         "tasks": tasks, "parameters": test["parameters"], "images": {"train": 500, "val": 70, "test": images},
         "versions": {"python": "3.12.1", "torch": "2.9.0", "numpy": "2.1.0"}, "commit": "c0ffee" + 34 * "0", **record,
     }

@@ -144,6 +144,21 @@ def test_another_number_of_threads_is_warned_of(data, finished, unfinished, monk
     assert result(unfinished) == result(finished / "uncertainty/seed0")
 
 
+def test_the_number_of_threads_can_be_chosen_and_is_recorded(data, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        oeq_uncertainty.main(arguments(data, tmp_path, "--limit", "8", "--epochs", "1", "--threads", str(before + 1)))
+        assert torch.get_num_threads() == before + 1
+        config = json.loads((tmp_path / "uncertainty/seed0/config.json").read_text())
+        assert config["threads"] == config["options"]["threads"] == before + 1
+        (tmp_path / "uncertainty/seed0/test.json").unlink()
+        with pytest.raises(InputError, match=f"--threads was {before + 1} and is {before}"):
+            oeq_uncertainty.main(arguments(data, tmp_path, "--limit", "8", "--epochs", "1", "--resume", "--threads",
+                                           str(before)))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_resumed_run_keeps_the_precision_that_was_measured(data, unfinished):
     config = json.loads((unfinished / "config.json").read_text())
     config["options"]["precision"], config["precision"] = "auto", "bf16"
@@ -193,10 +208,9 @@ def test_of_two_runs_started_at_once_exactly_one_goes_on(data, tmp_path):
     folder = tmp_path / "runs/uncertainty/seed0"
     both = [start(data, folder, "--epochs", "100000", *more) for more in ((), ("--resume",))]
     try:
-        for line in both[0].stdout:  # until it has trained an epoch, or was refused
-            if line.startswith("epoch 1/"):
-                break
-        winner, loser = both if both[0].poll() is None else reversed(both)
+        # Until it has trained an epoch, or was refused; then its output ends, a moment before the process does.
+        won = any(line.startswith("epoch 1/") for line in both[0].stdout)
+        winner, loser = both if won else reversed(both)
         assert_refused(loser, str(folder), f"in use by process {winner.pid} ")
         assert winner.poll() is None
     finally:
