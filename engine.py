@@ -32,7 +32,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 
 # The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
-WEIGHT_DECAY = 0.01
+WEIGHT_DECAY = 0.1
 WARMUP = 0.1
 # A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
 # slow AdamW down for a thousand steps.
