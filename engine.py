@@ -85,7 +85,7 @@ def train_and_test(folder, experiment, model, criterion, args):
     optimizer = make_optimizer(model, criterion, args.lr)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
-    refuse_unreached(model, criterion, trial_batch(data["train"], 0, args.batch_size, device))
+    refuse_unreached(model, criterion, trial_batch(data["train"], 0, min(args.batch_size, 4), device))
     config = folder.begin({
         "experiment": experiment,
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},

@@ -78,8 +78,9 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
     if device.type == "mps":
         return "fp32"
     trial = trial_copy(model, criterion)
-    # The last epoch's batches: at full size, where most of the time goes.
-    batch, seconds = trial_batch(dataset, len(dataset.sides) - 1, batch_size, device), {}
+    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs whatever
+    # its batch is the same in both, and a few images alone would hide the difference behind it.
+    batch, seconds = trial_batch(dataset, len(dataset.sides) - 1, min(batch_size, 16), device), {}
     # Interleaved, the best of three: another program's activity hits both.
     for precision in ("fp32", "bf16") * 3:
         if device.type == "cuda":
@@ -100,9 +101,9 @@ def trial_copy(model, criterion):
     return copy.deepcopy(model).train(), copy.deepcopy(criterion).train()
 
 
-def trial_batch(dataset, epoch, batch_size, device):
-    """A few images of the training split as they are in an epoch."""
-    with contextlib.closing(batches(make_loader(dataset, min(batch_size, 4)), epoch)) as source:
+def trial_batch(dataset, epoch, n, device):
+    """The first n images of the training split, or as many as there are, as they are in an epoch."""
+    with contextlib.closing(batches(make_loader(dataset, n), epoch)) as source:
         return to(next(source), device)
 
 
