@@ -1,0 +1,52 @@
+"""The trained network that comes along, mtl_model.pt: it is what README's card says, and works right after a clone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import checkpoint
+import data_prepare
+import data_rechunk
+from conftest import ROOT
+from models import TASKS, count_parameters
+from synthetic import draw_dataset
+
+NETWORK = ROOT / checkpoint.DEFAULT
+
+
+def test_what_the_card_says_of_it():
+    model, info = checkpoint.load_model(NETWORK)
+    assert NETWORK.stat().st_size < 16e6 and count_parameters(model) == 3_228_059
+    assert (set(info["tasks"]), info["experiment"], info["size"], info["border"]) == (set(TASKS), "mtl", 256, "pet")
+    assert len(info["trained_on"]) == 2937
+    weights = checkpoint.load(NETWORK)["model"]
+    assert {value.dtype.itemsize for value in weights.values() if value.is_floating_point()} == {2}
+
+
+def test_it_looks_at_a_photograph_at_once(tmp_path):
+    draw_dataset(tmp_path / "pets", 1)
+    photograph = next((tmp_path / "pets" / "images").iterdir())
+    done = subprocess.run([sys.executable, "mtl_vis.py", photograph, "--out", tmp_path / "mask.png"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"drawn with {checkpoint.DEFAULT}" in done.stdout and "of the picture is pet" in done.stdout
+    assert (tmp_path / "mask.png").stat().st_size > 10_000
+
+
+def test_how_good_it_is_on_photographs_that_it_was_not_trained_on(tmp_path):
+    root = os.environ.get("PETS_ROOT")
+    if not root:
+        pytest.skip("PETS_ROOT does not name a folder")
+    data = tmp_path / "pets"
+    data_prepare.main(data_prepare.parse_args(["--root", root, "--out", str(data)]))
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(data)]))
+    done = subprocess.run([sys.executable, "evaluate.py", "--data", data, "--split", "val"], cwd=ROOT, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    assert "was trained on" not in done.stderr
+    metrics = json.loads(done.stdout)
+    assert metrics["n_images"] == 367
+    assert metrics["dice_pooled"] >= 0.94 and metrics["accuracy"] >= 0.96 and metrics["box_iou"] >= 0.70
