@@ -144,6 +144,26 @@ def load_model(path):
     return model.eval(), content
 
 
+def load_parts(path, model):
+    """Copy a checkpoint's weights into a model, in every part that both have.
+
+    Returns (names of these parts, the image hashes that the checkpoint was trained on, SHA-256 of its weights in hexadecimal).
+    """
+    source, info = load_model(path)
+    if source.width != model.width:
+        raise InputError(f"{path} is of width {source.width} and the network of width {model.width}; use --width {source.width}")
+    if info["trained_on"] is None:
+        raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
+                         "name another checkpoint")
+    parts = [name for name, _ in source.named_children() if hasattr(model, name)]
+    for name in parts:
+        getattr(model, name).load_state_dict(getattr(source, name).state_dict())
+    digest = hashlib.sha256()
+    for name, value in sorted(source.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return parts, info["trained_on"], digest.hexdigest()
+
+
 def misfit(weights, content, file_bytes):
     """Why a checkpoint's values are not those of a network of ours, or None; found before memory is taken for one."""
     if not 1 <= content["width"] <= MAX_WIDTH:

@@ -58,6 +58,8 @@ def make_parser(doc):
                         help="of training; auto times a step in both and takes the faster")
     parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute; default: one a core, as torch has it")
     parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
+                        help="start from a trained network's weights, in every part that both have; default: random ones")
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
     return parser
@@ -82,6 +84,9 @@ def train_and_test(folder, experiment, model, criterion, args):
     set_threads(args.threads)
     device = choose_device(args.device)
     data = open_data(args)
+    trained_on, origin = data["train"].image_hashes(), {"init": None}
+    if args.init:
+        trained_on, origin = start_from(args.init, model, data, trained_on)
     optimizer = make_optimizer(model, criterion, args.lr)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
@@ -93,6 +98,7 @@ def train_and_test(folder, experiment, model, criterion, args):
         "device": device.type,
         "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
         "parameters": count_parameters(model),
+        **origin,
         "images": {split: len(dataset) for split, dataset in data.items()},
         **describe_data(data["train"]),
         **environment(),
@@ -101,7 +107,7 @@ def train_and_test(folder, experiment, model, criterion, args):
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
           f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
     try:
-        state = fit(model, criterion, optimizer, data, folder, config, args)
+        state = fit(model, criterion, optimizer, data, trained_on, folder, config, args)
         finish(model, data["test"], folder, config, state, args)
     except (KeyboardInterrupt, cli.Terminated):
         print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
@@ -180,13 +186,30 @@ def make_optimizer(model, criterion, lr):
     return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 
-def fit(model, criterion, optimizer, data, folder, config, args):
+def start_from(path, model, data, trained_on):
+    """Copy a checkpoint's weights into a model, in every part that both have ("encoder", "seg", "cls", "bbox").
+
+    Returns (hashes of all images that these weights will have been trained on, what config.json records). Refuses a network
+    that was trained on images which are to choose or to test the new one.
+    """
+    parts, known, digest = checkpoint.load_parts(path, model)
+    for split in ("val", "test"):
+        seen = int(torch.isin(data[split].image_hashes(), known).sum())
+        if seen:
+            raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of {data[split].data / split}"
+                             ", so the run's numbers would say nothing about other images; split the data as they were for it, "
+                             "or leave --init out")
+    print(f"{', '.join(parts)} from {path}")
+    return torch.cat([trained_on, known]).unique(), {"init": digest}
+
+
+def fit(model, criterion, optimizer, data, trained_on, folder, config, args):
     """Train for all epochs that are left; returns the state at the end."""
     device, precision = next(model.parameters()).device, config["precision"]
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
     val_loader = make_loader(data["val"], args.batch_size)
     state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
-             "trained_on": data["train"].image_hashes()}
+             "trained_on": trained_on}
     saved = folder.load_last()
     if saved:
         if not torch.equal(saved["trained_on"], state["trained_on"]):

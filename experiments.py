@@ -3,6 +3,7 @@
     python experiments.py                                          ten experiments x seeds 0 to 4 -> runs/
     python experiments.py --seeds 0 1 -- --epochs 1 --limit 64     what follows -- goes to every run
     python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
+    python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
 
 Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped. The
 first seed of all experiments comes first, then the second, and so on: whenever this is stopped, the seeds that are there
@@ -11,6 +12,9 @@ stand in every row, and only such seeds can be compared with the baseline.
 A run that fails is named and the others go on; but when two in a row are refused for the same reason, as with a mistyped
 option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong options or data); 1 a run failed otherwise;
 130 and 143 stopped by a signal, which the run in progress gets too. Afterwards 'python results.py' makes the table.
+
+--repeat compares each run with the one that it repeats, times aside: exit status 0 where all are the same to the last
+digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere.
 """
 
 import ctypes
@@ -26,6 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import cli
+import repeat
 from cli import InputError
 
 HERE = Path(__file__).resolve().parent
@@ -139,40 +144,75 @@ def say(text):
     sys.stdout.flush()
 
 
-def folder_of_runs(options):
-    """Where the scripts will put their run folders, given the options for every run. Refuses what is set here.
+def places(options, runs="runs", data=None):
+    """Where the scripts will put their run folders and find the data, given the options for every run and what they are
+    otherwise. Refuses what is set here.
 
     argparse in the scripts takes --runs X, --runs=X and unique beginnings such as --ru X; so it does here.
     """
     parser = cli.Parser(__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--runs", type=Path, default=Path(runs))
+    parser.add_argument("--data", type=Path, default=data)
     for name in ("--seed", "--split"):
         parser.add_argument(name, nargs="*")
     known, _ = parser.parse_known_args([option for option in options if option not in ("-h", "--help")])
     for name, instead in (("seed", "--seeds"), ("split", "--only")):
         if getattr(known, name) is not None:
             parser.error(f"--{name} does not go to every run; use {instead} before the --")
-    return known.runs
+    return known.runs, known.data
+
+
+def repetition(folder, options):
+    """The Run that repeats the one in a run folder; refuses what could not end with the same numbers."""
+    config = repeat.read_config(folder)
+    experiment, seed = config["experiment"], config["options"]["seed"]
+    if experiment not in COMMANDS:
+        raise InputError(f"{folder} is a run of {experiment!r}, and only {', '.join(COMMANDS)} can be repeated here")
+    runs, data = places(options, "repeated", Path(config["options"]["data"]))
+    repeat.refuse_other_data(folder, config, data)
+    run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs)
+    if run.test_path.parent.resolve() == folder.resolve():
+        raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after the --")
+    return run
+
+
+def compare(folder, run):
+    """Say in what a repetition differs from the run that it repeats; returns whether it does."""
+    again = run.test_path.parent
+    found = repeat.differences(folder, again)
+    other = repeat.conditions(folder, again)
+    if not found:
+        say(f"{run.name}: {again} is the same as {folder} to the last digit, times aside"
+            + (f" (although {', '.join(other)})" if other else ""))
+        return False
+    say(f"{run.name}: {again} is not the same as {folder}: {'; '.join(found)}. "
+        + (f"Not alike were: {', '.join(other)}." if other else "The machine may be of another type."))
+    return True
 
 
 def parse_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
-    parser.usage = "experiments.py [-h] [--seeds K ...] [--only NAME ...] [--list] [-- OPTIONS FOR EVERY RUN]"
+    parser.usage = "experiments.py [-h] [--seeds K ...] [--only NAME ...] [--list] [--repeat FOLDER ...] [-- OPTIONS FOR EVERY RUN]"
     parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
                         help=f"some of the experiments: {', '.join(COMMANDS)}")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs that are left, and run none")
+    parser.add_argument("--repeat", type=Path, nargs="+", metavar="FOLDER",
+                        help="train the runs of these run folders again and compare; instead of --seeds and --only")
     args = parser.parse_args(argv[:cut])
     args.options = argv[cut + 1:]
     return args
 
 
 def main(args):
-    runs_folder = folder_of_runs(args.options)
-    runs = [Run(experiment, seed, args.options, runs_folder)
-            for seed in dict.fromkeys(args.seeds) for experiment in COMMANDS if experiment in args.only]
+    runs_folder, _ = places(args.options, "repeated" if args.repeat else "runs")
+    if args.repeat:
+        runs = [repetition(folder, args.options) for folder in args.repeat]
+    else:
+        runs = [Run(experiment, seed, args.options, runs_folder)
+                for seed in dict.fromkeys(args.seeds) for experiment in COMMANDS if experiment in args.only]
     waiting = [run for run in runs if not run.is_finished()]
     if args.list:
         for run in waiting:
@@ -184,6 +224,9 @@ def main(args):
         named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
         cli.fail(f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
                  "on with what is not finished", 2 if all(status == 2 for _, status in failures) else 1)
+    differing = [run.name for folder, run in zip(args.repeat or [], runs) if compare(folder, run)]
+    if differing:
+        cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above", 1)
 
 
 def perform_all(runs, progress):

@@ -224,6 +224,7 @@ def protocol(runs):
         f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
         f"Epochs: {first.test['epochs']}; the checkpoint with the best validation Dice is tested once.",
         f"Options of all runs: `{options}`.",
+        *([f"Initial weights: SHA-256 {str(first.config['init'])[:12]} (`--init`)."] if first.config.get("init") else []),
         f"Options that differ: {', '.join('--' + key for key in differing) or 'none'}.",
         f"Device: {of_runs(lambda run: run.test['device'])}; precision: {of_runs(lambda run: run.test['precision'])}.",
         f"Versions: {of_runs(versions)}.",

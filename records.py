@@ -24,7 +24,7 @@ CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
 PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
 LOG_FIELDS = ("epoch", "train_loss_seg", "val_dice")
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device", "init"}
 TOLERANCE = 1e-5   # between a recorded metric and the same taken from the pixel counts again
 
 
@@ -232,6 +232,7 @@ def refuse_mixture(runs):
     """Refuse runs that no table can hold together, naming what differs and which runs have which."""
     values = {key: {run.label: run.test[key] for run in runs} for key in ("split_hash", "border", "size")}
     values["images"] = {run.label: str(sorted(run.config["images"].items())) for run in runs}
+    values["the weights of --init"] = {run.label: run.config.get("init") for run in runs}
     for option in sorted({option for run in runs for option in run.config["options"]} - FREE_OPTIONS):
         # A run of an older version may not know the option yet; that is a difference of code, which the page tells.
         values[f"--{option.replace('_', '-')}"] = {

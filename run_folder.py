@@ -22,7 +22,7 @@ import lock
 from cli import InputError
 
 # Options that may differ between a run and its resumption without changing the result.
-FREE_OPTIONS = {"resume", "data", "runs", "workers", "device"}
+FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
                "best_dice": float, "best_epoch": int, "train_seconds": float, "train_images": int,
@@ -123,6 +123,8 @@ def refuse_changes(path, earlier, now):
     changed = {f"--{key.replace('_', '-')}": (before.get(key), value) for key, value in after.items()
                if key not in FREE_OPTIONS and before.get(key) != value}
     changed |= {key: (earlier[key], now[key]) for key in ("split_hash", "border") if earlier[key] != now[key]}
+    if earlier.get("init") != now["init"]:  # a run of an earlier version does not have it
+        changed["what --init starts from"] = earlier.get("init"), now["init"]
     if changed:
         listed = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
         raise InputError(f"{path} cannot be resumed with other settings: {listed}; use the earlier ones or another --runs")

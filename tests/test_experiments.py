@@ -54,10 +54,10 @@ print(experiment, seed, "done")
 
 @pytest.fixture()
 def place(tmp_path, monkeypatch):
-    """A working directory with experiments.py, cli.py and stand-ins of two scripts."""
+    """A working directory with experiments.py, what it imports, and stand-ins of two scripts."""
     for name in ("train_mtl.py", "train_baseline.py"):
         (tmp_path / name).write_text(STAND_IN)
-    for name in ("experiments.py", "cli.py"):
+    for name in ("experiments.py", "cli.py", "repeat.py", "data_check.py"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "HERE", tmp_path)
@@ -96,13 +96,13 @@ def test_list_prints_a_command_a_line_that_a_shell_can_read(tmp_path, monkeypatc
     (["--data", "d", "--run=x", "--lr", "1"], "x"), (["--runs", "x", "--runs", "z"], "z"),
 ], ids=str)
 def test_finished_runs_are_looked_for_where_the_scripts_put_them(options, folder):
-    assert str(experiments.folder_of_runs(options)) == folder
+    assert str(experiments.places(options)[0]) == folder
 
 
 @pytest.mark.parametrize("options", [["--seed", "3"], ["--se=3"], ["--split", "80-10-10"], ["--runs"]], ids=str)
 def test_options_that_belong_to_single_runs_are_refused(options, capsys):
     with pytest.raises(SystemExit) as stop:
-        experiments.folder_of_runs(options)
+        experiments.places(options)
     assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -258,6 +258,7 @@ def test_a_seed_that_the_baseline_lacks_is_named(few, tmp_path, capsys):
     ({"split_hash": "f" * 16}, "split_hash"), ({"border": "background"}, "border cannot .*: pet in"),
     ({"size": 128}, "size"), ({"epochs": 5}, "--epochs cannot .*: 4 in"), ({"options": {"lr": 0.1}}, "--lr"),
     ({"images": 60}, "images"), ({"options": {"batch_size": 8}}, "--batch-size"),
+    ({"init": "abc"}, "weights of --init cannot .*: None in .*abc in uncertainty"),
 ], ids=str)
 def test_what_no_table_can_hold_together_is_refused(few, tmp_path, changes, words):
     make_run(few, "uncertainty", 0, **changes)

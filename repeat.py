@@ -1,0 +1,80 @@
+"""What it takes to repeat a run: the options that its config.json records, and how the repetition differs from it.
+
+    python experiments.py --repeat results/runs/mtl/seed3 -- --data datasets/pets128
+
+The same machine type, versions, precision and number of threads give the same numbers to the last digit. Where they differ,
+`conditions` says in what the two runs were not alike.
+"""
+
+import csv
+import json
+
+import data_check
+from cli import InputError
+
+# Options that say where a run reads and writes, or that its script sets by itself.
+OTHER_OPTIONS = {"data", "runs", "resume", "seed", "split"}
+TIMES = {"train_seconds", "images_per_second", "seconds", "waiting"}
+FILES = ("config.json", "log.csv", "test.json", "test_per_image.csv")
+
+
+def read_config(folder):
+    """The config.json of a finished run."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no finished run (it has no {', '.join(missing)}); name a run folder, as results/runs/mtl/seed0")
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        options = config["options"]
+        config["experiment"], config["split_hash"], options["seed"], options["data"]
+        options_of(config)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path} is damaged, so the run cannot be repeated; name another") from None
+    return config
+
+
+def options_of(config):
+    """The command-line options that repeat a run. What was measured or found at its start is said outright."""
+    options = config["options"] | {key: config[key] for key in ("precision", "threads", "device")}
+    return ["--data", str(options["data"]),
+            *(f"--{key.replace('_', '-')}={value}" for key, value in options.items()
+              if key not in OTHER_OPTIONS and value is not None)]
+
+
+def refuse_other_data(folder, config, data):
+    """Refuse to train for minutes on images that are not the run's."""
+    there = data_check.describe(data)["split_hash"]
+    if there != config["split_hash"]:
+        raise InputError(f"{data} has the split hash {there}, and {folder} was trained on {config['split_hash']}; name the "
+                         "same data with --data after the --")
+
+
+def differences(folder, again):
+    """In what the records of two runs differ, as lines of text, times aside; none where they are the same."""
+    first, second = (json.loads((path / "test.json").read_text(encoding="utf-8")) for path in (folder, again))
+    found = [f"{key} was {first.get(key)} and is {second.get(key)}" for key in first | second
+             if key not in TIMES and first.get(key) != second.get(key)]
+    for name, row_name in (("log.csv", "epoch"), ("test_per_image.csv", "image")):
+        before, after = (rows(path / name) for path in (folder, again))
+        wrong = [k for k, pair in enumerate(zip(before, after)) if pair[0] != pair[1]]
+        if len(before) != len(after):
+            found.append(f"{name} had {len(before)} rows and has {len(after)}")
+        elif wrong:
+            found.append(f"{name} differs in {len(wrong)} of {len(before)} rows, first in {row_name} {wrong[0] + 1}")
+    return found
+
+
+def rows(path):
+    """The rows of a CSV file as dicts, times left out."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def conditions(folder, again):
+    """What was not alike when two runs were trained, as lines of text."""
+    before, after = (json.loads((path / "config.json").read_text(encoding="utf-8")) for path in (folder, again))
+    before, after = ({"commit": config.get("commit"), "device": config.get("device"), **config.get("versions", {})}
+                     for config in (before, after))
+    return [f"{key} was {before.get(key)} and is {after.get(key)}" for key in before | after
+            if before.get(key) != after.get(key)]

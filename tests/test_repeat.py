@@ -1,0 +1,108 @@
+"""A run trained again from its config.json, by the real scripts: the same to the last digit, or what differs."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import experiments
+import repeat
+from cli import InputError
+from conftest import ROOT, rechunk, write_data
+
+
+@pytest.fixture(scope="module")
+def first(data, tmp_path_factory):
+    """The runs folder of two runs of two epochs, trained with --threads and --precision left to be found out."""
+    runs = tmp_path_factory.mktemp("first") / "runs"
+    for command in (("train_baseline.py",), ("oeq_splits.py", "--split", "50-25-25")):
+        done = subprocess.run([sys.executable, ROOT / command[0], *command[1:], "--data", data, "--runs", runs, "--epochs", "2",
+                               "--batch-size", "8", "--width", "2", "--seed", "3"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return runs
+
+
+@pytest.fixture
+def run(first, tmp_path):
+    """A copy of the baseline run, to be changed."""
+    return shutil.copytree(first / "baseline/seed3", tmp_path / "runs/baseline/seed3")
+
+
+def again(place, *args):
+    return subprocess.run([sys.executable, ROOT / "experiments.py", "--repeat", *args], cwd=place, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "2"})
+
+
+def change(path, key, value):
+    content = json.loads(path.read_text())
+    content[key] = value
+    path.write_text(json.dumps(content))
+
+
+def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
+    """The number of threads that the environment asks for is another; the recorded one counts."""
+    done = again(tmp_path, first / "baseline/seed3", first / "split_50_25_25/seed3")
+    assert done.returncode == 0, done.stderr
+    for name in ("baseline", "split_50_25_25"):
+        assert f"repeated/{name}/seed3 is the same as" in done.stdout
+        old, new = (json.loads((runs / name / "seed3/test.json").read_text()) for runs in (first, tmp_path / "repeated"))
+        assert all(new[key] == value for key, value in old.items() if key not in ("train_seconds", "images_per_second"))
+    config = json.loads((tmp_path / "repeated/baseline/seed3/config.json").read_text())
+    assert (config["threads"], config["options"]["threads"]) == (1, 1)
+    assert config["options"]["precision"] == config["precision"] != "auto"
+
+
+def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path):
+    dice = json.loads((run / "test.json").read_text())["dice"]
+    change(run / "test.json", "dice", dice + 1e-15)
+    change(run / "config.json", "commit", "abc")
+    lines = (run / "log.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    row = lines[2].split(",")
+    row[header.index("train_loss_seg")] += "1"
+    (run / "log.csv").write_text("\n".join([*lines[:2], ",".join(row)]) + "\n")
+    done = again(tmp_path, run)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for words in (f"dice was {dice + 1e-15} and is {dice}", "log.csv differs in 1 of 2 rows, first in epoch 2",
+                  "Not alike were: commit was abc and is"):
+        assert words in done.stdout
+    assert "test_per_image" not in done.stdout and "1 of 1 repetitions differ: baseline seed 3" in done.stderr
+
+
+def test_times_make_no_difference(run, first):
+    change(run / "test.json", "train_seconds", 1e6)
+    with open(run / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(run / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"seconds": "9", "waiting": "0.5", "images_per_second": "1"} for row in rows)
+    assert repeat.differences(run, first / "baseline/seed3") == []
+    (run / "log.csv").write_text("")
+    assert repeat.differences(run, first / "baseline/seed3") == ["log.csv had 0 rows and has 2"]
+
+
+def refused(words, folder, *options):
+    args = experiments.parse_args(["--repeat", str(folder), "--", *options])
+    with pytest.raises(InputError, match=words):
+        experiments.main(args)
+
+
+def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "perform", None)
+    refused("would be that folder itself; name another place", run, "--runs", str(tmp_path / "runs"))
+    refused("is no finished run .*test.json", tmp_path / "runs/baseline")
+    other = rechunk(write_data(tmp_path / "pets", {"train": 4, "val": 2, "test": 2}, seed=9))
+    refused("has the split hash .*was trained on", run, "--data", str(other))
+    change(run / "config.json", "experiment", "my_own")
+    refused("a run of 'my_own', and only mtl", run)
+    change(run / "config.json", "options", [])
+    refused("config.json is damaged", run)
+    (run / "config.json").write_text("{")
+    refused("config.json is damaged", run)
+    assert not (tmp_path / "repeated").exists()
