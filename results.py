@@ -46,6 +46,8 @@ def write_all(out, rows, page):
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--out {out} is a file; name a folder") from None
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made ({error.strerror}: {error.filename}); name another folder") from None
     partial = Path(tempfile.mkdtemp(prefix=".results.", suffix=".partial", dir=out))
     try:
         draw_all(rows, partial)

@@ -19,7 +19,7 @@ from soak_damage import STRUCTURAL, SUBTLE, damage_bytes
 from soak_server import Child, call, commands, digests, run_script
 
 # Short trainings: most are refused before they begin.
-TRAIN = ("--epochs", "1", "--width", "1", "--batch-size", "6", "--device", "cpu", "--precision", "fp32")
+TRAIN = ("--epochs", "1", "--width", "2", "--batch-size", "6", "--device", "cpu", "--precision", "fp32")
 
 
 @dataclass
@@ -259,7 +259,8 @@ def damaged_network(bench, place, rng):
     same = bench.same_metrics if path.name == "best.pt" and expect == "any" and what in SUBTLE else expect
     return Case(f"{path.name} {what}", [pick(rng, (
         ("evaluate.py", [*named, *data, "--device", "cpu"], same), ("mtl_vis.py", [*named, drawn], expect),
-        ("mtl_vis.py", [*named, *data], expect), ("checkpoint.py", [path, "copy.pt"], expect)))])
+        ("mtl_vis.py", [*named, *data], expect), ("checkpoint.py", [path, "copy.pt"], expect),
+        ("train_mtl.py", ["--init", path, *data, *TRAIN], expect)))])
 
 
 def damaged_run(bench, place, rng):
@@ -275,6 +276,21 @@ def damaged_run(bench, place, rng):
         what = call(soak_damage.change_checkpoint, path, int(rng.integers(2**31)), cwd=place).strip()
     script, argv = commands(bench.reference)["train"]
     return Case(f"{name} {what}", [(script, argv, bench.same_run(place))])
+
+
+def damaged_records(bench, place, rng):
+    """Of a finished run, for what reads run folders."""
+    folder = place / "runs" / "mtl" / "seed0"
+    shutil.copytree(bench.reference.run, folder)
+    name = pick(rng, ("config.json", "log.csv", "test.json", "test_per_image.csv"))
+    if name == "config.json" and rng.random() < 0.5:
+        what = soak_damage.change_config(folder / name, rng)
+    else:
+        what = damage_bytes(folder / name, rng)
+    return Case(f"{name} {what}", [pick(rng, (
+        ("results.py", [], "refuse" if what in STRUCTURAL else "any"),  # there is no other run that a page could be made of
+        ("experiments.py", ["--repeat", folder, "--list", "--", "--data", bench.reference.data], "any"),
+        ("mtl_vis.py", ["--gallery", folder, "--data", bench.reference.data], "any")))])
 
 
 # ------------------------------------------------------------------------------------------------- photographs
@@ -341,7 +357,8 @@ def scripts_and_options(bench):
     checkpoint = {"--checkpoint": bench.reference.run / "best.pt"}
     train = {**data, **dict(zip(TRAIN[::2], TRAIN[1::2])), "--limit": "6"}
     every = [*train, "--runs", "--lr", "--seed", "--augment", "--threads", "--workers", "--resume",
-             "--nonsense"]
+             "--init", "--nonsense"]
+    run = bench.reference.run
     prepare = {"--root": bench.reference.photographs, "--out": "data", "--size": "32"}
     return {
         **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",
@@ -350,7 +367,9 @@ def scripts_and_options(bench):
         "data_prepare.py": (prepare, [*prepare, "--fractions", "--seed", "--border", "--force", "--synthetic"]),
         "data_rechunk.py": ({}, ["--data", "--check"]),
         "evaluate.py": ({**data, **checkpoint}, ["--data", "--checkpoint", "--split", "--batch-size", "--device"]),
-        "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "IMAGE"]),
+        "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "--gallery", "IMAGE"]),
+        "results.py": ({"--runs": run.parent.parent}, ["--runs", "--out"]),
+        "experiments.py": ({"--list": "--seeds=0"}, ["--seeds", "--only", "--repeat", "--runs"]),
         "checkpoint.py": ({}, ["SOURCE", "TARGET"]),
     }
 
@@ -381,5 +400,5 @@ def hostile_option(bench, place, rng):
 
 
 KINDS_OF_INPUT = (damaged_prepared_file, changed_prepared_file, damaged_rechunked_file, changed_rechunked_file,
-                  exchanged_files, damaged_index, damaged_network, damaged_run, odd_photograph, odd_folder, hostile_option,
-                  hostile_option)
+                  exchanged_files, damaged_index, damaged_network, damaged_run, damaged_records, odd_photograph, odd_folder,
+                  hostile_option, hostile_option)
