@@ -1,6 +1,10 @@
 """Save, load and verify checkpoints; as a script, make a half-precision copy to keep or to share.
 
     python checkpoint.py runs/mtl/seed0/best.pt mtl_model.pt
+    python checkpoint.py a/best.pt b/best.pt mtl_model.pt        of the mean of their weights
+
+A mean is worth something only of networks that went on from the same one (--init): others lie in different valleys of the
+loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown until evaluate.py measures them.
 
 A checkpoint of a network holds: model (its weights), tasks, width, size (side of the images in pixels), metrics (on the
 validation split), experiment, seed, split_hash, border, trained_on (MTLDataset.image_hashes of the images that it was
@@ -201,16 +205,35 @@ def cast(weights, dtype):
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
 
 
+def mean(paths):
+    """The mean of some networks' weights and what a checkpoint says of it; counters are the first network's."""
+    networks = [(model.state_dict(), info) for model, info in map(load_model, paths)]
+    (weights, info), *others = networks
+    for path, (_, other) in zip(paths[1:], others):
+        for key in ("experiment", "tasks", "width", "size", "border", "split_hash"):
+            if other[key] != info[key]:
+                raise InputError(f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so a mean of their "
+                                 "weights is no network; name checkpoints of one experiment on the same data")
+    if others:
+        weights = {name: torch.stack([each[name] for each, _ in networks]).mean(0) if value.is_floating_point() else value
+                   for name, value in weights.items()}
+        known = [each["trained_on"] for _, each in networks]
+        info |= {"metrics": {}, "trained_on": None if any(k is None for k in known) else torch.cat(known).unique()}
+    return weights, info
+
+
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("source", type=Path, help="a run's best.pt")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="a run's best.pt")
     parser.add_argument("target", type=Path, help="the file to write")
     return parser.parse_args(argv)
 
 
 def main(args):
-    model, info = load_model(args.source)
-    content = {"model": cast(model.state_dict(), torch.float16), **info}
+    if args.target.with_name("config.json").exists():
+        raise InputError(f"{args.target} lies in a run folder, whose files are the run's own; name the file to write last")
+    weights, info = mean(args.sources)
+    content = {"model": cast(weights, torch.float16), **info}
     save({key: content[key] for key in MODEL_KEYS}, args.target)
     dice = info["metrics"].get("dice")
     print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {info['experiment']} seed {info['seed']}"

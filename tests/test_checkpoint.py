@@ -38,6 +38,47 @@ def test_the_half_precision_copy_is_half_the_size_and_nearly_the_same(tmp_path):
     assert torch.equal(checkpoint.load(tmp_path / "small.pt")["trained_on"], saved["trained_on"])
 
 
+def copy(*paths):
+    checkpoint.main(checkpoint.parse_args(list(map(str, paths))))
+
+
+def test_a_copy_of_several_is_the_mean_of_their_weights(tmp_path):
+    for k, known in enumerate(([1, 2], [2, 3], [9])):
+        saved = content() | {"trained_on": torch.tensor(known), "seed": k}
+        saved["model"] = {name: torch.full_like(value, k**2) for name, value in saved["model"].items()}
+        checkpoint.save(saved, tmp_path / f"{k}.pt")
+    copy(tmp_path / "1.pt", tmp_path / "2.pt", tmp_path / "0.pt", tmp_path / "mean.pt")
+    kept = checkpoint.load(tmp_path / "mean.pt")
+    for name, value in kept["model"].items():  # 1, 4 and 0; what only counts is the first one's
+        expected = 5 / 3 if value.is_floating_point() else 1
+        torch.testing.assert_close(value, torch.full_like(value, expected))
+    assert kept["trained_on"].tolist() == [1, 2, 3, 9] and kept["metrics"] == {} and kept["seed"] == 1
+    copy(tmp_path / "1.pt", tmp_path / "one.pt")
+    assert checkpoint.load(tmp_path / "one.pt")["metrics"] == content()["metrics"]
+
+
+@pytest.mark.parametrize("other", [
+    content(width=3), content(tasks=("seg", "cls")), *(content() | {key: value} for key, value in (
+        ("split_hash", "f" * 16), ("border", "background"), ("size", 96), ("experiment", "uncertainty")))],
+    ids=["width", "tasks", "split_hash", "border", "size", "experiment"])
+def test_a_mean_of_what_does_not_belong_together_is_refused(tmp_path, other, request):
+    checkpoint.save(content(), tmp_path / "a.pt"), checkpoint.save(other, tmp_path / "b.pt")
+    with pytest.raises(InputError, match=f"a.pt and .*b.pt differ in {request.node.callspec.id}"):
+        copy(tmp_path / "a.pt", tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "mean.pt")
+    assert not (tmp_path / "mean.pt").exists()
+
+
+def test_a_run_keeps_its_own_files(tmp_path):
+    """A forgotten last argument would otherwise put a copy in the place of a run's network."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").touch()
+    checkpoint.save(content(), tmp_path / "run/best.pt")
+    before = (tmp_path / "run/best.pt").read_bytes()
+    with pytest.raises(InputError, match="lies in a run folder"):
+        copy(tmp_path / "run/best.pt", tmp_path / "run/best.pt")
+    assert (tmp_path / "run/best.pt").read_bytes() == before
+
+
 def test_the_default_network_fits_the_16_mb_of_the_shared_file(tmp_path):
     checkpoint.save(content(width=48), tmp_path / "best.pt")
     checkpoint.main(checkpoint.parse_args([str(tmp_path / "best.pt"), str(tmp_path / "mtl_model.pt")]))
