@@ -1,0 +1,64 @@
+"""The study that comes along: its page is what its records give, and README.md says of it what the page says."""
+
+import re
+
+import pytest
+
+import results
+from conftest import ROOT
+from page import PUBLISHED
+
+STUDY = ROOT / "results"
+EXPERIMENTS = tuple(PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page, made again without the figures."""
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "draw_all", lambda rows, folder: None)
+        results.main(results.parse_args(["--runs", str(STUDY / "runs"), "--out", str(out)]))
+    return out
+
+
+def test_the_page_is_what_the_records_give_to_the_byte(page):
+    for name in ("README.md", "results.csv"):
+        assert (page / name).read_bytes() == (STUDY / name).read_bytes(), f"results/{name}: run results.py --runs results/runs"
+
+
+def test_every_run_has_its_four_records_and_nothing_else():
+    runs = [folder for row in (STUDY / "runs").iterdir() for folder in row.iterdir()]
+    assert len(runs) == 40
+    for folder in runs:
+        assert {path.name for path in folder.iterdir()} == {"config.json", "log.csv", "test.json", "test_per_image.csv"}
+
+
+def table(text, heading):
+    """The rows of the first table of experiments after a heading: {experiment: the other cells}."""
+    rows = {}
+    for line in text.partition(heading)[2].splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        name = name.replace("`", "").partition(":")[0]
+        if line.startswith("|") and name in EXPERIMENTS:
+            rows[name] = cells
+        elif rows:
+            return rows
+
+
+def test_readme_says_what_the_page_says():
+    readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", STUDY / "README.md"))
+    answer = table(readme, "## The answer")
+    dice, difference, published = (table(page, heading) for heading in (
+        "## Test Dice", "## Against the baseline", "## Beside the published study"))
+    assert set(answer) == set(dice) == set(EXPERIMENTS)
+    for name, (seeds, per_image, pooled, points, verdict, there, corrected) in answer.items():
+        assert [seeds, per_image, pooled] == dice[name]
+        assert [there, corrected] == published[name][1:]
+        if name == "baseline":
+            assert points == verdict == ""
+            continue
+        n, mean, interval = difference[name]
+        assert (points, n) == (f"{mean} ({interval})", seeds)
+        said = re.search(rf"\*\*{name}:? ([a-z ]+)\*\*", page.replace("\n  ", " "))[1]
+        assert verdict == said
