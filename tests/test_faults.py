@@ -32,7 +32,7 @@ def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["kills"] >= 4 and all(results["kills_by_phase"].values()) and results["kills_at_saves"] > 0
-    assert results["inputs"] == 24 and len(results["inputs_by_kind"]) == 11 and results["refused"] > 10
+    assert results["inputs"] == 24 and len(results["inputs_by_kind"]) == 12 and results["refused"] > 10
     assert results["failures"] == results["wrong"] == 0
     assert list(tmp_path.iterdir()) == []
 
