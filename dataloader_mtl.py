@@ -121,6 +121,10 @@ class MTLDataset(Dataset):
                     break
         return torch.from_numpy(hashes)
 
+    def count_among(self, hashes):
+        """How many of its images are among those of some hashes."""
+        return int(torch.isin(self.image_hashes(), hashes).sum())
+
     def fits_in_memory(self):
         """Whether images and masks take at most a quarter of this machine's memory (where it tells how much it has)."""
         try:

@@ -84,9 +84,10 @@ def train_and_test(folder, experiment, model, criterion, args):
     set_threads(args.threads)
     device = choose_device(args.device)
     data = open_data(args)
-    trained_on, origin = data["train"].image_hashes(), {"init": None}
+    trained_on, init = data["train"].image_hashes(), None
     if args.init:
-        trained_on, origin = start_from(args.init, model, data, trained_on)
+        known, init = start_from(args.init, model, data)
+        trained_on = torch.cat([trained_on, known]).unique()
     optimizer = make_optimizer(model, criterion, args.lr)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
@@ -98,7 +99,7 @@ def train_and_test(folder, experiment, model, criterion, args):
         "device": device.type,
         "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
         "parameters": count_parameters(model),
-        **origin,
+        "init": init,
         "images": {split: len(dataset) for split, dataset in data.items()},
         **describe_data(data["train"]),
         **environment(),
@@ -186,21 +187,21 @@ def make_optimizer(model, criterion, lr):
     return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 
-def start_from(path, model, data, trained_on):
+def start_from(path, model, data):
     """Copy a checkpoint's weights into a model, in every part that both have ("encoder", "seg", "cls", "bbox").
 
-    Returns (hashes of all images that these weights will have been trained on, what config.json records). Refuses a network
-    that was trained on images which are to choose or to test the new one.
+    Returns (hashes of the images that they were trained on, SHA-256 of the weights). Refuses a network that was trained on
+    images which are to choose or to test the new one.
     """
     parts, known, digest = checkpoint.load_parts(path, model)
     for split in ("val", "test"):
-        seen = int(torch.isin(data[split].image_hashes(), known).sum())
+        seen = data[split].count_among(known)
         if seen:
             raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of {data[split].data / split}"
                              ", so the run's numbers would say nothing about other images; split the data as they were for it, "
                              "or leave --init out")
     print(f"{', '.join(parts)} from {path}")
-    return torch.cat([trained_on, known]).unique(), {"init": digest}
+    return known, digest
 
 
 def fit(model, criterion, optimizer, data, trained_on, folder, config, args):

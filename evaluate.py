@@ -10,8 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 import checkpoint
 import cli
 import engine
@@ -45,7 +43,7 @@ def main(args):
 
 def warn_of_known_images(dataset, trained_on):
     """Say how many images of a split a network was trained on: on them it looks better than it is."""
-    known = 0 if trained_on is None else int(torch.isin(dataset.image_hashes(), trained_on).sum())
+    known = 0 if trained_on is None else dataset.count_among(trained_on)
     if known:
         cli.warn(f"the network was trained on {known} of the {len(dataset)} images of {dataset.data / dataset.split}, so "
                  "its numbers there say little about other images")

@@ -144,15 +144,15 @@ def say(text):
     sys.stdout.flush()
 
 
-def places(options, runs="runs", data=None):
-    """Where the scripts will put their run folders and find the data, given the options for every run and what they are
-    otherwise. Refuses what is set here.
+def places(options, runs="runs"):
+    """Where the scripts will put their run folders (`runs` unless the options for every run say so) and where they are told
+    to find the data (else None). Refuses what is set here.
 
     argparse in the scripts takes --runs X, --runs=X and unique beginnings such as --ru X; so it does here.
     """
     parser = cli.Parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path(runs))
-    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--data", type=Path)
     for name in ("--seed", "--split"):
         parser.add_argument(name, nargs="*")
     known, _ = parser.parse_known_args([option for option in options if option not in ("-h", "--help")])
@@ -162,14 +162,14 @@ def places(options, runs="runs", data=None):
     return known.runs, known.data
 
 
-def repetition(folder, options):
+def repetition(folder, options, runs, data):
     """The Run that repeats the one in a run folder; refuses what could not end with the same numbers."""
     config = repeat.read_config(folder)
     experiment, seed = config["experiment"], config["options"]["seed"]
     if experiment not in COMMANDS:
         raise InputError(f"{folder} is a run of {experiment!r}, and only {', '.join(COMMANDS)} can be repeated here")
-    runs, data = places(options, "repeated", Path(config["options"]["data"]))
-    repeat.refuse_other_data(folder, config, data)
+    repeat.refuse_unsound(folder)
+    repeat.refuse_other_data(folder, config, data or Path(config["options"]["data"]))
     run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs)
     if run.test_path.parent.resolve() == folder.resolve():
         raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after the --")
@@ -207,9 +207,9 @@ def parse_args(argv=None):
 
 
 def main(args):
-    runs_folder, _ = places(args.options, "repeated" if args.repeat else "runs")
+    runs_folder, data = places(args.options, "repeated" if args.repeat else "runs")
     if args.repeat:
-        runs = [repetition(folder, args.options) for folder in args.repeat]
+        runs = [repetition(folder, args.options, runs_folder, data) for folder in args.repeat]
     else:
         runs = [Run(experiment, seed, args.options, runs_folder)
                 for seed in dict.fromkeys(args.seeds) for experiment in COMMANDS if experiment in args.only]

@@ -10,10 +10,11 @@ import csv
 import json
 
 import data_check
+import records
 from cli import InputError
 
-# Options that say where a run reads and writes, or that its script sets by itself.
-OTHER_OPTIONS = {"data", "runs", "resume", "seed", "split"}
+# Options that say where a run writes, or that experiments.py sets by itself.
+OTHER_OPTIONS = {"runs", "resume", "seed", "split"}
 TIMES = {"train_seconds", "images_per_second", "seconds", "waiting"}
 FILES = ("config.json", "log.csv", "test.json", "test_per_image.csv")
 
@@ -27,8 +28,9 @@ def read_config(folder):
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         options = config["options"]
-        config["experiment"], config["split_hash"], options["seed"], options["data"]
-        options_of(config)
+        config["split_hash"], options_of(config)
+        if not all(isinstance(value, str) for value in (config["experiment"], options["data"])) or type(options["seed"]) is not int:
+            raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is damaged, so the run cannot be repeated; name another") from None
     return config
@@ -37,9 +39,16 @@ def read_config(folder):
 def options_of(config):
     """The command-line options that repeat a run. What was measured or found at its start is said outright."""
     options = config["options"] | {key: config[key] for key in ("precision", "threads", "device")}
-    return ["--data", str(options["data"]),
-            *(f"--{key.replace('_', '-')}={value}" for key, value in options.items()
-              if key not in OTHER_OPTIONS and value is not None)]
+    return [f"--{key.replace('_', '-')}={value}" for key, value in options.items()
+            if key not in OTHER_OPTIONS and value is not None]
+
+
+def refuse_unsound(folder):
+    """Refuse to train for minutes where the records could not be compared afterwards."""
+    try:
+        records.read_run(folder)
+    except records.Unusable as reason:
+        raise InputError(f"{folder} cannot be repeated: {reason}; name another") from None
 
 
 def refuse_other_data(folder, config, data):

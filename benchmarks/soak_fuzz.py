@@ -16,10 +16,8 @@ import soak_kills
 import soak_server
 from data_check import KINDS, SPLITS
 from soak_damage import STRUCTURAL, SUBTLE, damage_bytes
+from soak_options import HOSTILE, TRAIN, scripts_and_options
 from soak_server import Child, call, commands, digests, run_script
-
-# Short trainings: most are refused before they begin.
-TRAIN = ("--epochs", "1", "--width", "2", "--batch-size", "6", "--device", "cpu", "--precision", "fp32")
 
 
 @dataclass
@@ -345,40 +343,11 @@ def odd_folder(bench, place, rng):
 # ----------------------------------------------------------------------------------------------------- options
 
 
-HOSTILE = ("nan", "-1", "1e309", "-inf", "", "9223372036854775808", "2**63", "0", "0.5", "1e-400", "🐈", "٣", "x" * 300,
-           "x" * 5000, "a\nb", "\udcff", "--", "-", ".", "..", "/", "/dev/null", "/dev/full", "/proc/self/nothing", "a-file",
-           "a-folder", "a-loop", "a-file/inside", "nowhere/deeper", "80-10-10-0", "nan-nan-nan", "1e309-0-0", "-5-50-55",
-           "0-0-0", "100-0-0", "%s%n", "auto ", "none;", "mps", "cuda")
-
-
-def scripts_and_options(bench):
-    """{script: (options that make it run shortly, the options to be hostile about)}"""
-    data = {"--data": bench.reference.data}
-    checkpoint = {"--checkpoint": bench.reference.run / "best.pt"}
-    train = {**data, **dict(zip(TRAIN[::2], TRAIN[1::2])), "--limit": "6"}
-    every = [*train, "--runs", "--lr", "--seed", "--augment", "--threads", "--workers", "--resume",
-             "--init", "--nonsense"]
-    run = bench.reference.run
-    prepare = {"--root": bench.reference.photographs, "--out": "data", "--size": "32"}
-    return {
-        **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",
-                                                 "train_ablation_bbox.py", "oeq_uncertainty.py")},
-        "oeq_splits.py": ({**train, "--split": "80-10-10"}, [*every, "--split"]),
-        "data_prepare.py": (prepare, [*prepare, "--fractions", "--seed", "--border", "--force", "--synthetic"]),
-        "data_rechunk.py": ({}, ["--data", "--check"]),
-        "evaluate.py": ({**data, **checkpoint}, ["--data", "--checkpoint", "--split", "--batch-size", "--device"]),
-        "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "--gallery", "IMAGE"]),
-        "results.py": ({"--runs": run.parent.parent}, ["--runs", "--out"]),
-        "experiments.py": ({"--list": "--seeds=0"}, ["--seeds", "--only", "--repeat", "--runs"]),
-        "checkpoint.py": ({}, ["SOURCE", "TARGET"]),
-    }
-
-
 def hostile_option(bench, place, rng):
     (place / "a-file").write_text("a file")
     (place / "a-folder").mkdir()
     (place / "a-loop").symlink_to("a-loop")
-    table = scripts_and_options(bench)
+    table = scripts_and_options(bench.reference)
     script = pick(rng, tuple(table))
     usual, every = table[script]
     option, value = pick(rng, every), pick(rng, HOSTILE)

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 import soak_server
+from repeat import TIMES
 from soak_server import Child, call, commands, digests, run_script
 
 # The phase of each try, by its seed, over and over. A training is killed several times.
@@ -22,7 +23,6 @@ CYCLE = ("train", "rechunk", "prepare", "train", "evaluate", "rechunk", "prepare
 SAVES = ((os, "replace"), (os, "fsync"), (torch, "save"), (shutil, "rmtree"), (h5py.File, "close"))
 ATTEMPTS = 9  # of a try, most of them late, before it goes on to the next
 AIMED = 0.5  # share of the kills that are aimed at saves
-TIMES = {"seconds", "images_per_second", "waiting", "train_seconds"}  # what may differ between two equal runs
 
 
 class Lost(Exception):

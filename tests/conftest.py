@@ -54,3 +54,12 @@ def rechunk(folder):
 def data(tmp_path_factory):
     """A re-chunked data folder of 24, 10 and 10 images of 64 px. Read it, do not change it."""
     return rechunk(write_data(tmp_path_factory.mktemp("data") / "pets", {"train": 24, "val": 10, "test": 10}))
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Drawing takes most of so short a run's time, and other tests look at pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtl_vis.draw_curves", lambda history, path: path.touch())
+        patch.setattr("mtl_vis.draw_pictures", lambda pictures, path: path.touch())
+        yield

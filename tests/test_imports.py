@@ -27,7 +27,7 @@ ALLOWED = {
     "engine": {"cli", "data_check", "dataloader_mtl", "models", "utils", "checkpoint", "run_folder", "mtl_vis",
                "training_step"},
     "evaluate": {"cli", "checkpoint", "dataloader_mtl", "engine", "models"},
-    "repeat": {"cli", "data_check"},
+    "repeat": {"cli", "data_check", "records"},
     "experiments": {"cli", "repeat"},
     "verdict": set(),
     "records": {"cli"},

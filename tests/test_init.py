@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import checkpoint
-import engine
 import train_baseline
 import train_mtl
 from cli import InputError
@@ -17,13 +16,7 @@ from models import MTLNet
 from test_engine import arguments, assert_same_weights, log, result, weights
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Drawing takes most of so short a run's time, and other tests look at pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.mtl_vis, "draw_curves", lambda history, path: path.touch())
-        patch.setattr(engine.mtl_vis, "draw_pictures", lambda pictures, path: path.touch())
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import experiments
 import repeat
 from cli import InputError
 from conftest import ROOT, rechunk, write_data
+from fabricated import change_json
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,6 @@ def again(place, *args):
                           env={**os.environ, "OMP_NUM_THREADS": "2"})
 
 
-def change(path, key, value):
-    content = json.loads(path.read_text())
-    content[key] = value
-    path.write_text(json.dumps(content))
-
-
 def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
     """The number of threads that the environment asks for is another; the recorded one counts."""
     done = again(tmp_path, first / "baseline/seed3", first / "split_50_25_25/seed3")
@@ -58,8 +53,8 @@ def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
 
 def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path):
     dice = json.loads((run / "test.json").read_text())["dice"]
-    change(run / "test.json", "dice", dice + 1e-15)
-    change(run / "config.json", "commit", "abc")
+    change_json(run / "test.json", dice=dice + 1e-15)
+    change_json(run / "config.json", commit="abc")
     lines = (run / "log.csv").read_text().splitlines()
     header = lines[0].split(",")
     row = lines[2].split(",")
@@ -74,7 +69,7 @@ def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path
 
 
 def test_times_make_no_difference(run, first):
-    change(run / "test.json", "train_seconds", 1e6)
+    change_json(run / "test.json", train_seconds=1e6)
     with open(run / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     with open(run / "log.csv", "w", newline="") as file:
@@ -99,10 +94,23 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, firs
     refused("is no finished run .*test.json", tmp_path / "runs/baseline")
     other = rechunk(write_data(tmp_path / "pets", {"train": 4, "val": 2, "test": 2}, seed=9))
     refused("has the split hash .*was trained on", run, "--data", str(other))
-    change(run / "config.json", "experiment", "my_own")
+    change_json(run / "config.json", experiment="my_own")
     refused("a run of 'my_own', and only mtl", run)
-    change(run / "config.json", "options", [])
+    change_json(run / "config.json", options=[])
     refused("config.json is damaged", run)
     (run / "config.json").write_text("{")
     refused("config.json is damaged", run)
     assert not (tmp_path / "repeated").exists()
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda run: change_json(run / "config.json", experiment=["mtl"]), "config.json is damaged"),
+    (lambda run: change_json(run / "test.json", dice="0.9"), "cannot be repeated: dice in test.json is '0.9'"),
+    (lambda run: (run / "log.csv").write_text("\0"), "cannot be repeated: log.csv"),
+    (lambda run: (run / "test_per_image.csv").write_text("name\n"), "cannot be repeated: test_per_image.csv"),
+], ids=["experiment", "test.json", "log.csv", "test_per_image.csv"])
+def test_records_that_could_not_be_compared_are_refused_first(run, tmp_path, monkeypatch, damage, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "perform", None)
+    damage(run)
+    refused(words, run)

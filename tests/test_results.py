@@ -277,6 +277,12 @@ def test_other_code_or_another_machine_is_said_on_the_page(few, tmp_path):
         assert words in text
 
 
+def test_weights_that_all_runs_start_from_are_said_on_the_page(few, tmp_path):
+    for path in few.glob("*/*/config.json"):
+        change_json(path, init="0123456789abcdef")
+    assert "- Initial weights: SHA-256 0123456789ab (`--init`)." in run(few, tmp_path / "out").partition("## Protocol")[2]
+
+
 def test_no_baseline_gives_a_table_without_verdicts(few, tmp_path):
     shutil.rmtree(few / "baseline")
     text = run(few, tmp_path / "out")

@@ -20,13 +20,7 @@ from conftest import ROOT
 from test_engine import arguments, assert_same_weights, log, result, weights
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    """Drawing takes most of so short a run's time, and other tests look at pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.mtl_vis, "draw_curves", lambda history, path: path.touch())
-        patch.setattr(engine.mtl_vis, "draw_pictures", lambda pictures, path: path.touch())
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")

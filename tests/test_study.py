@@ -7,9 +7,9 @@ import pytest
 import results
 from conftest import ROOT
 from page import PUBLISHED
+from test_results import cells
 
 STUDY = ROOT / "results"
-EXPERIMENTS = tuple(PUBLISHED)
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +34,19 @@ def test_every_run_has_its_four_records_and_nothing_else():
         assert {path.name for path in folder.iterdir()} == {"config.json", "log.csv", "test.json", "test_per_image.csv"}
 
 
-def table(text, heading):
-    """The rows of the first table of experiments after a heading: {experiment: the other cells}."""
-    rows = {}
-    for line in text.partition(heading)[2].splitlines():
-        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        name = name.replace("`", "").partition(":")[0]
-        if line.startswith("|") and name in EXPERIMENTS:
-            rows[name] = cells
-        elif rows:
-            return rows
-
-
 def test_readme_says_what_the_page_says():
     readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", STUDY / "README.md"))
-    answer = table(readme, "## The answer")
-    dice, difference, published = (table(page, heading) for heading in (
-        "## Test Dice", "## Against the baseline", "## Beside the published study"))
-    assert set(answer) == set(dice) == set(EXPERIMENTS)
-    for name, (seeds, per_image, pooled, points, verdict, there, corrected) in answer.items():
-        assert [seeds, per_image, pooled] == dice[name]
-        assert [there, corrected] == published[name][1:]
+    answer = readme.partition("## The answer\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`:", answer, re.M)) == sorted(PUBLISHED)
+    for name in PUBLISHED:
+        _, *figures, points, verdict, there, corrected = (
+            cell.strip() for cell in re.search(rf"^\| (`{name}`.*) \|$", answer, re.M)[1].split("|"))
+        assert figures == cells(page, "Test Dice", name)
+        assert [there, corrected] == cells(page, "Beside the published study", name)[1:]
         if name == "baseline":
             assert points == verdict == ""
             continue
-        n, mean, interval = difference[name]
-        assert (points, n) == (f"{mean} ({interval})", seeds)
+        n, mean, interval = cells(page, "Against the baseline", name)
+        assert (points, n) == (f"{mean} ({interval})", figures[0])
         said = re.search(rf"\*\*{name}:? ([a-z ]+)\*\*", page.replace("\n  ", " "))[1]
         assert verdict == said
