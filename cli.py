@@ -64,7 +64,7 @@ def run(main, args):
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError) and cause.errno in PATH_ERRORS and cause.filename:
             reason = os.strerror(cause.errno)
-            fail(f"{shortened(cause.filename)}: {reason}; choose another path or put right what lies there", 2)
+            fail(f"{os.fsdecode(cause.filename)}: {reason}; choose another path or put right what lies there", 2)
         if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
             raise
         where = cause.filename or "".join(re.findall("filename = '(.*?)'", str(cause))[:1])
@@ -86,14 +86,10 @@ def report_failure(message):
 
 
 def one_line(text):
-    """Text with its line breaks spelt out: a path may hold them, and a message is one line."""
-    return str(text).replace("\n", "\\n").replace("\r", "\\r")
-
-
-def shortened(path):
-    """A path that can be read: of a very long one the beginning."""
-    text = os.fsdecode(path)
-    return text if len(text) <= 300 else f"{text[:300]}..."
+    """Text with its line breaks spelt out, and of very long words, as paths can be, the beginning: a message is one line that
+    can be read."""
+    text = re.sub(r"\S{301,}", lambda word: word[0][:300] + "...", str(text))
+    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def listed(names, most=3):
@@ -104,7 +100,7 @@ def listed(names, most=3):
 
 def warn(message):
     """Say on standard error what the user should know, in one line, and go on."""
-    print(f"{Path(sys.argv[0]).name}: warning: {message}", file=sys.stderr, flush=True)
+    print(one_line(f"{Path(sys.argv[0]).name}: warning: {message}"), file=sys.stderr, flush=True)
 
 
 def raise_terminated(signum, frame):

@@ -304,3 +304,14 @@ def test_a_long_value_is_shortened_in_the_message(capsys):
         parser.parse_args(["--n", "x" * 10_000])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "--n" in error and "whole number" in error and len(error) < 300
+
+
+def test_messages_and_warnings_are_one_line_that_ends_with_the_way_out(capsys):
+    """Whatever path they name: a reader of the end of the output must find the reason there."""
+    cli.warn(f"a\nb/{'x' * 5000} is odd")
+    with pytest.raises(SystemExit):
+        cli.fail(cli.InputError(f"--out {'x' * 5000} cannot be made; name another folder"), 2)
+    warned, refused = capsys.readouterr().err.splitlines()
+    assert r"a\nb/xx" in warned and warned.endswith("... is odd")
+    assert refused.endswith("... cannot be made; name another folder")
+    assert len(warned) < 400 and len(refused) < 400
