@@ -1,9 +1,13 @@
-"""The networks: a U-Net encoder shared by all tasks, one decoder or head per task (hard parameter sharing).
+"""The network: a U-Net encoder shared by all tasks, one decoder or head per task (hard parameter sharing).
 
-    image -> Encoder -> features at 1/2, 1/4, 1/8, 1/16, 1/32 of the image's side
-                          |                                   |-> ClassHead   (task "cls")
-                          |                                   |-> BoxHead     (task "bbox")
-                          `-> SegDecoder (all five, skip connections)         (task "seg")
+    image -> Encoder -> features at 1/2, 1/4, 1/8, 1/16, 1/32 of the image's side -> a task's decoder or head
+
+The parts that a task's file (tasks/) builds its own from, each called with the five feature maps and the image's (H, W):
+
+    SegDecoder     all five maps, skip connections -> (B, K, H, W)
+    PlainDecoder   the deepest -> (B, K, H / 4, W / 4)
+    ClassHead      the deepest -> (B, K)
+    BoxHead        the deepest -> (B, 4)
 
 U-Net: Ronneberger, Fischer and Brox 2015. Four things differ from it for speed on a CPU: the stem halves the resolution in
 its first convolution, because a full-resolution stage costs more time than all the others together and gains little; the
@@ -17,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-TASKS = ("seg", "cls", "bbox")
+import registry
 
 # Mean and standard deviation of ImageNet's RGB values (0-255), the field's customary constants.
 RGB_MEAN = (123.675, 116.28, 103.53)
@@ -92,38 +96,56 @@ class Encoder(nn.Module):
 
 
 class SegDecoder(nn.Module):
-    """Encoder features -> mask logits (B, 1, STRIDE h, STRIDE w), where the finest feature map is h x w."""
+    """Encoder features -> `out` values for each pixel, (B, out, H, W)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, out=1):
         super().__init__()
         finest, *skips, deepest = channels
         outs = [(c + 1) // 2 for c in skips]
         ups = [Up(cin, cskip, cout) for cin, cskip, cout in zip([*outs[1:], deepest], skips, outs)]
         ups.insert(0, Up(outs[0], finest, finest, conv=conv_bn_relu))
         self.ups = nn.ModuleList(reversed(ups))
-        self.logits = nn.Conv2d(finest, STRIDE**2, 1)
+        self.logits = nn.Conv2d(finest, out * STRIDE**2, 1)
 
-    def forward(self, features):
+    def forward(self, features, size):
         *skips, x = features
         for up, skip in zip(self.ups, reversed(skips)):
             x = up(x, skip)
-        return F.pixel_shuffle(self.logits(x), STRIDE)  # (B, STRIDE^2, h, w) -> (B, 1, STRIDE h, STRIDE w)
+        x = F.pixel_shuffle(self.logits(x), STRIDE)  # (B, out STRIDE^2, h, w) -> (B, out, STRIDE h, STRIDE w)
+        # Where a side is no multiple of STRIDE, the last positions stand for pixels beyond the edge.
+        return x[..., :size[0], :size[1]]
+
+
+class PlainDecoder(nn.Module):
+    """The deepest features, without skip connections -> (B, out, ceil(H / 4), ceil(W / 4)): they alone have to carry it."""
+
+    def __init__(self, cin, out):
+        super().__init__()
+        channels = [max(1, cin // 2**k) for k in range(4)]
+        self.convs = nn.ModuleList(conv_bn_relu(a, b) for a, b in zip(channels, channels[1:]))
+        self.values = nn.Conv2d(channels[-1], out, 1)
+
+    def forward(self, features, size):
+        x = features[-1]
+        for conv in self.convs:
+            x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.values(x)[..., :-(-size[0] // 4), :-(-size[1] // 4)]
 
 
 class ClassHead(nn.Module):
-    """Deepest features (B, C, h, w) -> (B, 2) logits, cat and dog."""
+    """Deepest features -> (B, out) logits, or numbers."""
 
-    def __init__(self, cin):
+    def __init__(self, cin, out=2):
         super().__init__()
         self.conv = conv_bn_relu(cin, 128, kernel=1)
-        self.logits = nn.Linear(128, 2)
+        self.logits = nn.Linear(128, out)
 
-    def forward(self, x):
-        return self.logits(self.conv(x).mean(dim=(2, 3)))
+    def forward(self, features, size):
+        return self.logits(self.conv(features[-1]).mean(dim=(2, 3)))
 
 
 class BoxHead(nn.Module):
-    """Deepest features (B, C, h, w) -> (B, 4) boxes, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2.
+    """Deepest features -> (B, 4) boxes, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2.
 
     Every cell gives a score and the offsets from itself to the box's four sides (as in FCOS, Tian et al. 2019); the box
     is the mean over cells, weighted with the softmax of the scores. Offsets end at the width of the frame: every box can
@@ -138,7 +160,8 @@ class BoxHead(nn.Module):
         nn.init.normal_(self.cells.weight, std=0.01)
         nn.init.zeros_(self.cells.bias)
 
-    def forward(self, x):
+    def forward(self, features, size):
+        x = features[-1]
         score, offset = self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)  # (B, 1, hw), (B, 4, hw)
         h, w = x.shape[-2:]
         cy, cx = torch.meshgrid(cell_positions(h, x.device), cell_positions(w, x.device), indexing="ij")
@@ -158,53 +181,36 @@ def cell_positions(n, device):
 
 
 class MTLNet(nn.Module):
-    """U-Net with one output per task.
+    """A U-Net encoder with one decoder or head per task.
 
-    tasks   subset of ("seg", "cls", "bbox"), at least one; nothing is built for the others.
-    width   channels of the second stage; each deeper one doubles them. 48 gives 3.2 M parameters.
+    tasks   names of tasks/, or tasks themselves (those that had to learn something of the data first), at least one.
+    width   channels of the second stage; each deeper one doubles them. 48 gives 3.2 M parameters with the published tasks.
     seed    each part is initialised from a generator made of the seed and the part's name, so networks of the same
             seed share their initial weights part by part, whatever other tasks they have.
 
-    Raises ValueError for no task, an unknown or a repeated one, or a width under 1.
+    Raises ValueError for no task, a repeated one, or a width under 1; cli.InputError for one that tasks/ does not have.
     """
 
     def __init__(self, tasks, width=48, seed=0):
         super().__init__()
-        tasks = tuple(tasks)
-        if not tasks or len(set(tasks)) != len(tasks) or not set(tasks) <= set(TASKS):
-            raise ValueError(f"tasks must be some of {TASKS}, each once, and were {tasks}")
+        self.task = registry.tasks(tasks)  # {name: Task}
         if width < 1:
             raise ValueError(f"width must be at least 1 and was {width}")
-        self.tasks, self.width = tasks, width
+        self.tasks, self.width = tuple(self.task), width
         channels = stage_channels(width)
         self.encoder = build(lambda: Encoder(channels), "encoder", seed)
-        if "seg" in tasks:
-            self.seg = build(lambda: SegDecoder(channels), "seg", seed)
-        if "cls" in tasks:
-            self.cls = build(lambda: ClassHead(channels[-1]), "cls", seed)
-        if "bbox" in tasks:
-            self.bbox = build(lambda: BoxHead(channels[-1]), "bbox", seed)
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
+        for name, task in self.task.items():
+            if hasattr(self, name):
+                raise ValueError(f"no task can be called {name!r}: the network has a part of that name; rename it")
+            self.add_module(name, build(lambda: task.head(channels), name, seed))
 
     def forward(self, image):
-        """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict with the keys of `tasks`:
-
-        seg   (B, 1, H, W) float logits, pet where > 0
-        cls   (B, 2) float logits, cat and dog
-        bbox  (B, 4) float, normalised xyxy in [0, 1], x1 <= x2, y1 <= y2
-        """
+        """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict of the outputs of `tasks`, each as its file
+        in tasks/ says: "seg" (B, 1, H, W) float logits, pet where > 0, and so on."""
         features = self.encoder((image.float() - self.mean) / self.std)
-        outputs = {}
-        if "seg" in self.tasks:
-            height, width = image.shape[-2:]
-            # Where a side is no multiple of STRIDE, the last positions stand for pixels beyond the edge.
-            outputs["seg"] = self.seg(features).float()[..., :height, :width]
-        if "cls" in self.tasks:
-            outputs["cls"] = self.cls(features[-1]).float()
-        if "bbox" in self.tasks:
-            outputs["bbox"] = self.bbox(features[-1])
-        return outputs
+        return {name: getattr(self, name)(features, image.shape[-2:]).float() for name in self.tasks}
 
 
 def build(part, name, seed):

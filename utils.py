@@ -1,73 +1,60 @@
-"""Losses, loss weightings and metrics, each with its formula and source.
+"""Dice and IoU, the Dice loss, and the loss weightings, each with its formula and source.
 
-Everything per task is a dict keyed "seg", "cls", "bbox". A criterion returns the named losses unweighted; its weights
-are applied once, in `total`.
+Everything per task is a dict keyed by the task's name. A criterion returns the named losses unweighted; its weights are
+applied once, in `total`. Pixels of the value UNLABELLED take part in nothing.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision import ops
+
+import registry
+from cli import InputError
+
+UNLABELLED = 255       # in masks, trimaps and labels: nothing is known there
+BORDER_WIDTH = 0.02    # of the image's side, on either side of the contour
+
 
 # ---------------------------------------------------------------------------------------------------------- losses
 
 
 def dice_loss(logits, target, smooth=1.0):
-    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) per image, mean over the batch; p = sigmoid(logits).
+    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) per image, mean over the images that have a labelled pixel;
+    p = sigmoid(logits). At least one image has to have one.
 
-    logits (B, 1, H, W) float, target (B, 1, H, W) of 0 and 1 -> scalar in [0, 1].
+    logits (B, 1, H, W) float, target (B, 1, H, W) of 0, 1 and UNLABELLED -> scalar in [0, 1].
     Source: Milletari, Navab and Ahmadi, "V-Net", 2016, with plain instead of squared sums.
     """
-    p, t = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1)
+    p, t, known = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1), (target != UNLABELLED).flatten(1)
+    if not known.all():
+        labelled = known.any(1)
+        p, t = (p * known)[labelled], torch.where(known, t, 0)[labelled]
     return (1 - (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)).mean()
 
-
-def seg_loss(logits, target):
-    """Binary cross-entropy (mean over pixels) + Dice loss. Shapes as in dice_loss."""
-    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype)) + dice_loss(logits, target)
-
-
-def cls_loss(logits, target):
-    """Cross-entropy. logits (B, 2), target (B,) int64 of 0 (cat) and 1 (dog) -> scalar."""
-    return F.cross_entropy(logits, target)
-
-
-def bbox_loss(boxes, target):
-    """L1 (mean over the four coordinates) + 1 - GIoU, mean over the images that have a box; 0 where none has.
-
-    boxes and target (B, 4), normalised xyxy; a target without a box is NaN.
-    Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al. 2020).
-    """
-    has_box = ~target.isnan().any(dim=1)
-    if not has_box.any():
-        return boxes.sum() * 0  # zero, and still part of the graph
-    boxes, target = boxes[has_box], target[has_box]
-    return F.l1_loss(boxes, target) + ops.generalized_box_iou_loss(boxes, target, reduction="mean")
-
-
-LOSSES = {"seg": seg_loss, "cls": cls_loss, "bbox": bbox_loss}
 
 # ------------------------------------------------------------------------------------------------------ weightings
 
 
 class WeightedLoss(nn.Module):
-    """Named losses of some tasks under fixed weights.
+    """Named losses of some tasks under fixed weights; `spec` is what make_criterion makes the same from.
 
-    tasks    names of the tasks, in order.
+    tasks    names of the tasks, or tasks themselves, in order.
     weights  one positive number per task; they are normalised to sum to one.
     Raises ValueError where the numbers do not fit.
     """
 
     def __init__(self, tasks, weights):
         super().__init__()
-        self.tasks = tuple(tasks)
+        self.task = registry.tasks(tasks)
+        self.tasks = tuple(self.task)
         if len(weights) != len(self.tasks) or not all(0 < w < float("inf") for w in weights):
             raise ValueError(f"one positive weight is needed for each of {self.tasks}, and there are {tuple(weights)}")
         self.fixed = {task: w / sum(weights) for task, w in zip(self.tasks, weights)}
+        self.spec = "-".join(f"{w:g}" for w in weights)
 
     def forward(self, outputs, targets):
         """Dicts of outputs and targets -> dict of unweighted scalar losses."""
-        return {task: LOSSES[task](outputs[task], targets[task]) for task in self.tasks}
+        return {name: task.loss(outputs[name], targets[name]) for name, task in self.task.items()}
 
     def weights(self):
         """Dict of what each loss is multiplied with, as floats."""
@@ -82,10 +69,12 @@ class EqualWeightedLoss(WeightedLoss):
     """Every loss weighs 1/n, n the number of tasks."""
 
     def __init__(self, tasks):
-        super().__init__(tasks, [1.0] * len(tuple(tasks)))
+        tasks = tuple(tasks)
+        super().__init__(tasks, [1.0] * len(tasks))
+        self.spec = "equal"
 
 
-class UncertaintyWeightedLoss(WeightedLoss):
+class UncertaintyWeightedLoss(EqualWeightedLoss):
     """sum over tasks of exp(-s) L + s, one learned s per task, from 0.
 
     s is the logarithm of the task's noise variance up to a factor. Source: Kendall, Gal and Cipolla, "Multi-Task Learning
@@ -93,7 +82,8 @@ class UncertaintyWeightedLoss(WeightedLoss):
     """
 
     def __init__(self, tasks):
-        super().__init__(tasks, [1.0] * len(tuple(tasks)))
+        super().__init__(tasks)
+        self.spec = "uncertainty"
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in self.tasks})
 
     def weights(self):
@@ -103,16 +93,56 @@ class UncertaintyWeightedLoss(WeightedLoss):
         return sum(torch.exp(-s) * losses[task] + s for task, s in self.log_variance.items())
 
 
+def make_criterion(spec, tasks):
+    """The criterion that a text stands for: "equal", "uncertainty", or a positive number for each task, as in "0.8-0.1-0.1".
+
+    Raises cli.InputError for any other text.
+    """
+    tasks = tuple(tasks)
+    if spec in ("equal", "uncertainty"):
+        return {"equal": EqualWeightedLoss, "uncertainty": UncertaintyWeightedLoss}[spec](tasks)
+    try:
+        return WeightedLoss(tasks, [float(number) for number in spec.split("-")])
+    except ValueError:
+        raise InputError(f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers joined by "
+                         "'-', one for each task") from None
+
+
 # --------------------------------------------------------------------------------------------------------- metrics
 
 
 def mask_counts(logits, target):
-    """Pixels per image in the intersection, the prediction (logits > 0) and the target.
+    """Labelled pixels per image in the intersection, the prediction (logits > 0) and the target.
 
     logits and target (B, 1, H, W) -> (B, 3) int64.
     """
-    predicted, target = (logits > 0).flatten(1), (target > 0).flatten(1)
+    known = (target != UNLABELLED).flatten(1)
+    predicted, target = (logits > 0).flatten(1) & known, (target == 1).flatten(1)
     return torch.stack([(predicted & target).sum(1), predicted.sum(1), target.sum(1)], dim=1)
+
+
+def border_counts(logits, target):
+    """Pixels per image in the intersection and the union of prediction and target near the target's contour.
+
+    Near is what has a pet pixel and a background pixel within BORDER_WIDTH of the side (at least one pixel), along rows and
+    columns. logits and target (B, 1, H, W) -> (B, 2) int64; the union is 0 where the target has no contour.
+
+    The trimap's border band is not used for it even where there is one: with the border counted as pet it holds pet only, so
+    that whoever says pet everywhere would score 1. Source: the idea of counting near the contour only, Kohli, Ladicky and Torr
+    2009, and Cheng et al., "Boundary IoU", 2021.
+    """
+    reach = max(1, round(BORDER_WIDTH * max(target.shape[-2:])))
+    pet, ground = target == 1, target == 0
+    near = _grow(pet, reach) & _grow(ground, reach) & (pet | ground)
+    predicted = (logits > 0) & near
+    pet = pet & near
+    return torch.stack([(predicted & pet).flatten(1).sum(1), (predicted | pet).flatten(1).sum(1)], dim=1)
+
+
+def _grow(mask, reach):
+    """(B, 1, H, W) bool, true where it is within `reach` pixels: a square's rows, then its columns."""
+    grown = F.max_pool2d(mask.float(), (1, 2 * reach + 1), 1, (0, reach))
+    return F.max_pool2d(grown, (2 * reach + 1, 1), 1, (reach, 0)) > 0
 
 
 def dice_score(intersection, predicted, target):
@@ -130,38 +160,20 @@ def iou_score(intersection, predicted, target):
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 
 
-def per_image(outputs, targets):
-    """Measure a batch image by image.
-
-    Returns a dict of 1-D tensors on the CPU: intersection, predicted, target (int64), correct (int64), box_iou (float64,
-    NaN where the image has no box), each only where its task is among the outputs.
-    """
+def measure(tasks, outputs, targets):
+    """Measure a batch image by image: {name: (B,) tensor on the CPU}, of all tasks; NaN where an image is unlabelled."""
     measured = {}
-    if "seg" in outputs:
-        measured.update(zip(("intersection", "predicted", "target"), mask_counts(outputs["seg"], targets["seg"]).T))
-    if "cls" in outputs:
-        measured["correct"] = (outputs["cls"].argmax(dim=1) == targets["cls"]).long()
-    if "bbox" in outputs:
-        # The diagonal pairs each box with its own target; a target of NaN gives NaN.
-        measured["box_iou"] = ops.box_iou(outputs["bbox"].double(), targets["bbox"].double()).diagonal()
+    for name, task in tasks.items():
+        measured |= task.measure(outputs[name], targets[name])
     return {key: value.cpu() for key, value in measured.items()}
 
 
-def summarise(measured):
-    """Metrics of a whole split from the per-image measurements of all its images, each a sum divided once.
+def summarise(tasks, measured):
+    """{metric: number or None} of a whole split from the measurements of all its images, each a sum divided once.
 
-    Returns {"dice": mean over images, "dice_pooled": over all pixels, "iou_pooled", "accuracy", "box_iou": mean over the
-    images with a box}; None for what cannot be measured.
+    The metrics of the published study's tasks are always there: None where the task is absent or nothing can be measured.
     """
-    metrics = dict.fromkeys(("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou"))
-    if "intersection" in measured:
-        counts = [measured[key] for key in ("intersection", "predicted", "target")]
-        pooled = [count.sum() for count in counts]
-        metrics["dice"] = dice_score(*counts).mean().item()
-        metrics["dice_pooled"] = dice_score(*pooled).item()
-        metrics["iou_pooled"] = iou_score(*pooled).item()
-    if "correct" in measured:
-        metrics["accuracy"] = measured["correct"].double().mean().item()
-    if "box_iou" in measured and not measured["box_iou"].isnan().all():
-        metrics["box_iou"] = measured["box_iou"].nanmean().item()
+    metrics = {metric: None for task in registry.tasks(registry.PUBLISHED).values() for metric in task.metrics}
+    for task in tasks.values():
+        metrics |= task.summarise(measured)
     return metrics

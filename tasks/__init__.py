@@ -1,0 +1,133 @@
+"""What one task is to everything else: the class that each file in this folder derives its own from. README.md is the guide.
+
+A batch is a dict. What a target is made from has these keys: image (B, 3, S, S) uint8; masks (B, 1, S, S) uint8, 1 pet, 0
+background, 255 unlabelled; trimaps (B, 1, S, S) uint8, 1 pet, 2 background, 3 border, 255 unlabelled; bboxes (B, 4) float32
+in pixels or NaN; binary (B, 1) uint8, 255 unknown; and columns of index.csv as lists of text - of these the ones that the
+task needs, and size, the stored side in pixels.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from cli import InputError
+from utils import UNLABELLED
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure reads: its name, its unit ("" for a share or an index), and whether more of it is better."""
+    label: str
+    unit: str = ""
+    higher: bool = True
+
+    @property
+    def text(self):
+        """As in "box IoU" or "age, mean absolute error (years)"."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+class Task(ABC):
+    """A task with nothing in it. A file's class overrides what differs; all but head, loss and measure have a default.
+
+    needs    what `target` reads: masks, bboxes, binary, trimaps (files of a data folder) or "index:COLUMN".
+    metrics  {name: Metric} of the figures of a split, the one that chooses the checkpoint first.
+    counts   per-image values that are whole numbers.
+    panel    None to be drawn into the common panel, or the title of a panel of its own.
+    """
+
+    needs = ()
+    metrics = {}
+    counts = ()
+    panel = None
+
+    def __init__(self, name, argument=None):
+        if argument is not None:
+            raise InputError(f"the task {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
+        self.name = name
+        self.settings = {}  # what `learn` found: plain values, kept with the network
+
+    def learn(self, columns):
+        """Look at the training split before the network is built, and fill `settings`.
+
+        columns: {COLUMN: list of text} of the columns that it needs. Raises cli.InputError where they cannot teach it.
+        """
+
+    # ------------------------------------------------------------------------------------------------ loader
+
+    def target(self, batch):
+        """The target of a batch, a tensor whose first dimension is B. Pictures in it are augmented already."""
+        (kind,) = self.needs
+        return batch[kind]
+
+    def labelled(self, target):
+        """(B,) bool: whose target is known, at least in part."""
+        if target.is_floating_point():
+            return ~target.flatten(1).isnan().all(dim=1) if target.ndim > 1 else ~target.isnan()
+        return (target != UNLABELLED).flatten(1).any(dim=1) if target.ndim > 1 else target != UNLABELLED
+
+    def flip(self, target):
+        """The target of one image that is mirrored left to right."""
+        return target
+
+    def crop(self, target, left, top, width, height):
+        """The target of one image of which a part is kept; the part relative to the frame, in [0, 1]."""
+        return target
+
+    # ------------------------------------------------------------------------- network, criterion, measurement
+
+    @abstractmethod
+    def head(self, channels):
+        """A module: (the encoder's five feature maps, finest first, and (H, W) of the image) -> output (B, ...).
+
+        channels: how many each feature map has.
+        """
+
+    @abstractmethod
+    def loss(self, output, target):
+        """A scalar: the mean over what is labelled; `nothing(output)` where nothing is."""
+
+    @abstractmethod
+    def measure(self, output, target):
+        """{name: (B,) tensor} of each image; NaN where it is unlabelled."""
+
+    def summarise(self, measured):
+        """{metric: number or None} of a whole split, from the measurements of all its images: their mean, as it is."""
+        return {metric: mean(measured[metric]) for metric in self.metrics}
+
+    # ------------------------------------------------------------------------------------------------ pictures
+
+    def answer(self, output, height, width):
+        """What a person gets of one image's output (no first dimension), for a picture of height x width pixels."""
+        return output
+
+    def truth(self, target, height, width):
+        """The same of one image's target; None where it is unlabelled."""
+        return self.answer(target, height, width) if self.labelled(target[None])[0] else None
+
+    def draw(self, panel, value, is_target):
+        """Draw a value of `answer` or `truth` into a panel: change panel.image, or append to panel.boxes."""
+
+    def describe(self, value):
+        """A value in a few words, or ""."""
+        return ""
+
+
+def nothing(output):
+    """A loss of zero that is still part of the graph."""
+    return output.sum() * 0
+
+
+def mean(values):
+    """Mean over the values that are not NaN, as a float; None where there is none."""
+    values = values.double()
+    known = values[~values.isnan()]
+    return known.mean().item() if len(known) else None
+
+
+def blank(values, labelled):
+    """Per-image values as they are where all are labelled, else as float64 with NaN at the others."""
+    if labelled.all():
+        return values
+    return torch.where(labelled, values.double(), torch.nan)

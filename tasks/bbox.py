@@ -1,0 +1,67 @@
+"""Head box: output (B, 4) normalised xyxy in [0, 1] with x1 <= x2, y1 <= y2; target the same, or NaN where there is none."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+from torchvision import ops
+
+from models import BoxHead
+from tasks import Metric, Task, nothing
+
+MIN_VISIBLE = 0.2  # a head box that keeps less of its area after a crop is no box any more
+
+
+class Bbox(Task):
+    needs = ("bboxes",)
+    metrics = {"box_iou": Metric("box IoU")}
+
+    def target(self, batch):
+        return batch["bboxes"] / batch["size"]
+
+    def flip(self, target):
+        x1, y1, x2, y2 = target.unbind()
+        return torch.stack([1 - x2, y1, 1 - x1, y2])
+
+    def crop(self, target, left, top, width, height):
+        frame = torch.tensor([left, top, left, top]), torch.tensor([width, height, width, height])
+        moved = (target - frame[0]) / frame[1]
+        clipped = moved.clamp(0, 1)
+        if not _area(clipped) >= MIN_VISIBLE * _area(moved):  # "not >=" so that NaN stays NaN
+            return torch.full_like(target, math.nan)
+        return clipped
+
+    def labelled(self, target):
+        return ~target.isnan().any(dim=1)
+
+    def head(self, channels):
+        return BoxHead(channels[-1])
+
+    def loss(self, output, target):
+        """L1 (mean over the four coordinates) + 1 - GIoU, mean over the images that have a box.
+
+        Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al. 2020).
+        """
+        has_box = self.labelled(target)
+        if not has_box.any():
+            return nothing(output)
+        boxes, target = output[has_box], target[has_box]
+        return F.l1_loss(boxes, target) + ops.generalized_box_iou_loss(boxes, target, reduction="mean")
+
+    def measure(self, output, target):
+        # The diagonal pairs each box with its own target; a target of NaN gives NaN.
+        return {"box_iou": ops.box_iou(output.double(), target.double()).diagonal()}
+
+    def answer(self, output, height, width):
+        """The box in pixels, (4,)."""
+        return output * torch.tensor([width, height, width, height])
+
+    def draw(self, panel, value, is_target):
+        panel.boxes.append(value)
+
+    def describe(self, value):
+        return "head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*value.tolist())
+
+
+def _area(box):
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,0 +1,43 @@
+"""Classification: cat or dog. Output (B, 2) logits, target (B,) int64, 0 cat, 1 dog, 255 unknown."""
+
+from torch.nn import functional as F
+
+from models import ClassHead
+from tasks import Metric, Task, blank, mean, nothing
+
+CLASSES = ("cat", "dog")
+
+
+class Cls(Task):
+    needs = ("binary",)
+    metrics = {"accuracy": Metric("accuracy")}
+    counts = ("correct",)
+
+    def target(self, batch):
+        return batch["binary"][:, 0].long()
+
+    def head(self, channels):
+        return ClassHead(channels[-1], len(CLASSES))
+
+    def loss(self, output, target):
+        """Cross-entropy, mean over the images whose class is known."""
+        known = self.labelled(target)
+        return F.cross_entropy(output[known], target[known]) if known.any() else nothing(output)
+
+    def measure(self, output, target):
+        return {"correct": blank((output.argmax(dim=1) == target).long(), self.labelled(target))}
+
+    def summarise(self, measured):
+        return {"accuracy": mean(measured["correct"])}
+
+    def answer(self, output, height, width):
+        """(name of the class, its probability)."""
+        probability, winner = output.softmax(dim=0).max(dim=0)
+        return CLASSES[winner], probability.item()
+
+    def truth(self, target, height, width):
+        return (CLASSES[target], None) if self.labelled(target[None])[0] else None
+
+    def describe(self, value):
+        name, probability = value
+        return name if probability is None else f"{name} {probability:.0%}"

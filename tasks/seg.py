@@ -1,0 +1,61 @@
+"""Segmentation: which pixels are pet. Output (B, 1, H, W) logits, target (B, 1, H, W) uint8 of 1, 0 and 255."""
+
+import torch
+from torch.nn import functional as F
+from torchvision.utils import draw_segmentation_masks
+
+from models import SegDecoder
+from tasks import Metric, Task, blank, mean, nothing
+from utils import UNLABELLED, border_counts, dice_loss, dice_score, iou_score, mask_counts
+
+COLOUR = (0, 200, 120)
+
+
+class Seg(Task):
+    needs = ("masks",)
+    metrics = {"dice": Metric("Dice"), "dice_pooled": Metric("pooled Dice"), "iou_pooled": Metric("pooled IoU"),
+               "border_iou": Metric("border IoU")}
+    counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
+
+    def head(self, channels):
+        return SegDecoder(channels)
+
+    def loss(self, output, target):
+        """Binary cross-entropy, mean over the labelled pixels, + Dice loss."""
+        known = target != UNLABELLED
+        if known.all():
+            return F.binary_cross_entropy_with_logits(output, target.to(output.dtype)) + dice_loss(output, target)
+        if not known.any():
+            return nothing(output)
+        entropy = F.binary_cross_entropy_with_logits(output[known], target[known].to(output.dtype))
+        return entropy + dice_loss(output, target)
+
+    def measure(self, output, target):
+        counts, labelled = mask_counts(output, target), self.labelled(target)
+        border = border_counts(output, target)
+        has_border = border[:, 1] > 0
+        values = {"dice": dice_score(*counts.T), **dict(zip(self.counts, [*counts.T, *border.T])),
+                  "border_iou": blank(iou_score(border[:, 0], border[:, 1], border[:, 0]), has_border)}
+        return {name: blank(value, labelled) for name, value in values.items()}
+
+    def summarise(self, measured):
+        counts = [measured[name].nan_to_num().sum() if measured[name].is_floating_point() else measured[name].sum()
+                  for name in self.counts[:3]]
+        is_measured = not measured["dice"].isnan().all()
+        return {"dice": mean(measured["dice"]), "dice_pooled": dice_score(*counts).item() if is_measured else None,
+                "iou_pooled": iou_score(*counts).item() if is_measured else None, "border_iou": mean(measured["border_iou"])}
+
+    def answer(self, output, height, width):
+        """The mask, (H, W) bool."""
+        return F.interpolate(output[None], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0
+
+    def truth(self, target, height, width):
+        if not self.labelled(target[None])[0]:
+            return None
+        return F.interpolate(target[None].float(), size=(height, width), mode="nearest-exact")[0, 0] == 1
+
+    def draw(self, panel, value, is_target):
+        panel.image = draw_segmentation_masks(panel.image, value, alpha=0.5, colors=COLOUR)
+
+    def describe(self, value):
+        return f"{value.float().mean():.0%} of the picture is pet"
