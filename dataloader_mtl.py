@@ -1,110 +1,113 @@
-"""Batches from a re-chunked data folder: a picture and the targets of all three tasks, the same for every experiment.
+"""Batches from a re-chunked data folder: a picture and one target per task, the same for every experiment.
 
 What an epoch's batches hold is a function of (seed, epoch, image) alone: each sample has a random generator of its own,
 so the number of workers, an interruption or what else the program draws changes nothing.
 """
 
-import contextlib
 import hashlib
 import math
-import os
-import queue
-import threading
+import operator
 import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.transforms.v2 import InterpolationMode
 
 import cli
-import data_check
+import registry
 from cli import InputError
+from data import contract
+from data.ahead import ahead
+from data.order import EpochBatches, choose_masks
+from data.store import Store, stamp
 
 AUGMENTATIONS = ("none", "flip", "full")
 CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
 CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
 JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
 GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (ITU-R BT.601)
-MIN_HEAD_VISIBLE = 0.2      # a head box that keeps less of its area after a crop is no box any more
 
 
 class MTLDataset(Dataset):
     """One split of a re-chunked data folder.
 
     data     the folder; split  "train", "val" or "test".
-    seed     of the augmentation.
+    seed     of the augmentation, and of the choice of masks.
     augment  "none", "flip" (half of the images mirrored) or "full" (also random crop and colour).
     sides    side in pixels of the images in each epoch, smaller or equal to S; None for S throughout.
     limit    use the first so many images only.
+    tasks    names or tasks whose targets a batch has; None for those of the published study that the split knows.
+    masks    how many images keep their mask and trimap (data/order.py); None for all.
 
-    Its keys are (epoch, row). A sample, and likewise a batch, is a dict: image (3, S, S) uint8; seg (1, S, S) uint8 of 0
-    and 1; cls int64, 0 cat and 1 dog; bbox (4,) float32 normalised xyxy, or NaN; row int64.
-    Raises cli.InputError for a folder or file that is not as data_check.py describes it.
+    Its keys are (epoch, row), or a row alone for epoch 0, as an ordinary DataLoader and a for loop have it; (epoch, row,
+    repeat) where an epoch takes an image more than once. A sample, and likewise a batch, is a dict: image (3, S, S) uint8;
+    row int64; and a target for each task, in the form that the task's file says. What a missing file would tell is unlabelled.
+    Raises cli.InputError for a folder or file that is not as data/contract.py describes it, IndexError for a row beyond it.
     """
 
-    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None):
+    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None, tasks=None, masks=None):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
         # Taken first, so that nothing that is read later can be of another file unnoticed.
-        self._stamps = {kind: stamp(Path(data) / split / f"{kind}.h5") for kind in data_check.KINDS}
-        self.summary = data_check.describe(data)
+        stamps = {kind: stamp(Path(data) / split / f"{kind}.h5") for kind in contract.KINDS}
+        self.summary = contract.describe(data)
         if split not in self.summary["splits"]:
-            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it")
+            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it, or write "
+                             f"{Path(data) / split / 'images.h5'} and what belongs to it")
         self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
         whole = self.summary["splits"][split]
-        self.n, self.size = min(limit or whole, whole), self.summary["size"]
-        self.names = data_check.read_index(data, split, whole)[: self.n]
-        # 24 bytes an image; pictures and masks are read when they are asked for.
-        self.bboxes = torch.from_numpy(self._read_all("bboxes")) / self.size
-        self.labels = torch.from_numpy(self._read_all("binary")[:, 0].astype(np.int64))
-        self._process, self._stores, self._held = None, None, None
+        self.n, self.size, self.kinds = min(limit or whole, whole), self.summary["size"], self.summary["kinds"][split]
+        self.index = contract.read_index_rows(data, split, whole)[: self.n]
+        self.names = [row["name"] for row in self.index]
+        self.tasks = registry.tasks(self._known_tasks() if tasks is None else tasks) if tasks != () else {}
+        needs = {need for task in self.tasks.values() for need in task.needs}
+        self._pictures = [kind for kind in contract.PICTURES if kind == "images" or kind in needs]
+        self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
+        for kind in set(contract.KINDS) - set(self.kinds):
+            self.store.refuse_changes(kind)  # it might have been there a moment ago
+        self.keeps = self._choose_masks(masks) if masks else None
+        # A few bytes an image: what is made of no picture is made once.
+        self._fixed = {name: task.target(self._raw(task.needs)) for name, task in self.tasks.items()
+                       if task.needs and not set(task.needs) & set(contract.PICTURES)}
 
     def __len__(self):
         return self.n
 
     def __getitem__(self, key):
-        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+        return {name: value[0] for name, value in self._batch([key]).items()}
 
     def __getitems__(self, keys):
-        """A batch of the samples of `keys`, a list of (epoch, row) of one epoch."""
-        epoch = keys[0][0]
-        rows = [row for _, row in keys]
-        images, masks = self._read(rows)
-        # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
-        # convolutions on a CPU prefer.
-        images, masks = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks).permute(0, 3, 1, 2)
-        bboxes = self.bboxes[rows]
-        side = self.sides[epoch] if self.sides else self.size
-        if self.augment != "none" or side != self.size:
-            samples = [
-                augment(image, mask, box, self.augment, side, sample_generator(self.seed, epoch, row))
-                for image, mask, box, row in zip(images, masks, bboxes, rows)
-            ]
-            images, masks, bboxes = map(torch.stack, zip(*samples))
-        images = images.contiguous(memory_format=torch.channels_last)
-        return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes,
-                "row": torch.tensor(rows)}
+        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list, which PyTorch's own collating
+        takes."""
+        batch = self._batch(keys)
+        if isinstance(keys[0], (tuple, list)):
+            return batch
+        return [{name: value[k] for name, value in batch.items()} for k in range(len(keys))]
 
-    def __getstate__(self):
-        # An HDF5 handle means nothing in another process, and what is held in memory would be copied.
-        return {**self.__dict__, "_process": None, "_stores": None, "_held": None}
+    def column(self, name):
+        """The cells of a column of index.csv, a list of n texts."""
+        if not self.index or name not in self.index[0]:
+            known = ", ".join(self.index[0]) if self.index and "row" in self.index[0] else "it has no index.csv"
+            raise InputError(f"{self.data / self.split / 'index.csv'} has no column {name!r} ({known}); add it, a cell an image, "
+                             "empty where nothing is known")
+        return [row[name] or "" for row in self.index]
 
-    def _read_all(self, kind):
-        file, dataset = data_check.open_rechunked(self.data, self.split, kind)
-        with file:
-            rows = data_check.read_rows(dataset, 0, self.n)
-            data_check.check_values(file.filename, kind, rows, self.size)
-        self._refuse_changes(kind)
-        return rows
+    def labelled(self):
+        """{task: (n,) bool}, which images' targets are known; pictures are read once, as a stream."""
+        return {name: torch.cat([task.labelled(target) for target in self.stream(name)]) for name, task in self.tasks.items()}
 
-    def _refuse_changes(self, kind):
-        """Refuse a file that is not the one any more that was there when the dataset was made."""
-        path = self.data / self.split / f"{kind}.h5"
-        if stamp(path) != self._stamps[kind]:
-            raise InputError(f"{path} was changed or replaced while it was in use; start again")
+    def stream(self, name):
+        """The targets of a task, all images once, a few at a time; not augmented and not held in memory."""
+        for start in range(0, self.n, 16):
+            rows = list(range(start, min(start + 16, self.n)))
+            if name in self._fixed:
+                yield self._fixed[name][rows]
+            else:
+                pictures = self._read(rows, hold=False)
+                yield self.tasks[name].target(self._raw(self.tasks[name].needs, rows, pictures))
 
     def image_hashes(self):
         """(n,) int64, one of each image's stored bytes, read anew as a stream: two are equal where the images are.
@@ -112,105 +115,143 @@ class MTLDataset(Dataset):
         An image stored at another size, or as another JPEG decoder gives it, has another hash.
         """
         hashes = np.empty(self.n, np.int64)
-        file, dataset = data_check.open_rechunked(self.data, self.split, "images")
+        file, dataset = contract.open_rechunked(self.data, self.split, "images")
         with file:
-            for start, images in data_check.slabs(dataset):
-                for row, image in enumerate(images[: self.n - start], start):
+            for start, images in contract.slabs(dataset, self.n):
+                for row, image in enumerate(images, start):
                     hashes[row] = int.from_bytes(hashlib.sha256(image).digest()[:8], "little", signed=True)
-                if start + len(images) >= self.n:
-                    break
         return torch.from_numpy(hashes)
 
-    def count_among(self, hashes):
-        """How many of its images are among those of some hashes."""
-        return int(torch.isin(self.image_hashes(), hashes).sum())
-
     def fits_in_memory(self):
-        """Whether images and masks take at most a quarter of this machine's memory (where it tells how much it has)."""
-        try:
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            memory = 8 << 30
-        return self.n * 4 * self.size**2 <= memory / 4
+        """Whether the pictures take at most a quarter of this machine's memory."""
+        return self.store.fits_in_memory()
 
-    def _open(self):
-        """Open the files in this process, at its first read."""
-        # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
-        self._inherited = self._stores, self._held
-        self._stores = {kind: data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")}
-        for kind in self._stores:
-            self._refuse_changes(kind)
-        self._held = None
-        if self.fits_in_memory() and get_worker_info() is None:  # in every worker it would be a copy more
-            self._held = [np.empty((self.n, *store.shape[1:]), np.uint8) for store in self._stores.values()]
-            self._is_held = np.zeros(self.n, bool)
-        self._process = os.getpid()
+    def _known_tasks(self):
+        return [task for task in registry.tasks(registry.PUBLISHED).values() if set(task.needs) <= set(self.kinds)]
 
-    def _read(self, rows):
-        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8; from memory where they were read before."""
-        if self._process != os.getpid():
-            self._open()
-        if self._held is None:
-            return [self._read_file(kind, rows) for kind in self._stores]
-        new = [row for row in rows if not self._is_held[row]]
-        for held, kind in zip(self._held, self._stores):
-            held[new] = self._read_file(kind, new)
-        self._is_held[new] = True
-        return [held[rows] for held in self._held]
+    def _batch(self, keys):
+        keys = [self._whole_key(key) for key in keys]
+        epoch, rows = keys[0][0], [row for _, row, _ in keys]
+        pictures, moves = self._read(rows, self.fits_in_memory()), None
+        side = self.sides[epoch] if self.sides else self.size
+        if self.augment != "none" or side != self.size:
+            samples = [augment({kind: pixels[k] for kind, pixels in pictures.items()}, self.augment, side,
+                               sample_generator(self.seed, epoch, row, repeat)) for k, (_, row, repeat) in enumerate(keys)]
+            pictures = {kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures}
+            moves = [move for _, move in samples]
+        image = pictures["images"] = pictures["images"].contiguous(memory_format=torch.channels_last)
+        batch = {"image": image}
+        for name, task in self.tasks.items():
+            if name in self._fixed:
+                target = self._fixed[name][rows]
+            else:
+                target = task.target(self._raw(task.needs, rows, pictures))
+            batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if moves else target
+        return batch | {"row": torch.tensor(rows)}
 
-    def _read_file(self, kind, rows):
-        """Rows of one file as an array."""
-        store = self._stores[kind]
-        batch = np.empty((len(rows), *store.shape[1:]), np.uint8)
-        for row, sample in zip(rows, batch):
-            try:
-                # A sample is a chunk, stored as it is, so its bytes can be taken over whole: three times the speed of
-                # selecting a row, and three hundred times that of selecting a list of rows.
-                store.id.read_direct_chunk((row, 0, 0, 0), out=sample.reshape(-1))
-            except (OSError, RuntimeError, ValueError) as error:
-                raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
-                                 "prepare the data again") from None
-        self._refuse_changes(kind)  # after reading, as it might change during it
-        if kind == "masks" and batch.max(initial=0) > 1:
-            for row, sample in zip(rows, batch):
-                data_check.check_values(store.file.filename, kind, sample[None], self.size, row)
-        return batch
+    def _whole_key(self, key):
+        """A key in full, its row from 0 on."""
+        epoch, row, repeat = (*key, 0)[:3] if isinstance(key, (tuple, list)) else (0, key, 0)
+        row = operator.index(row)
+        if not -self.n <= row < self.n:
+            raise IndexError(f"there is no row {row} among the {self.n} of {self.data / self.split}")
+        return epoch, row % self.n, repeat
+
+    def _read(self, rows, hold):
+        """{kind: (B, 3 or 1, S, S) uint8} of the pictures that the tasks need; 255 where nothing is known."""
+        # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
+        # convolutions on a CPU prefer.
+        found = {kind: torch.from_numpy(pixels).permute(0, 3, 1, 2) for kind, pixels in self.store.read(rows, hold).items()}
+        for kind in self._pictures[1:]:
+            if kind not in found:
+                found[kind] = torch.full((len(rows), 1, self.size, self.size), contract.UNLABELLED, dtype=torch.uint8)
+            elif self.keeps is not None:
+                found[kind][~self.keeps[rows]] = contract.UNLABELLED
+        return found
+
+    def _raw(self, needs, rows=None, pictures=None):
+        """What a task's `target` is made from (tasks/__init__.py), of some rows or, without pictures, of all."""
+        raw = {"size": self.size}
+        if pictures is not None:
+            raw["image"] = pictures["images"]
+        for need in needs:
+            kind, _, column = need.partition(":")
+            if need in contract.PICTURES:
+                raw[need] = pictures[need].contiguous() if need != "images" else pictures[need]
+            elif column:
+                cells = [""] * self.n if not self._has_index() else self.column(column)
+                raw[need] = cells if rows is None else [cells[row] for row in rows]
+            else:
+                values = torch.from_numpy(self._read_all(kind))
+                raw[need] = values if rows is None else values[rows]
+        return raw
+
+    def _has_index(self):
+        return bool(self.index) and "row" in self.index[0]
+
+    def _read_all(self, kind):
+        """All rows of a file that holds no pictures; unlabelled ones where it is missing."""
+        if kind not in self.kinds:
+            return contract.unlabelled(kind, self.n)
+        file, dataset = contract.open_rechunked(self.data, self.split, kind)
+        with file:
+            rows = contract.read_rows(dataset, 0, self.n)
+            contract.check_values(file.filename, kind, rows, self.size)
+        self.store.refuse_changes(kind)
+        return rows
+
+    def _choose_masks(self, n):
+        self.keeps = None
+        masked = torch.cat([(self._mask_rows(rows) != contract.UNLABELLED).flatten(1).any(1)
+                            for rows in np.array_split(np.arange(self.n), -(-self.n // 16))]).numpy()
+        if masked.sum() < n:
+            raise InputError(f"--masks {n} asks for more masks than the {masked.sum()} of {self.data / self.split}; ask for fewer, "
+                             "or leave it out to use all")
+        breeds = self.column("breed") if self._has_index() and "breed" in self.index[0] else [""] * self.n
+        return choose_masks(breeds, masked, n, self.seed)
+
+    def _mask_rows(self, rows):
+        return self._read(list(rows), hold=False)["masks"]
 
 
-def stamp(path):
-    """What tells a file from what it was before or what took its place; None where there is no such file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def sample_generator(seed, epoch, row):
-    """The random generator of one image in one epoch."""
+def sample_generator(seed, epoch, row, repeat=0):
+    """The random generator of one image in one epoch, and of its repeats there."""
     # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which shuffles.
-    return np.random.default_rng((seed, epoch, row + 1))
+    return np.random.default_rng((seed, epoch, row + 1, repeat) if repeat else (seed, epoch, row + 1))
 
 
-def augment(image, mask, box, mode, side, rng):
-    """Transform an image, its mask and its head box together.
+def augment(pictures, mode, side, rng):
+    """Transform an image and the pictures that belong to it together.
 
-    image (3, H, W) uint8, mask (1, H, W) uint8, box (4,) normalised xyxy or NaN; mode as in MTLDataset; `side` of the
-    result in pixels; rng a numpy Generator. Returns the three in the same form, at side x side.
+    pictures: {"images": (3, H, W), "masks": (1, H, W), ...} uint8; mode as in MTLDataset; `side` of the result in pixels; rng a
+    numpy Generator. Returns (the same at side x side, a function (task, target) -> target that does it to a target).
     """
-    height, width = image.shape[-2:]
+    height, width = pictures["images"].shape[-2:]
+    crop = None
     if mode == "full":
         top, left, h, w = random_crop(height, width, rng)
-        image, mask = image[:, top:top + h, left:left + w], mask[:, top:top + h, left:left + w]
-        box = crop_box(box, left / width, top / height, w / width, h / height)
-    if image.shape[-2:] != (side, side):
-        image = transforms.resize(image, [side, side], InterpolationMode.BILINEAR, antialias=True)
-        mask = transforms.resize(mask, [side, side], InterpolationMode.NEAREST_EXACT)
+        pictures = {kind: pixels[:, top:top + h, left:left + w] for kind, pixels in pictures.items()}
+        crop = left / width, top / height, w / width, h / height
+    if pictures["images"].shape[-2:] != (side, side):
+        pictures = {kind: resize(kind, pixels, side) for kind, pixels in pictures.items()}
     if mode == "full":
-        image = adjust_colours(image, *rng.uniform(1 - JITTER, 1 + JITTER, 3))
-    if mode != "none" and rng.random() < 0.5:
-        image, mask, box = image.flip(-1), mask.flip(-1), flip_box(box)
-    return image, mask, box
+        pictures["images"] = adjust_colours(pictures["images"], *rng.uniform(1 - JITTER, 1 + JITTER, 3))
+    mirrored = mode != "none" and rng.random() < 0.5
+    if mirrored:
+        pictures = {kind: pixels.flip(-1) for kind, pixels in pictures.items()}
+
+    def move(task, target):
+        target = task.crop(target, *crop) if crop else target
+        return task.flip(target) if mirrored else target
+
+    return pictures, move
+
+
+def resize(kind, pixels, side):
+    """A picture at another side: images bilinear and antialiased, all others without mixing their values."""
+    if kind == "images":
+        return transforms.resize(pixels, [side, side], InterpolationMode.BILINEAR, antialias=True)
+    return transforms.resize(pixels, [side, side], InterpolationMode.NEAREST_EXACT)
 
 
 def adjust_colours(image, brightness, contrast, saturation):
@@ -236,55 +277,11 @@ def random_crop(height, width, rng):
     return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
 
 
-def crop_box(box, left, top, width, height):
-    """A box (4,) in the frame of a crop, all normalised; NaN where less than MIN_HEAD_VISIBLE of it remains."""
-    frame = torch.tensor([left, top, left, top]), torch.tensor([width, height, width, height])
-    moved = (box - frame[0]) / frame[1]
-    clipped = moved.clamp(0, 1)
-    if not box_area(clipped) >= MIN_HEAD_VISIBLE * box_area(moved):  # "not >=" so that NaN stays NaN
-        return torch.full_like(box, math.nan)
-    return clipped
-
-
-def box_area(box):
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def flip_box(box):
-    """A normalised box (4,) mirrored left to right."""
-    x1, y1, x2, y2 = box.unbind()
-    return torch.stack([1 - x2, y1, 1 - x1, y2])
-
-
-class EpochBatches(Sampler):
-    """Batches of keys (epoch, row) for the epoch that `epoch` says.
-
-    Shuffled by (seed, epoch) unless seed is None. A last incomplete batch is left out when shuffled and there are others:
-    batch normalisation over one or two images disturbs the network.
-    """
-
-    def __init__(self, n, batch_size, seed=None):
-        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
-
-    def __len__(self):
-        return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
-
-    def __iter__(self):
-        order = np.arange(self.n)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        for k in range(len(self)):
-            yield [(self.epoch, int(row)) for row in order[k * self.batch_size:(k + 1) * self.batch_size]]
-
-    def _drops_last(self):
-        return self.seed is not None and self.n >= self.batch_size
-
-
 def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None):
     """A DataLoader over an MTLDataset; `shuffle` by the dataset's seed; context "fork", "spawn" or None for the default."""
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None),
+        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
         num_workers=workers,
         worker_init_fn=cli.ignore_interrupts,
@@ -312,42 +309,3 @@ def batches(loader, epoch=0):
         # semaphores away before it ends the workers. Cleared, they end here.
         traceback.clear_frames(error.__traceback__)
     raise InputError(sentence)
-
-
-def ahead(iterable, depth=2):
-    """Iterate in a thread, up to `depth` items ahead of their use."""
-    items, stopped, end = queue.Queue(depth), threading.Event(), object()
-
-    def put(item):
-        # The main thread has ended where somebody left the generator open; the program then waits for this thread.
-        while not stopped.is_set() and threading.main_thread().is_alive():
-            with contextlib.suppress(queue.Full):
-                return items.put(item, timeout=0.1)
-        stopped.set()
-
-    def produce():
-        torch.set_num_threads(1)  # of this thread: the cores are the network's
-        try:
-            for item in iterable:
-                put((item, None))
-                if stopped.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:  # raised again where the item would have been used
-            put((end, error))
-
-    # No daemon: a thread inside PyTorch while the interpreter goes down would bring it down with an abort.
-    thread = threading.Thread(target=produce)
-    try:
-        thread.start()
-        while True:
-            item, error = items.get()
-            if error:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stopped.set()
-        if thread.is_alive():
-            thread.join()

@@ -1,6 +1,6 @@
 """What one task is to everything else: the class that each file in this folder derives its own from. README.md is the guide.
 
-A batch is a dict. What a target is made from has these keys: image (B, 3, S, S) uint8; masks (B, 1, S, S) uint8, 1 pet, 0
+What a target is made from, `raw`, is a dict of a batch: image (B, 3, S, S) uint8; masks (B, 1, S, S) uint8, 1 pet, 0
 background, 255 unlabelled; trimaps (B, 1, S, S) uint8, 1 pet, 2 background, 3 border, 255 unlabelled; bboxes (B, 4) float32
 in pixels or NaN; binary (B, 1) uint8, 255 unknown; and columns of index.csv as lists of text - of these the ones that the
 task needs, and size, the stored side in pixels.
@@ -34,12 +34,14 @@ class Task(ABC):
     needs    what `target` reads: masks, bboxes, binary, trimaps (files of a data folder) or "index:COLUMN".
     metrics  {name: Metric} of the figures of a split, the one that chooses the checkpoint first.
     counts   per-image values that are whole numbers.
+    labels   what a user has to bring, in words.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
     """
 
     needs = ()
     metrics = {}
     counts = ()
+    labels = "labels"
     panel = None
 
     def __init__(self, name, argument=None):
@@ -56,10 +58,18 @@ class Task(ABC):
 
     # ------------------------------------------------------------------------------------------------ loader
 
-    def target(self, batch):
-        """The target of a batch, a tensor whose first dimension is B. Pictures in it are augmented already."""
+    def target(self, raw):
+        """The targets of a batch, a tensor whose first dimension is B. Pictures in it are augmented already."""
         (kind,) = self.needs
-        return batch[kind]
+        return raw[kind]
+
+    def value(self, raw):
+        """What each image of a batch teaches: a list of B, True or the class or the like, None where nothing is known."""
+        return [True if known else None for known in self.labelled(self.target(raw)).tolist()]
+
+    def lacking(self, counts):
+        """What is missing to teach or to measure this task, in words, or None; counts: {value: images that have it}."""
+        return None if counts else f"none has {self.labels}"
 
     def labelled(self, target):
         """(B,) bool: whose target is known, at least in part."""
@@ -107,10 +117,10 @@ class Task(ABC):
         return self.answer(target, height, width) if self.labelled(target[None])[0] else None
 
     def draw(self, panel, value, is_target):
-        """Draw a value of `answer` or `truth` into a panel: change panel.image, or append to panel.boxes."""
+        """Draw a value of `answer` or `truth` into a panel: change panel.image (3, H, W) uint8, or append to panel.boxes."""
 
-    def describe(self, value):
-        """A value in a few words, or ""."""
+    def describe(self, value, height, width):
+        """A value in a few words, or "", for a picture of height x width pixels."""
         return ""
 
 

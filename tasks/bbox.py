@@ -15,9 +15,10 @@ MIN_VISIBLE = 0.2  # a head box that keeps less of its area after a crop is no b
 class Bbox(Task):
     needs = ("bboxes",)
     metrics = {"box_iou": Metric("box IoU")}
+    labels = "a head box"
 
-    def target(self, batch):
-        return batch["bboxes"] / batch["size"]
+    def target(self, raw):
+        return raw["bboxes"] / raw["size"]
 
     def flip(self, target):
         x1, y1, x2, y2 = target.unbind()
@@ -52,15 +53,15 @@ class Bbox(Task):
         # The diagonal pairs each box with its own target; a target of NaN gives NaN.
         return {"box_iou": ops.box_iou(output.double(), target.double()).diagonal()}
 
-    def answer(self, output, height, width):
-        """The box in pixels, (4,)."""
-        return output * torch.tensor([width, height, width, height])
-
     def draw(self, panel, value, is_target):
-        panel.boxes.append(value)
+        panel.boxes.append(_pixels(value, *panel.image.shape[-2:]))
 
-    def describe(self, value):
-        return "head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*value.tolist())
+    def describe(self, value, height, width):
+        return "head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*_pixels(value, height, width).tolist())
+
+
+def _pixels(box, height, width):
+    return box * torch.tensor([width, height, width, height])
 
 
 def _area(box):

@@ -13,6 +13,7 @@ COLOURS = torch.tensor([(0, 200, 120), (40, 40, 60), (255, 200, 0)], dtype=torch
 class Border(Task):
     needs = ("trimaps",)
     metrics = {"trimap_iou": Metric("trimap IoU, mean of three classes"), "trimap_accuracy": Metric("trimap pixel accuracy")}
+    labels = "a trimap"
     panel = "trimap"
 
     def head(self, channels):
@@ -49,5 +50,5 @@ class Border(Task):
     def draw(self, panel, value, is_target):
         panel.image = COLOURS[value].permute(2, 0, 1)
 
-    def describe(self, value):
+    def describe(self, value, height, width):
         return f"{(value == 2).float().mean():.0%} of the picture is border"

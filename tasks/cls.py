@@ -3,7 +3,7 @@
 from torch.nn import functional as F
 
 from models import ClassHead
-from tasks import Metric, Task, blank, mean, nothing
+from tasks import UNLABELLED, Metric, Task, blank, mean, nothing
 
 CLASSES = ("cat", "dog")
 
@@ -12,9 +12,16 @@ class Cls(Task):
     needs = ("binary",)
     metrics = {"accuracy": Metric("accuracy")}
     counts = ("correct",)
+    labels = "a class"
 
-    def target(self, batch):
-        return batch["binary"][:, 0].long()
+    def value(self, raw):
+        return [None if label == UNLABELLED else CLASSES[label] for label in self.target(raw).tolist()]
+
+    def lacking(self, counts):
+        return f"all are {next(iter(counts))}s" if len(counts) == 1 else super().lacking(counts)
+
+    def target(self, raw):
+        return raw["binary"][:, 0].long()
 
     def head(self, channels):
         return ClassHead(channels[-1], len(CLASSES))
@@ -38,6 +45,6 @@ class Cls(Task):
     def truth(self, target, height, width):
         return (CLASSES[target], None) if self.labelled(target[None])[0] else None
 
-    def describe(self, value):
+    def describe(self, value, height, width):
         name, probability = value
         return name if probability is None else f"{name} {probability:.0%}"

@@ -27,7 +27,7 @@ class Column(Task):
             raise InputError(f"the task {name!r} does not say which column of index.csv; write for example column:breed")
         super().__init__(name)
         self.column = argument
-        self.needs = (f"index:{argument}",)
+        self.needs, self.labels = (f"index:{argument}",), f"an entry in the column {argument}"
         self.key = re.sub(r"\W+", "_", argument).strip("_") or "column"  # in the names of metrics
 
     @property
@@ -67,8 +67,8 @@ class Column(Task):
     def _is_number(self):
         return "mean" in self.settings
 
-    def target(self, batch):
-        cells = [cell.strip() for cell in batch[self.needs[0]]]
+    def target(self, raw):
+        cells = [cell.strip() for cell in raw[self.needs[0]]]
         if self._is_number():
             values = [math.nan if not cell else _number(cell) for cell in cells]
             if None in values:
@@ -77,6 +77,9 @@ class Column(Task):
             return torch.tensor([(value - self.settings["mean"]) / self.settings["deviation"] for value in values])
         index = {name: k for k, name in enumerate(self.settings["classes"])}
         return torch.tensor([index.get(cell, len(index)) if cell else EMPTY for cell in cells])
+
+    def value(self, raw):
+        return [cell.strip() or None for cell in raw[self.needs[0]]]
 
     def labelled(self, target):
         return ~target.isnan() if self._is_number() else target != EMPTY
@@ -123,7 +126,7 @@ class Column(Task):
         names = [*self.settings["classes"], "a class that was not taught"]
         return names[target], None
 
-    def describe(self, value):
+    def describe(self, value, height, width):
         if isinstance(value, float):
             return f"{self.column} {value:.4g}"
         name, probability = value

@@ -17,10 +17,14 @@ INSIDE, OUTSIDE = torch.tensor([230.0, 120.0, 20.0]), torch.tensor([30.0, 110.0,
 class Distance(Task):
     needs = ("masks",)
     metrics = {"distance_mae": Metric("distance to the contour, mean absolute error", "sides", higher=False)}
+    labels = "a mask"
     panel = "distance"
 
-    def target(self, batch):
-        return torch.stack([torch.from_numpy(_signed_distance(mask[0].numpy())) for mask in batch["masks"]])[:, None]
+    def value(self, raw):
+        return [True if known else None for known in (raw["masks"] != UNLABELLED).flatten(1).any(1).tolist()]
+
+    def target(self, raw):
+        return torch.stack([torch.from_numpy(_signed_distance(mask[0].numpy())) for mask in raw["masks"]])[:, None]
 
     def head(self, channels):
         return SegDecoder(channels)
@@ -43,7 +47,7 @@ class Distance(Task):
         colour = torch.where(value[..., None] > 0, INSIDE, OUTSIDE)
         panel.image = (255 + (colour - 255) * strength).to(torch.uint8).permute(2, 0, 1)
 
-    def describe(self, value):
+    def describe(self, value, height, width):
         return f"the deepest point lies {max(value.nan_to_num(-math.inf).max().item(), 0):.2f} sides inside"
 
 

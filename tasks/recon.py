@@ -12,8 +12,11 @@ class Recon(Task):
     metrics = {"recon_mae": Metric("reconstruction, mean absolute error", "of the range 0 to 1", higher=False)}
     panel = "reconstruction"
 
-    def target(self, batch):
-        image = batch["image"]
+    def value(self, raw):
+        return [True] * len(raw["image"])
+
+    def target(self, raw):
+        image = raw["image"]
         quarter = [-(-side // 4) for side in image.shape[-2:]]
         return F.interpolate(image.float().contiguous(), size=quarter, mode="bilinear", antialias=True) / 255
 

@@ -16,6 +16,15 @@ class Seg(Task):
     metrics = {"dice": Metric("Dice"), "dice_pooled": Metric("pooled Dice"), "iou_pooled": Metric("pooled IoU"),
                "border_iou": Metric("border IoU")}
     counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
+    labels = "a mask"
+
+    def value(self, raw):
+        known = self.labelled(raw["masks"])
+        return ["pet" if pet else "no pet" if known_ else None
+                for pet, known_ in zip((raw["masks"] == 1).flatten(1).any(1).tolist(), known.tolist())]
+
+    def lacking(self, counts):
+        return None if counts.get("pet") else "no mask holds a pet" if counts else super().lacking(counts)
 
     def head(self, channels):
         return SegDecoder(channels)
@@ -57,5 +66,5 @@ class Seg(Task):
     def draw(self, panel, value, is_target):
         panel.image = draw_segmentation_masks(panel.image, value, alpha=0.5, colors=COLOUR)
 
-    def describe(self, value):
+    def describe(self, value, height, width):
         return f"{value.float().mean():.0%} of the picture is pet"

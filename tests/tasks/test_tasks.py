@@ -105,7 +105,7 @@ def test_targets_and_outputs_can_be_drawn_and_described(name):
     for value in (task.answer(output[0], 90, 50), task.truth(target[0], 90, 50)):
         task.draw(Panel, value, False)
         assert Panel.image.shape == (3, 90, 50) and Panel.image.dtype == torch.uint8
-        assert isinstance(task.describe(value), str)
+        assert isinstance(task.describe(value, 90, 50), str)
     assert (task.truth(target[1], 90, 50) is None) == (name != "recon")
 
 

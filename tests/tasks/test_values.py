@@ -129,7 +129,7 @@ def test_a_column_of_numbers_is_a_regression_in_its_own_unit():
     output = torch.tensor([[0.0], [7.0]])
     assert task.loss(output, target).item() == pytest.approx(2 / deviation)
     assert task.summarise(task.measure(output, target)) == {"age_mae": pytest.approx(2.0)}
-    assert task.describe(task.answer(torch.tensor([1 / deviation]), 1, 1)) == "age 4"
+    assert task.describe(task.answer(torch.tensor([1 / deviation]), 1, 1), 1, 1) == "age 4"
 
 
 @pytest.mark.parametrize("cells, reason", [

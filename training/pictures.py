@@ -1,0 +1,218 @@
+"""What is drawn of networks and runs: pictures with targets and predictions, and the curves of a run.
+
+What a task looks like, its own file says; here is where it goes. A picture is a row of panels: the image, its target and its
+prediction with all tasks that draw into a common panel, then the panels of those that have one of their own.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
+from matplotlib.patches import Rectangle
+from torchvision.transforms.v2 import functional as transforms
+
+from cli import InputError
+from data import contract
+from tasks import Task
+from training import lettering
+
+BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
+PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
+MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
+
+
+@dataclass
+class Picture:
+    """One row of a figure. image (3, H, W) uint8; predicted and, for images with targets, truth: {task: value as its `answer`
+    gives it, None where unlabelled}; scores: {task: its first metric of this image}; frame: the whole photograph's
+    (height, width) where `image` is a reduced one."""
+    name: str
+    image: torch.Tensor
+    tasks: dict
+    predicted: dict
+    truth: dict | None = None
+    scores: dict = field(default_factory=dict)
+    frame: tuple[int, int] | None = None
+
+
+@dataclass
+class Panel:
+    """What a task's `draw` changes: image (3, H, W) uint8, and boxes, each (4,) in pixels of it, dashed for a target."""
+    image: torch.Tensor
+    title: str
+    dash: str = "-"
+    boxes: list = field(default_factory=list)
+
+
+@torch.no_grad()
+def outputs_of(model, image, size):
+    """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which the network, in evaluation
+    mode, looks at `size` pixels a side."""
+    device = next(model.parameters()).device
+    small = transforms.resize(image, [size, size], antialias=True)
+    return {name: value[0].float().cpu() for name, value in model(small[None].to(device)).items()}
+
+
+def predict(model, image, size, shown=None):
+    """{task: value as its `answer` gives it} of one image; shown: another (H, W) that the prediction is for."""
+    outputs = outputs_of(model, image, size)
+    return {name: task.answer(outputs[name], *(shown or image.shape[-2:])) for name, task in model.task.items()}
+
+
+def pictures_of_dataset(model, dataset, rows):
+    """Pictures of some rows of an MTLDataset of the model's tasks, or of the first so many, with targets and predictions."""
+    pictures = []
+    for row in range(min(rows, len(dataset))) if isinstance(rows, int) else rows:
+        sample = dataset[0, row]
+        image, shape = sample["image"], sample["image"].shape[-2:]
+        outputs = outputs_of(model, image, dataset.size)
+        picture = Picture(dataset.names[row], image, model.task, {}, {})
+        for name, task in model.task.items():
+            picture.predicted[name] = task.answer(outputs[name], *shape)
+            picture.truth[name] = task.truth(sample[name], *shape)
+            first = next(iter(task.metrics), None)
+            measured = task.measure(outputs[name][None], sample[name][None])
+            if first in measured and not measured[first].isnan():
+                picture.scores[name] = measured[first].item()
+        pictures.append(picture)
+    return pictures
+
+
+def panels(picture):
+    """The panels of a picture, from left to right."""
+    common = {name: task for name, task in picture.tasks.items() if not task.panel}
+    result = [Panel(picture.image, picture.name)]
+    if picture.truth is not None:
+        said = words(picture, common, picture.truth)
+        result.append(draw(Panel(picture.image, f"target: {said}" if said else "target", "--"), common, picture.truth))
+    # The first task's score comes last: it is the one that all pictures have.
+    said = ", ".join(filter(None, [words(picture, common, picture.predicted), *reversed(scores(picture, common))]))
+    head = "predicted: " if words(picture, common, picture.predicted) else "predicted, " if said else "predicted"
+    result.append(draw(Panel(picture.image, head + said), common, picture.predicted))
+    for name, task in picture.tasks.items():
+        if task.panel:
+            if picture.truth is not None and picture.truth[name] is not None:
+                result.append(draw(Panel(picture.image, f"target: {task.panel}", "--"), {name: task}, picture.truth))
+            title = ", ".join([task.panel, *scores(picture, {name: task})])
+            result.append(draw(Panel(picture.image, f"predicted: {title}"), {name: task}, picture.predicted))
+    return result
+
+
+def draw(panel, tasks, values):
+    for name, task in tasks.items():
+        if values[name] is not None:
+            task.draw(panel, values[name], panel.dash == "--")
+    return panel
+
+
+def draws(task):
+    """Whether a task draws anything; of one that does not, a title says what it has to say."""
+    return type(task).draw is not Task.draw
+
+
+def words(picture, tasks, values):
+    """What tasks that draw nothing have to say of values, for a title."""
+    height, width = picture.frame or picture.image.shape[-2:]
+    said = [task.describe(values[name], height, width) for name, task in tasks.items()
+            if not draws(task) and values[name] is not None]
+    return ", ".join(filter(None, said))
+
+
+def scores(picture, tasks):
+    """The first metric of each task that could be measured on this image, in words with unit and, for errors, direction."""
+    said = []
+    for name in tasks:
+        if name in picture.scores:
+            metric = next(iter(tasks[name].metrics.values()))
+            text = f"{metric.label} {picture.scores[name]:.3f}"
+            said.append(text if metric.higher else f"{text} {metric.unit} (lower is better)")
+    return said
+
+
+def describe(picture):
+    """One line of text for what was predicted: first what is not drawn, then what is."""
+    height, width = picture.frame or picture.image.shape[-2:]
+    tasks = sorted(picture.tasks.items(), key=lambda item: draws(item[1]))
+    return ", ".join(filter(None, (task.describe(picture.predicted[name], height, width) for name, task in tasks)))
+
+
+def draw_pictures(pictures, path):
+    """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
+    rows = [panels(picture) for picture in pictures]
+    # A very tall photograph gets a narrower panel, so that one row stays within a screen.
+    aspects = [min(picture.image.shape[1] / picture.image.shape[2], 1.6) for picture in pictures]
+    columns = max(map(len, rows))
+    # One photograph alone is shown large, up to its own size.
+    inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
+    height = sum(aspects) * inches + 0.35 * len(rows)
+    figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=aspects)
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, row_axes in zip(rows, axes):
+        for panel, axis in zip(row, row_axes):
+            _, h, w = panel.image.shape
+            axis.imshow(panel.image.permute(1, 2, 0).numpy(), extent=(0, w, h, 0))
+            title = shorten(lettering.text(panel.title), int(13 * inches) * (1 if len(row) < 4 else 2))
+            axis.set_title(title, fontsize=9, wrap=True, **lettering.style(title))
+            for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
+                                         linestyle=panel.dash))
+    save_figure(figure, path)
+
+
+def shorten(title, most):
+    """A title without its middle where it is wider than `most` Latin letters: names without a space are not wrapped."""
+    widths = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in title]
+    if sum(widths) <= most:
+        return title
+    begin, end = np.cumsum(widths) <= most // 2, np.cumsum(widths[::-1])[::-1] < most // 2
+    return "".join(c for c, keep in zip(title, begin) if keep) + "\u2026" + "".join(c for c, keep in zip(title, end) if keep)
+
+
+def draw_curves(history, tasks, path):
+    """Draw a run's losses, and the first validation metric of each task, over its epochs; history is a list of log.csv's rows as
+    dicts. What is no share between 0 and 1 has an axis of its own."""
+    metrics = {f"val_{key}": metric for task in tasks.values() for key, metric in list(task.metrics.items())[:1]
+               if any(row[f"val_{key}"] is not None for row in history)}
+    errors = {key: metric for key, metric in metrics.items() if metric.unit}
+    figure = Figure((10 if not errors else 14.5, 3.8), DPI, layout="constrained")
+    axes = figure.subplots(1, 3 if errors else 2)
+    for key, style in (("train_loss_", "-"), ("val_loss_", "--")):
+        for task, colour in zip(tasks, LINES * len(tasks)):
+            plot(axes[0], history, key + task, f"{task}, {key.split('_')[0]}", color=colour, linestyle=style)
+    axes[0].set(xlabel="epoch", ylabel="loss, unweighted", title="losses")
+    for key, metric in metrics.items():
+        axis = axes[2] if key in errors else axes[1]
+        plot(axis, history, key, metric.text + (", higher is better" if metric.higher else ", lower is better") * bool(errors))
+    axes[1].set(xlabel="epoch", ylim=(0, 1), title="validation")
+    if errors:
+        axes[2].set(xlabel="epoch", title="validation, in units")
+        axes[2].set_ylim(bottom=0)
+    for axis in axes:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def plot(axis, history, key, label, **style):
+    """A column of a log over its epochs; what could not be measured is a gap."""
+    values = [np.nan if row.get(key) is None else row[key] for row in history]
+    axis.plot([row["epoch"] for row in history], values, marker="." if len(history) < 10 else None,
+              label=lettering.text(label), **style)
+
+
+def save_figure(figure, path):
+    path = Path(path)
+    try:
+        if path.is_dir() or not path.suffix:  # matplotlib would write a file of another name
+            raise ValueError("it is a folder or has no ending such as .png")
+        figure.savefig(path)
+    except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+        reason = contract.shorten(error) or type(error).__name__
+        raise InputError(f"cannot write the picture {path} ({reason}); choose another --out") from None
