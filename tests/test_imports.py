@@ -10,6 +10,7 @@ from conftest import ROOT
 ALLOWED = {
     "cli": set(),
     "data_split": set(),
+    "photographs": set(),
     "synthetic_shapes": set(),
     "synthetic": {"cli", "synthetic_shapes"},
     "models": set(),
