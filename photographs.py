@@ -31,6 +31,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 MAX_PIXELS = 2**25  # 33 million, more than most cameras give; what is larger is reduced
 MOST_PIXELS = 2**28  # 268 million, more than any telephone gives
 ORIENTATION = 0x0112  # EXIF
+BITS, WHITE_IS_ZERO = 258, 262  # TIFF
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
@@ -76,8 +77,8 @@ def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
     most so many, but to no side under at_least. Returns a Photograph. Raises Unreadable and FileNotFoundError.
     """
     with opened(path) as image:
-        orientation = orientation_of(image)
-        size, deep = image.size, "16" in str(image.tile)
+        deep = any("16" in str(tile[3]) for tile in image.tile)  # first of all, as reading EXIF may decode the picture
+        size, orientation = image.size, orientation_of(image)
         drafted = draft(image, at_least, max_pixels)
         load(image)
         size = size if drafted else image.size
@@ -225,7 +226,7 @@ def unknown(path):
             return "it is an HEIC picture; install pillow-heif (pip install pillow-heif) or save it as JPEG"
         return f"it is an HEIC picture and damaged; {AGAIN}"
     if kind in (b"avif", b"avis"):
-        return f"it is an AVIF picture that Pillow cannot read; save it as JPEG, or, if it is damaged, {AGAIN}"
+        return f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
     if kind:
         return "it is a film, not a picture; save a picture of it as JPEG"
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
@@ -234,11 +235,9 @@ def unknown(path):
         return "it is a PDF document; save its picture as PNG or JPEG"
     if b"<svg" in head:
         return "it is an SVG drawing; save it as PNG"
-    if head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIFF")):
-        return f"it is damaged from its beginning on; {AGAIN}"
     if is_text(head):
         return "it is text, not a picture; name a photograph"
-    return f"it is no picture in a format that Pillow reads; save it as JPEG or PNG, or, if it is damaged, {AGAIN}"
+    return f"it is no picture of a kind that Pillow reads, or damaged; save it as JPEG or PNG, or {AGAIN}"
 
 
 def is_text(head):
@@ -253,7 +252,7 @@ def explain(error):
     lower = text.lower()
     if any(word in lower for word in ("truncated", "not enough image data", "unexpected end", "eof", "ran out of data")):
         return f"it is incomplete; {AGAIN}"
-    if any(word in lower for word in ("cannot find loader", "not available", "decoder", "unsupported", "unknown")):
+    if any(word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")):
         return f"Pillow cannot decode it ({text}); save it as JPEG or PNG"
     return f"it is damaged ({text or type(error).__name__}); {AGAIN}"
 
@@ -320,19 +319,19 @@ def image_of_deep_grey(image):
     elif low < 0 or high > 65535:
         raise Unreadable(f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with 8 or 16 "
                          "bits a pixel")
-    elif 0 < high <= 255 and bits(image) == 32:
+    elif 0 < high <= 255 and tiff_tag(image, BITS) == 32:
         raise Unreadable(f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a pixel")
-    scale = {12: 4095 / 255}.get(bits(image), 257)
+    scale = {12: 4095 / 255}.get(tiff_tag(image, BITS), 257)  # Pillow scales the values of all other formats to 16 bits
     result = np.empty(pixels.shape, np.uint8)
     for row in range(0, len(pixels), 64):  # a block at a time, as what is computed with takes many times the room
         block = pixels[row:row + 64].astype(np.float64)
         result[row:row + 64] = np.floor((block * 255 if image.mode == "F" else block / scale) + 0.5)
-    return Image.fromarray(result)
+    return Image.fromarray(255 - result if tiff_tag(image, WHITE_IS_ZERO) == 0 else result)  # Pillow turns only 8 bits round
 
 
-def bits(image):
-    """How many bits a value has in a TIFF file; None of other formats, which Pillow scales to 16."""
-    value = getattr(image, "tag_v2", {}).get(258)
+def tiff_tag(image, tag):
+    """A number that a TIFF file says of its only channel; None of other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag)
     return value[0] if isinstance(value, tuple) and value else value
 
 
