@@ -275,7 +275,7 @@ def reduction(size, at_least, max_pixels):
 def draft(image, at_least, max_pixels):
     """Let a large JPEG be decoded at 1/2, 1/4 or 1/8 of its sides; returns whether it will be."""
     power = 2 ** math.ceil(math.log2(reduction(image.size, at_least, max_pixels)))
-    if min(image.size) // power < (at_least or 1):
+    if power > 1 and min(image.size) // power < (at_least or 1):
         power //= 2
     if power == 1 or image.format not in ("JPEG", "MPO"):
         return False
