@@ -66,8 +66,8 @@ class WeightedLoss(nn.Module):
         self.fixed = {task: w / sum(weights) for task, w in zip(self.tasks, weights)}
 
     def forward(self, outputs, targets):
-        """Dicts of outputs and targets -> dict of unweighted scalar losses."""
-        return {task: LOSSES[task](outputs[task], targets[task]) for task in self.tasks}
+        """Dicts of outputs and targets -> dict of unweighted scalar losses, of the tasks that have targets."""
+        return {task: LOSSES[task](outputs[task], targets[task]) for task in self.tasks if task in targets}
 
     def weights(self):
         """Dict of what each loss is multiplied with, as floats."""
@@ -133,15 +133,16 @@ def iou_score(intersection, predicted, target):
 def per_image(outputs, targets):
     """Measure a batch image by image.
 
-    Returns a dict of 1-D tensors on the CPU: intersection, predicted, target (int64), correct (int64), box_iou (float64,
-    NaN where the image has no box), each only where its task is among the outputs.
+    Returns a dict of 1-D tensors on the CPU: intersection, predicted, target (int64), label (int64, the target's class) and
+    correct (int64), box_iou (float64, NaN where the image has no box), each only where its task is among outputs and targets.
     """
-    measured = {}
-    if "seg" in outputs:
+    measured, tasks = {}, outputs.keys() & targets.keys()
+    if "seg" in tasks:
         measured.update(zip(("intersection", "predicted", "target"), mask_counts(outputs["seg"], targets["seg"]).T))
-    if "cls" in outputs:
+    if "cls" in tasks:
+        measured["label"] = targets["cls"]
         measured["correct"] = (outputs["cls"].argmax(dim=1) == targets["cls"]).long()
-    if "bbox" in outputs:
+    if "bbox" in tasks:
         # The diagonal pairs each box with its own target; a target of NaN gives NaN.
         measured["box_iou"] = ops.box_iou(outputs["bbox"].double(), targets["bbox"].double()).diagonal()
     return {key: value.cpu() for key, value in measured.items()}
@@ -151,16 +152,17 @@ def summarise(measured):
     """Metrics of a whole split from the per-image measurements of all its images, each a sum divided once.
 
     Returns {"dice": mean over images, "dice_pooled": over all pixels, "iou_pooled", "accuracy", "box_iou": mean over the
-    images with a box}; None for what cannot be measured.
+    images with a box}; None for what cannot be measured: Dice and IoU where all targets are empty, accuracy where all are of
+    one class, which a network that always says the same would get right, and box IoU where no image has a box.
     """
     metrics = dict.fromkeys(("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou"))
-    if "intersection" in measured:
+    if "intersection" in measured and measured["target"].any():
         counts = [measured[key] for key in ("intersection", "predicted", "target")]
         pooled = [count.sum() for count in counts]
         metrics["dice"] = dice_score(*counts).mean().item()
         metrics["dice_pooled"] = dice_score(*pooled).item()
         metrics["iou_pooled"] = iou_score(*pooled).item()
-    if "correct" in measured:
+    if "correct" in measured and len(measured["label"].unique()) > 1:
         metrics["accuracy"] = measured["correct"].double().mean().item()
     if "box_iou" in measured and not measured["box_iou"].isnan().all():
         metrics["box_iou"] = measured["box_iou"].nanmean().item()
