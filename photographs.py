@@ -120,8 +120,8 @@ def read_mask(path):
     if coloured.any():
         values = np.unique(pixels[coloured][:, :3], axis=0)
         shown = ", ".join(f"({', '.join(map(str, value))})" for value in values[:3].tolist())
-        raise Unreadable(f"it holds {len(values)} colours, such as {shown}, and a mask should hold one number a pixel; save it "
-                         "in grey or with a palette")
+        raise Unreadable(f"it holds {len(values)} colour{'s, such as' * (len(values) > 1) or ','} {shown}, and a mask should hold "
+                         "one number a pixel; save it in grey or with a palette")
     if grey.min() == grey.max() and alpha.min() != alpha.max():
         raise Unreadable(f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey")
     return grey.copy()
@@ -247,8 +247,8 @@ def is_text(head):
 def explain(error):
     """The reason and the way out for an error of Pillow's or of the system's."""
     if isinstance(error, OSError) and error.strerror:
-        return f"it cannot be read ({error.strerror}); put that right or name another"
-    text = (str(error).splitlines() or [""])[0].rstrip(".")[:160]
+        return f"the system says {error.strerror!r}; put that right or name another"
+    text = "" if str(error) == "None" else (str(error).splitlines() or [""])[0].rstrip(".")[:160]  # SyntaxError says None
     lower = text.lower()
     if any(word in lower for word in ("truncated", "not enough image data", "unexpected end", "eof", "ran out of data")):
         return f"it is incomplete; {AGAIN}"
