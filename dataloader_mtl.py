@@ -1,4 +1,4 @@
-"""Batches from a re-chunked data folder: a picture and the targets of all three tasks, the same for every experiment.
+"""Batches from a re-chunked data folder: a picture and all targets that are known, the same for every experiment.
 
 What an epoch's batches hold is a function of (seed, epoch, image) alone: each sample has a random generator of its own,
 so the number of workers, an interruption or what else the program draws changes nothing.
@@ -7,6 +7,7 @@ so the number of workers, an interruption or what else the program draws changes
 import contextlib
 import hashlib
 import math
+import operator
 import os
 import queue
 import threading
@@ -39,44 +40,58 @@ class MTLDataset(Dataset):
     augment  "none", "flip" (half of the images mirrored) or "full" (also random crop and colour).
     sides    side in pixels of the images in each epoch, smaller or equal to S; None for S throughout.
     limit    use the first so many images only.
+    tasks    whose targets have to be there, or it is refused; None for whatever there is.
 
-    Its keys are (epoch, row). A sample, and likewise a batch, is a dict: image (3, S, S) uint8; seg (1, S, S) uint8 of 0
-    and 1; cls int64, 0 cat and 1 dog; bbox (4,) float32 normalised xyxy, or NaN; row int64.
-    Raises cli.InputError for a folder or file that is not as data_check.py describes it.
+    Its keys are (epoch, row), or a row alone for epoch 0, as an ordinary DataLoader and a for loop have it. A sample, and
+    likewise a batch, is a dict: image (3, S, S) uint8; seg (1, S, S) uint8 of 0 and 1; cls int64, 0 cat and 1 dog; bbox
+    (4,) float32 normalised xyxy, or NaN; row int64. A target whose file is missing has no key.
+    Raises cli.InputError for a folder or file that is not as data_check.py describes it, IndexError for a row beyond it.
     """
 
-    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None):
+    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None, tasks=None):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
         # Taken first, so that nothing that is read later can be of another file unnoticed.
         self._stamps = {kind: stamp(Path(data) / split / f"{kind}.h5") for kind in data_check.KINDS}
         self.summary = data_check.describe(data)
         if split not in self.summary["splits"]:
-            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it")
+            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it, or write "
+                             f"{Path(data) / split / 'images.h5'} and what belongs to it")
         self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
         whole = self.summary["splits"][split]
-        self.n, self.size = min(limit or whole, whole), self.summary["size"]
+        self.n, self.size, self.kinds = min(limit or whole, whole), self.summary["size"], self.summary["kinds"][split]
+        for kind in set(data_check.KINDS) - set(self.kinds):
+            self._refuse_changes(kind)  # it might have been there a moment ago
+        data_check.require(data, split, tasks or ())
         self.names = data_check.read_index(data, split, whole)[: self.n]
-        # 24 bytes an image; pictures and masks are read when they are asked for.
-        self.bboxes = torch.from_numpy(self._read_all("bboxes")) / self.size
-        self.labels = torch.from_numpy(self._read_all("binary")[:, 0].astype(np.int64))
-        self._process, self._stores, self._held = None, None, None
+        # 24 bytes an image, None where the file is missing; pictures and masks are read when they are asked for.
+        boxes, labels = (self._read_all(kind) if kind in self.kinds else None for kind in ("bboxes", "binary"))
+        self.bboxes = None if boxes is None else torch.from_numpy(boxes) / self.size
+        self.labels = None if labels is None else torch.from_numpy(labels[:, 0].astype(np.int64))
+        self._process, self._stores, self._held, self._targets = None, None, None, None
 
     def __len__(self):
         return self.n
 
     def __getitem__(self, key):
-        return {name: value[0] for name, value in self.__getitems__([key]).items()}
+        return {name: value[0] for name, value in self._batch([key]).items()}
 
     def __getitems__(self, keys):
-        """A batch of the samples of `keys`, a list of (epoch, row) of one epoch."""
-        epoch = keys[0][0]
-        rows = [row for _, row in keys]
+        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list, which PyTorch's own collating
+        takes."""
+        batch = self._batch(keys)
+        if isinstance(keys[0], (tuple, list)):
+            return batch
+        return [{name: value[k] for name, value in batch.items()} for k in range(len(keys))]
+
+    def _batch(self, keys):
+        keys = [self._epoch_and_row(key) for key in keys]
+        epoch, rows = keys[0][0], [row for _, row in keys]
         images, masks = self._read(rows)
         # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
         # convolutions on a CPU prefer.
         images, masks = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks).permute(0, 3, 1, 2)
-        bboxes = self.bboxes[rows]
+        bboxes = torch.full((len(rows), 4), math.nan) if self.bboxes is None else self.bboxes[rows]
         side = self.sides[epoch] if self.sides else self.size
         if self.augment != "none" or side != self.size:
             samples = [
@@ -85,8 +100,18 @@ class MTLDataset(Dataset):
             ]
             images, masks, bboxes = map(torch.stack, zip(*samples))
         images = images.contiguous(memory_format=torch.channels_last)
-        return {"image": images, "seg": masks.contiguous(), "cls": self.labels[rows], "bbox": bboxes,
-                "row": torch.tensor(rows)}
+        batch = {"image": images, "seg": masks.contiguous(), "cls": None if self.labels is None else self.labels[rows],
+                 "bbox": bboxes, "row": torch.tensor(rows)}
+        # What went through the above in the place of a missing file is left out.
+        return {key: value for key, value in batch.items() if data_check.NEEDS.get(key, "images") in self.kinds}
+
+    def _epoch_and_row(self, key):
+        """A key in full, its row from 0 on."""
+        epoch, row = key if isinstance(key, (tuple, list)) else (0, key)
+        row = operator.index(row)
+        if not -self.n <= row < self.n:
+            raise IndexError(f"there is no row {row} among the {self.n} of {self.data / self.split}")
+        return epoch, row % self.n
 
     def __getstate__(self):
         # An HDF5 handle means nothing in another process, and what is held in memory would be copied.
@@ -114,12 +139,28 @@ class MTLDataset(Dataset):
         hashes = np.empty(self.n, np.int64)
         file, dataset = data_check.open_rechunked(self.data, self.split, "images")
         with file:
-            for start, images in data_check.slabs(dataset):
-                for row, image in enumerate(images[: self.n - start], start):
+            for start, images in data_check.slabs(dataset, self.n):
+                for row, image in enumerate(images, start):
                     hashes[row] = int.from_bytes(hashlib.sha256(image).digest()[:8], "little", signed=True)
-                if start + len(images) >= self.n:
-                    break
         return torch.from_numpy(hashes)
+
+    def targets_summary(self):
+        """How many images teach or measure each task, without those whose file is missing: {"seg": images whose mask has a
+        pet, "cls": [cats, dogs], "bbox": images with a head box}. Masks are read once, as a stream."""
+        if self._targets is None:
+            targets = {}
+            if "masks" in self.kinds:
+                file, dataset = data_check.open_rechunked(self.data, self.split, "masks")
+                with file:
+                    targets["seg"] = sum(int((masks == 1).any(axis=(1, 2, 3)).sum())
+                                         for _, masks in data_check.slabs(dataset, self.n))
+                self._refuse_changes("masks")
+            if self.labels is not None:
+                targets["cls"] = [int((self.labels == label).sum()) for label in (0, 1)]
+            if self.bboxes is not None:
+                targets["bbox"] = int((~self.bboxes.isnan().any(dim=1)).sum())
+            self._targets = targets
+        return self._targets
 
     def count_among(self, hashes):
         """How many of its images are among those of some hashes."""
@@ -137,7 +178,8 @@ class MTLDataset(Dataset):
         """Open the files in this process, at its first read."""
         # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
         self._inherited = self._stores, self._held
-        self._stores = {kind: data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")}
+        self._stores = {kind: data_check.open_rechunked(self.data, self.split, kind)[1] for kind in ("images", "masks")
+                        if kind in self.kinds}
         for kind in self._stores:
             self._refuse_changes(kind)
         self._held = None
@@ -147,16 +189,20 @@ class MTLDataset(Dataset):
         self._process = os.getpid()
 
     def _read(self, rows):
-        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8; from memory where they were read before."""
+        """Images (B, S, S, 3) and masks (B, S, S, 1) of some rows, both uint8; from memory where they were read before.
+
+        Masks that are not known are empty here."""
         if self._process != os.getpid():
             self._open()
         if self._held is None:
-            return [self._read_file(kind, rows) for kind in self._stores]
-        new = [row for row in rows if not self._is_held[row]]
-        for held, kind in zip(self._held, self._stores):
-            held[new] = self._read_file(kind, new)
-        self._is_held[new] = True
-        return [held[rows] for held in self._held]
+            found = [self._read_file(kind, rows) for kind in self._stores]
+        else:
+            new = [row for row in rows if not self._is_held[row]]
+            for held, kind in zip(self._held, self._stores):
+                held[new] = self._read_file(kind, new)
+            self._is_held[new] = True
+            found = [held[rows] for held in self._held]
+        return found if "masks" in self._stores else [*found, np.zeros((len(rows), self.size, self.size, 1), np.uint8)]
 
     def _read_file(self, kind, rows):
         """Rows of one file as an array."""
@@ -169,7 +215,7 @@ class MTLDataset(Dataset):
                 store.id.read_direct_chunk((row, 0, 0, 0), out=sample.reshape(-1))
             except (OSError, RuntimeError, ValueError) as error:
                 raise InputError(f"{store.file.filename}, row {row} cannot be read ({data_check.shorten(error)}); "
-                                 "prepare the data again") from None
+                                 f"{data_check.anew(store.file.filename)}") from None
         self._refuse_changes(kind)  # after reading, as it might change during it
         if kind == "masks" and batch.max(initial=0) > 1:
             for row, sample in zip(rows, batch):
