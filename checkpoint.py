@@ -7,13 +7,14 @@ A mean is worth something only of networks that went on from the same one (--ini
 loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown until evaluate.py measures them.
 
 A checkpoint of a network holds: model (its weights), tasks, width, size (side of the images in pixels), metrics (on the
-validation split), experiment, seed, split_hash, border, trained_on (MTLDataset.image_hashes of the images that it was
-trained on; None, with a warning, in one that an earlier version wrote).
+validation split), experiment, seed, split_hash, border, trained_on and trained_on_looks (known_images.remember of the
+images that it was trained on; None in one that an earlier version wrote, for trained_on with a warning).
 
 The file is what torch.save writes, so torch.load reads it, with a SHA-256 of all that comes before in the comment that a zip
 archive may end with: no byte of it can change unnoticed.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -25,13 +26,16 @@ import torch
 
 import cli
 import data_check
+import known_images
 from cli import InputError
 from models import MTLNet
 
 DEFAULT = Path("mtl_model.pt")
+BESIDE = Path(__file__).resolve().with_name(DEFAULT.name)  # the one that comes along
 MAX_WIDTH = 256
 MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "size": int, "metrics": dict, "experiment": str,
-              "seed": int, "split_hash": str, "border": str, "trained_on": (torch.Tensor, type(None))}
+              "seed": int, "split_hash": str, "border": str, "trained_on": (torch.Tensor, type(None)),
+              "trained_on_looks": (torch.Tensor, type(None))}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SEAL_MARK = b"sha256 "
 SEAL_BYTES = len(SEAL_MARK) + 64
@@ -112,7 +116,7 @@ def load(path, keys=MODEL_KEYS):
     if isinstance(content, dict):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
-        content.setdefault("trained_on", None)
+        content = {"trained_on": None, "trained_on_looks": None} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:
         raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another")
@@ -123,16 +127,19 @@ def load(path, keys=MODEL_KEYS):
 
 
 def find(path=None, runs="runs"):
-    """The checkpoint to use where none is named: mtl_model.pt, else the newest best.pt of an mtl run, which is printed."""
+    """The checkpoint to use where none is named, which is printed: mtl_model.pt of the working directory, else the newest
+    best.pt of an mtl run, else the mtl_model.pt that lies beside the scripts."""
     if path is not None:
         return Path(path)
     if DEFAULT.exists():
         return DEFAULT
     found = sorted(Path(runs).glob("mtl/seed*/best.pt"), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise InputError(f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first or name "
-                         "a network with --checkpoint")
-    return found[-1]
+    if found:
+        return found[-1]
+    if BESIDE.exists():
+        return BESIDE
+    raise InputError(f"there is no {DEFAULT} here or in {BESIDE.parent} and no mtl run under {runs}; run 'python train_mtl.py' "
+                     "first or name a network with --checkpoint")
 
 
 def load_model(path):
@@ -151,7 +158,7 @@ def load_model(path):
 def load_parts(path, model):
     """Copy a checkpoint's weights into a model, in every part that both have.
 
-    Returns (names of these parts, the image hashes that the checkpoint was trained on, SHA-256 of its weights in hexadecimal).
+    Returns (names of these parts, the checkpoint's other values, SHA-256 of its weights in hexadecimal).
     """
     source, info = load_model(path)
     if source.width != model.width:
@@ -165,7 +172,7 @@ def load_parts(path, model):
     digest = hashlib.sha256()
     for name, value in sorted(source.state_dict().items()):
         digest.update(name.encode() + value.numpy().tobytes())
-    return parts, info["trained_on"], digest.hexdigest()
+    return parts, info, digest.hexdigest()
 
 
 def misfit(weights, content, file_bytes):
@@ -186,11 +193,14 @@ def misfit(weights, content, file_bytes):
             return f"{name} should have the shape {tuple(expected[name].shape)}"
         if value.dtype not in (FLOATS if expected[name].is_floating_point() else (torch.int64,)):
             return f"{name} is of the type {value.dtype}"
-    known = content["trained_on"]
-    if known is not None and not (is_plain(known) and known.dtype == torch.int64):
-        return "its trained_on holds no image hashes"
+    values = list(weights.values())
+    for key, dtype, row in (("trained_on", torch.int64, ()), ("trained_on_looks", torch.uint8, (32,))):
+        known = content[key]
+        if known is not None and not (is_plain(known) and known.dtype == dtype and known.ndim and known.shape[1:] == row):
+            return f"its {key} holds no image hashes"
+        values += [] if known is None else [known]
     # A view can show the same few bytes as a tensor of any size.
-    if sum(value.nbytes for value in weights.values()) + (0 if known is None else known.nbytes) > file_bytes:
+    if sum(value.nbytes for value in values) > file_bytes:
         return "it names more weights than its file has bytes"
     return None
 
@@ -217,8 +227,8 @@ def mean(paths):
     if others:
         weights = {name: torch.stack([each[name] for each, _ in networks]).mean(0) if value.is_floating_point() else value
                    for name, value in weights.items()}
-        known = [each["trained_on"] for _, each in networks]
-        info |= {"metrics": {}, "trained_on": None if any(k is None for k in known) else torch.cat(known).unique()}
+        known = functools.reduce(known_images.both, [each for _, each in networks])
+        info |= {"metrics": {}, **known}
     return weights, info
 
 

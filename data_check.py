@@ -6,10 +6,11 @@
                                        binary.h5   (N, 1) uint8          0 cat, 1 dog
                                        index.csv   row, name, breed, species, has_box (optional)
 
-Every function raises cli.InputError, naming the file, the value and the way out.
+Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Every
+function raises cli.InputError, naming the file, the value and the way out, also for who writes the files himself.
 """
 
-import csv
+import errno
 import hashlib
 import os
 from contextlib import contextmanager
@@ -19,10 +20,18 @@ import h5py
 import numpy as np
 
 from cli import InputError
+from data_index import check_index, read_index
 
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary")
 READING_ORDER = ("bboxes", "binary", "masks", "images")  # of verify: boxes come before the masks that they are held against
+NEEDS = {"seg": "masks", "cls": "binary", "bbox": "bboxes"}  # what a task's targets are
+LAYOUT = {  # what each file holds under its kind's name, for who writes it himself
+    "images": "(N, S, S, 3) uint8, RGB",
+    "masks": "(N, S, S, 1) uint8, 1 pet and 0 background",
+    "bboxes": "(N, 4) float32, xmin ymin xmax ymax in pixels or NaN four times",
+    "binary": "(N, 1) uint8, 0 cat and 1 dog",
+}
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
 # How much is read at a time: large enough for full speed, small enough to leave memory alone.
@@ -45,6 +54,33 @@ def chunked(kind):
     return f"chunked_{kind}"
 
 
+def kinds_of(data, split):
+    """The kinds of data that are known of a split: images, and whatever else has a file, if only a broken link to one."""
+    return tuple(kind for kind in KINDS if kind == "images" or os.path.lexists(Path(data) / split / f"{kind}.h5"))
+
+
+def h5_files(folder):
+    """Names of the HDF5 files in a split's folder, in order; a kind that seems to be missing may be among them."""
+    return sorted(path.name for path in Path(folder).iterdir() if path.suffix.lower() in (".h5", ".hdf5", ".hdf"))
+
+
+def anew(path):
+    """The ways out where a file is missing, damaged or not to be trusted."""
+    kind = Path(path).name.split(".")[0]
+    return f"prepare the data again, or write the file anew (dataset '{kind}': {LAYOUT[kind]}) and re-chunk"
+
+
+def require(data, split, tasks):
+    """Refuse tasks whose targets are not known of a split."""
+    folder, known = Path(data) / split, kinds_of(data, split)
+    for task in tasks:
+        path = folder / f"{NEEDS[task]}.h5"
+        if NEEDS[task] not in known:
+            without = "" if task == "seg" else ", or train without that task, as train_baseline.py does"
+            raise InputError(f"{path} is missing, which the task {task} needs (beside it: {', '.join(h5_files(folder))}); "
+                             f"{anew(path)}{without}")
+
+
 def find_splits(data):
     """Names of the splits that a data folder holds, in the order train, val, test; at least one."""
     data = Path(data)
@@ -52,7 +88,8 @@ def find_splits(data):
     if not found:
         raise InputError(
             f"no data set in {data} (no folder train, val or test); make one with 'python data_prepare.py --root DIR' from "
-            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', then 'python data_rechunk.py'"
+            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', then 'python data_rechunk.py', or write "
+            "train/images.h5 and what belongs to it as README.md says"
         )
     return found
 
@@ -63,9 +100,15 @@ def open_h5(path):
         refuse_endless_heap(path)
         return h5py.File(path, "r")
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; prepare the data again with data_prepare.py") from None
+        what = "is a link to a file that is not there" if os.path.islink(path) else "is missing"
+        raise InputError(f"{path} {what}; {anew(path)}") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read by this user; give yourself the right to") from None
     except OSError as error:
-        raise InputError(f"{path} is no readable HDF5 file ({shorten(error)}); prepare the data again") from None
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK) or "already open for write" in str(error):
+            raise InputError(f"{path} is open for writing in another program, or was never closed there ({shorten(error)}); "
+                             "close it (file.close()) and try again") from None
+        raise InputError(f"{path} is no readable HDF5 file ({shorten(error)}); {anew(path)}") from None
 
 
 def refuse_endless_heap(path):
@@ -85,7 +128,7 @@ def refuse_endless_heap(path):
             while at + 16 <= min(end, len(part)):
                 index, size = int.from_bytes(part[at:at + 2], "little"), int.from_bytes(part[at + 8:at + 16], "little")
                 if index == size == 0:
-                    raise InputError(f"{path} is damaged (its attributes were overwritten); prepare the data again")
+                    raise InputError(f"{path} is damaged (its attributes were overwritten); {anew(path)}")
                 at += size if index == 0 else 16 + (size + 7) // 8 * 8  # index 0 is what is free, its own 16 bytes included
             heap = part.find(HEAP_MARK, heap + 1)
 
@@ -96,7 +139,7 @@ def naming(path):
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({shorten(error)}); prepare the data again") from None
+        raise InputError(f"{path} is damaged ({shorten(error)}); {anew(path)}") from None
 
 
 def shorten(error):
@@ -109,16 +152,17 @@ def read_rows(dataset, start, stop):
     try:
         return dataset[start:stop]
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"{dataset.file.filename}, rows {start} to {stop - 1}"
-        raise InputError(f"{where} cannot be read ({shorten(error)}); the file is damaged, prepare the data again") from None
+        path = dataset.file.filename
+        raise InputError(f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file is damaged; "
+                         f"{anew(path)}") from None
 
 
-def slabs(dataset):
-    """(start, rows) over a whole dataset, SLAB_BYTES at a time."""
+def slabs(dataset, n=None):
+    """(start, rows) over a whole dataset or its first n rows, SLAB_BYTES at a time."""
     row_bytes = max(1, int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize)
-    step = max(1, SLAB_BYTES // row_bytes)
-    for start in range(0, len(dataset), step):
-        yield start, read_rows(dataset, start, min(start + step, len(dataset)))
+    step, n = max(1, SLAB_BYTES // row_bytes), len(dataset) if n is None else n
+    for start in range(0, n, step):
+        yield start, read_rows(dataset, start, min(start + step, n))
 
 
 def check_shape(path, name, dataset, kind, size=None):
@@ -130,22 +174,36 @@ def check_shape(path, name, dataset, kind, size=None):
     if square and len(shape) == 4 and size is None:
         size = shape[1]
     if shape[1:] != sample_shape(kind, size):
-        raise InputError(f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; convert it first")
+        raise InputError(f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; "
+                         f"{conversion(shape, sample_shape(kind, size))}")
     if square and not MIN_SIZE <= size <= MAX_SIZE:
         raise InputError(f"{path}: S is {size} and should be from {MIN_SIZE} to {MAX_SIZE}; resize the data first")
     if shape[0] == 0:
-        raise InputError(f"{path}: '{name}' holds no samples; prepare the data again")
+        raise InputError(f"{path}: '{name}' holds no samples; write at least one, or leave the split's folder out")
     return size if square else None
+
+
+def conversion(shape, wanted):
+    """How an array of some shape becomes one of samples of the wanted shape, in words."""
+    if len(wanted) == 3 and len(shape) == 4 and shape[1] == wanted[2]:
+        return "convert it first, with x.transpose(0, 2, 3, 1)"
+    if wanted[-1] == 1 and shape[1:] == wanted[:-1]:
+        return "convert it first, with x[..., None]"
+    if len(wanted) == 3 and len(shape) == 4 and shape[3] == wanted[2]:
+        return "resize it first to the side of all images, masks without mixing their values (nearest)"
+    return "convert it first"
 
 
 def check_values(path, kind, rows, size, start=0):
     """Check the values of some rows in the contract's form; `start` is the row that the first of them is."""
     if kind == "masks" and rows.size and rows.max() > 1:
         bad = int(np.argmax(rows.reshape(len(rows), -1).max(axis=1) > 1))
-        raise InputError(f"{path}, row {start + bad}: a mask holds the value {rows[bad].max()}; masks hold 0 and 1 only")
+        raise InputError(f"{path}, row {start + bad}: a mask holds the value {rows[bad].max()} and should hold 1 where "
+                         "the pet is and 0 elsewhere; write it so")
     if kind == "binary" and rows.size and rows.max() > 1:
         bad = int(np.argmax(rows[:, 0] > 1))
-        raise InputError(f"{path}, row {start + bad}: the label is {rows[bad, 0]} and should be 0 (cat) or 1 (dog)")
+        raise InputError(f"{path}, row {start + bad}: the label is {rows[bad, 0]} and should be 0 (cat) or 1 (dog); "
+                         "write it so")
     if kind == "bboxes":
         nan = np.isnan(rows)
         x1, y1, x2, y2 = rows.T
@@ -155,7 +213,7 @@ def check_values(path, kind, rows, size, start=0):
             bad = int(np.argmax(wrong))
             raise InputError(
                 f"{path}, row {start + bad}: the box {rows[bad].tolist()} should be xmin < xmax and ymin < ymax within 0 to "
-                f"{size} pixels, or NaN four times where there is none"
+                f"{size} pixels, or NaN four times where there is none; write it so"
             )
         if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
             raise InputError(f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
@@ -188,76 +246,59 @@ def open_rechunked(data, split, kind):
             dataset = file[chunked(kind)]
             check_shape(path, chunked(kind), dataset, kind)
             if dataset.dtype != sample_dtype(kind):
-                raise InputError(f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; prepare the data "
-                                 "again")
+                raise InputError(f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; {anew(path)}")
     except BaseException:
         file.close()
         raise
     return file, dataset
 
 
+def refuse_other_number(path, n, images):
+    """Refuse a file that does not hold as many samples as there are images beside it."""
+    if n != images:
+        raise InputError(f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, or write one "
+                         "for each image, in the images' order")
+
+
+def refuse_other_images(path, ours, images):
+    """Refuse a file whose split hash, where it has one, is not that of the images beside it."""
+    if ours != images:
+        raise InputError(f"{path} belongs to other images than images.h5 beside it (their split hashes differ); prepare the "
+                         "data again, or, where you changed the images yourself, write this file anew, without that "
+                         "attribute, and re-chunk")
+
+
 def describe(data):
     """What the attributes say of a re-chunked data folder, without reading the samples.
 
-    Returns {"splits": {name: N}, "size": S, "border": "pet", "background" or "unknown", "split_hash": 16 hex digits}.
-    Checks that the four files of every split agree in N and S, and belong together.
+    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "border": "pet", "background" or "unknown",
+    "split_hash": 16 hex digits}. Checks that the files of every split agree in N and S, and belong together.
     """
     splits, sizes, borders, hashes = {}, {}, {}, {}
-    for split in find_splits(data):
-        for kind in KINDS:
+    kinds = {split: kinds_of(data, split) for split in find_splits(data)}
+    for split in kinds:
+        for kind in kinds[split]:
             file, dataset = open_rechunked(data, split, kind)
             path, n = Path(data) / split / f"{kind}.h5", len(dataset)
             with file, naming(path):
-                if splits.setdefault(split, n) != n:
-                    raise InputError(f"{path} holds {n} samples and images.h5 beside it {splits[split]}; prepare the data "
-                                     "again")
+                refuse_other_number(path, n, splits.setdefault(split, n))
                 if kind in ("images", "masks"):
                     sizes[path] = dataset.shape[1]
                 if kind == "masks":
                     borders[path] = str(file.attrs.get("border", "unknown"))
                 digest = str(file.attrs.get("split_hash", ""))
-                if hashes.setdefault(split, digest) != digest:
-                    raise InputError(f"{path} belongs to other images than images.h5 beside it; prepare the data again")
+                refuse_other_images(path, digest, hashes.setdefault(split, digest))
         read_index(data, split, splits[split])
-    for what, found in (("image side", sizes), ("border rule", borders)):
+    for what, found, way in (
+        ("image side", sizes, "resize them to one side, or keep them in folders of their own"),
+        ("border rule", borders, "prepare them with one --border, or keep them in folders of their own"),
+    ):
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{path}: {value}" for path, value in found.items())
-            raise InputError(f"the files of {data} differ in the {what} ({listed}); prepare the data again")
+            raise InputError(f"the files of {data} differ in the {what} ({listed}); {way}")
     combined = hashlib.sha256("\n".join(f"{split} {hashes[split]}" for split in splits).encode()).hexdigest()[:16]
-    return {"splits": splits, "size": sizes.popitem()[1], "border": borders.popitem()[1], "split_hash": combined}
-
-
-def read_index(data, split, n):
-    """Names of the n samples of a split from its index.csv; row numbers where others prepared the data without one."""
-    return [row["name"] for row in read_index_rows(data, split, n)]
-
-
-def read_index_rows(data, split, n):
-    """The n rows of a split's index.csv as dicts."""
-    path = Path(data) / split / "index.csv"
-    if not path.is_symlink() and not path.exists():  # a link that leads nowhere is no sign of data without an index
-        return [{"name": str(row)} for row in range(n)]
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); prepare the data again") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no readable CSV file ({shorten(error)}); prepare the data again") from None
-    if [row.get("row") for row in rows] != [str(k) for k in range(n)] or not all(row.get("name") for row in rows):
-        raise InputError(f"{path} should list the rows 0 to {n - 1} in order, with their names; prepare the data again")
-    return rows
-
-
-def check_index(data, split, n, kind, rows, start):
-    """Check that index.csv, where it tells species and boxes, tells the same as some rows of binary.h5 and bboxes.h5."""
-    field, words = {"binary": ("species", ("cat", "dog")), "bboxes": ("has_box", ("0", "1"))}[kind]
-    facts = rows[:, 0] if kind == "binary" else ~np.isnan(rows[:, 0])
-    for row, fact in zip(read_index_rows(data, split, n)[start:], facts):
-        if row.get(field, words[int(fact)]) != words[int(fact)]:
-            path = Path(data) / split / "index.csv"
-            raise InputError(f"{path}, row {row['row']}: {field} is {row[field]!r} and {kind}.h5 beside it says "
-                             f"{words[int(fact)]}; prepare the data again")
+    return {"splits": splits, "kinds": kinds, "size": sizes.popitem()[1],
+            "border": borders.popitem()[1] if borders else "unknown", "split_hash": combined}
 
 
 def verify(data, look=None):
@@ -270,7 +311,7 @@ def verify(data, look=None):
     summary = describe(data)
     seen = {}
     for split, n in summary["splits"].items():
-        for kind in READING_ORDER:
+        for kind in (kind for kind in READING_ORDER if kind in summary["kinds"][split]):
             file, dataset = open_rechunked(data, split, kind)
             path = Path(data) / split / f"{kind}.h5"
             with file, naming(path):
@@ -293,7 +334,7 @@ def verify(data, look=None):
                             if look and other[1] != start + k:
                                 look(split, "copies", start + k, rows[k:k + 1])
                 if digest.hexdigest() != dataset.attrs["sha256"]:
-                    raise InputError(f"{path}: the content is not what was written (digest differs); prepare the data again")
+                    raise InputError(f"{path}: the content is not what was written (digest differs); {anew(path)}")
                 if kind == "images" and file.attrs.get("split_hash") != digest.hexdigest():
-                    raise InputError(f"{path}: the split hash is not that of its images; prepare the data again")
+                    raise InputError(f"{path}: the split hash is not that of its images; {anew(path)}")
     return summary

@@ -5,8 +5,9 @@
 
 Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and a digest of its
 content. It streams (memory does not grow with N), checks what it wrote against what it read, and replaces a file only
-then, so it needs room for one more copy of the largest file. Folders that others prepared in this layout work too; their
-masks of 0/255 become 0/1. Takes about twice as long as copying the files.
+then, so it needs room for one more copy of the largest file. Folders that others prepared in this layout work too, with
+images.h5 and whichever of the other files there are; their masks of 0/255 become 0/1. Takes about twice as long as copying
+the files.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import data_check
 import data_report
 import lock
 from cli import InputError
-from data_check import KINDS, chunked, sample_dtype, sample_shape
+from data_check import LAYOUT, chunked, sample_dtype, sample_shape
 
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
 
@@ -41,7 +42,7 @@ def main(args):
         data_report.check(args.data)
         return
     done = 0
-    jobs = [(split, kind) for split in data_check.find_splits(args.data) for kind in KINDS]
+    jobs = [(split, kind) for split in data_check.find_splits(args.data) for kind in data_check.kinds_of(args.data, split)]
     with lock.hold(args.data / "lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
             done += rechunk(args.data, split, kind)
@@ -61,8 +62,7 @@ def rechunk(data, split, kind):
             dataset = source_dataset(path, source, kind)
             n, size = images_shape(data, split)
             data_check.check_shape(path, dataset.name[1:], dataset, kind, size)
-            if len(dataset) != n:
-                raise InputError(f"{path} holds {len(dataset)} samples and images.h5 beside it {n}; prepare the data again")
+            data_check.refuse_other_number(path, len(dataset), n)
             to_contract = converter(path, kind, dataset)
             attributes = {"border": "unknown", **source.attrs}
         try:
@@ -71,8 +71,8 @@ def rechunk(data, split, kind):
                 with h5py.File(temporary, "w") as target:
                     digest = write_chunked(target, kind, dataset, to_contract, size, helper)
                     target[chunked(kind)].attrs["sha256"] = digest
-                    target.attrs.update(attributes)
-                    target.attrs["split_hash"] = split_hash(path, kind, digest, attributes)
+                    attributes["split_hash"] = split_hash(path, kind, digest, attributes)
+                    copy_attributes(path, attributes, target)
                 flushed = helper.submit(flush_to_disk, temporary)
                 compare(temporary, kind, dataset, to_contract)
                 flushed.result()
@@ -83,13 +83,23 @@ def rechunk(data, split, kind):
     return True
 
 
+def copy_attributes(path, attributes, target):
+    """Give an open file the attributes of the one that it is to replace."""
+    for name, value in attributes.items():
+        try:
+            target.attrs[name] = value
+        except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path} has an attribute {name!r} that cannot be copied ({data_check.shorten(error)}); delete "
+                             "it") from None
+
+
 def source_dataset(path, source, kind):
     """The dataset to read from: `kind`, or `chunked_kind` where only that is there."""
     for name in (kind, chunked(kind)):
         if isinstance(source.get(name), h5py.Dataset):
             return source[name]
     names = ", ".join(map(str, source)) or "nothing"
-    raise InputError(f"{path} has no dataset '{kind}' (it has: {names}); rename it or prepare the data again")
+    raise InputError(f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}")
 
 
 def images_shape(data, split):
@@ -110,9 +120,12 @@ def converter(path, kind, dataset):
             )
         return lambda rows, start: rows
     if dataset.dtype.kind not in "buif":
-        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; prepare the data again")
+        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; write {LAYOUT[kind]}")
     if kind == "bboxes":
-        return lambda rows, start: rows.astype(np.float32)
+        def as_float32(rows, start):
+            with np.errstate(over="ignore"):  # what becomes infinite is refused with its row
+                return rows.astype(np.float32)
+        return as_float32
     top = pet_value(dataset) if kind == "masks" else 1
 
     def convert(rows, start):
@@ -121,7 +134,8 @@ def converter(path, kind, dataset):
             bad = int(np.argmax(wrong.reshape(len(rows), -1).any(axis=1)))
             allowed = "0 (cat) and 1 (dog)" if kind == "binary" else "0 and 1, or 0 and 255, unmixed"
             value = rows[bad][wrong[bad]].flat[0]
-            raise InputError(f"{path}, row {start + bad} holds the value {value}; allowed in one file are {allowed}")
+            raise InputError(f"{path}, row {start + bad} holds the value {value}; allowed in one file are {allowed}; "
+                             f"write {LAYOUT[kind].partition('uint8, ')[2]}")
         return (rows != 0).astype(np.uint8)
 
     return convert
@@ -180,15 +194,15 @@ def compare(path, kind, source, to_contract):
 def split_hash(path, kind, digest, attributes):
     """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for the others."""
     if kind == "images":
-        recorded = attributes.get("split_hash", digest)
+        recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
-            raise InputError(f"{path}: its images are not those that were prepared (split hash differs); prepare again")
+            raise InputError(f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
+                             "again, or, where you changed them yourself, delete the file's attribute 'split_hash'")
         return digest
     images = path.with_name("images.h5")
     with data_check.open_h5(images) as file:
-        recorded = file.attrs["split_hash"]
-    if attributes.get("split_hash", recorded) != recorded:
-        raise InputError(f"{path} belongs to other images than {images.name} beside it; prepare the data again")
+        recorded = str(file.attrs["split_hash"])
+    data_check.refuse_other_images(path, str(attributes.get("split_hash", recorded)), recorded)
     return recorded
 
 

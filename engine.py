@@ -19,16 +19,18 @@ from tqdm import tqdm
 import checkpoint
 import cli
 import data_check
+import known_images
 import mtl_vis
+import targets
 from cli import InputError
 from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
+from devices import DEVICES, choose_device, set_threads, to_device
 from models import count_parameters
 from run_folder import RunFolder, environment
 from training_step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
-                           refuse_untrained, step, to, trial_batch)
+                           refuse_untrained, step, teaching_batch, to)
 from utils import dice_score, per_image, summarise
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 
 # The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
@@ -74,51 +76,74 @@ def run(experiment, model, criterion, args):
     folder = open_folder(experiment, args)
     with folder.held():
         if folder.is_finished():
+            check_finished(folder, experiment, model, args)
             print(f"{folder.path} is finished already")
         else:
             train_and_test(folder, experiment, model, criterion, args)
+
+
+def check_finished(folder, experiment, model, args):
+    """What `run` does in a folder that is finished: refuse other settings, and draw what is missing of the pictures."""
+    with folder.earlier_config() as earlier:
+        # The data of a finished run may be gone, but not others be named in their place.
+        is_gone = not args.data.exists() and str(args.data) == earlier["options"].get("data")
+    folder.check_finished(
+        settings(experiment, model, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
+        | ({} if is_gone else {key: data_check.describe(args.data)[key] for key in ("split_hash", "border")}))
+    if not is_gone and folder.last_path.exists() and folder.best_path.exists():
+        if not (folder.path / "curves.png").exists():
+            folder.draw("curves.png", lambda path: mtl_vis.draw_curves(folder.load_last()["history"], path))
+        if not (folder.path / "mask.png").exists():
+            folder.draw("mask.png", lambda path: draw_masks(
+                checkpoint.load_model(folder.best_path)[0], MTLDataset(args.data, "test", limit=args.limit), path))
+
+
+def settings(experiment, model, args):
+    """What a run's records say of how it was asked for."""
+    return {
+        "experiment": experiment,
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "tasks": list(model.tasks),
+    }
 
 
 def train_and_test(folder, experiment, model, criterion, args):
     """What `run` does in a folder that is not finished."""
     set_threads(args.threads)
     device = choose_device(args.device)
-    data = open_data(args)
-    trained_on, init = data["train"].image_hashes(), None
+    data = open_data(args, model.tasks)
+    taught = targets.taught(model.tasks, data["train"])
+    targets.refuse_blind_choice(data["val"])
+    known, init = known_images.remember(data["train"]), None
     if args.init:
-        known, init = start_from(args.init, model, data)
-        trained_on = torch.cat([trained_on, known]).unique()
+        earlier, init = start_from(args.init, model, data, known)
+        known = known_images.both(known, earlier)
     optimizer = make_optimizer(model, criterion, args.lr)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
-    refuse_unreached(model, criterion, trial_batch(data["train"], 0, min(args.batch_size, 4), device))
+    refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     config = folder.begin({
-        "experiment": experiment,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
-        "tasks": list(model.tasks),
+        **settings(experiment, model, args),
         "device": device.type,
         "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
         "parameters": count_parameters(model),
         "init": init,
         "images": {split: len(dataset) for split, dataset in data.items()},
+        "taught": taught,
         **describe_data(data["train"]),
         **environment(),
     })
     print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
           f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
+    for split in ("val", "test"):
+        targets.warn_of_unmeasured(model.tasks, data[split])
     try:
-        state = fit(model, criterion, optimizer, data, trained_on, folder, config, args)
+        state = fit(model, criterion, optimizer, data, known, folder, config, args)
         finish(model, data["test"], folder, config, state, args)
     except (KeyboardInterrupt, cli.Terminated):
         print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
         raise
-
-
-def set_threads(threads):
-    """Compute in so many threads (None: as it is). Sums are split among them, so their number is in every last digit."""
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def open_folder(experiment, args):
@@ -126,17 +151,18 @@ def open_folder(experiment, args):
     return RunFolder(args.runs / experiment / f"seed{args.seed}", args.resume)
 
 
-def open_data(args):
-    """The three splits as datasets, the training one at growing sides."""
+def open_data(args, tasks):
+    """The three splits as datasets, the training one at growing sides. What teaches and what chooses a network has to be
+    there; what the others lack is not measured."""
     size = data_check.describe(args.data)["size"]
     sides = training_sides(args.epochs, size)
-    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit)
+    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks)
     if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
         raise InputError("one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "
                          "--batch-size or larger images")
     return {
         "train": train,
-        "val": MTLDataset(args.data, "val", limit=args.limit),
+        "val": MTLDataset(args.data, "val", limit=args.limit, tasks=("seg",)),
         "test": MTLDataset(args.data, "test", limit=args.limit),
     }
 
@@ -164,21 +190,6 @@ def describe_data(dataset):
     return {key: dataset.summary[key] for key in ("split_hash", "border", "size")}
 
 
-def choose_device(name):
-    """The torch device for cpu, cuda, mps, or auto: the first of cuda, mps, cpu that is there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, there in available.items() if there)
-    if not available[name]:
-        raise InputError(f"--device {name}: there is none on this machine; use --device auto")
-    return torch.device(name)
-
-
-def to_device(model, device):
-    """Move a model; channels_last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
-    return model.to(device, memory_format=torch.channels_last)
-
-
 def make_optimizer(model, criterion, lr):
     """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay."""
     decays = [p for p in model.parameters() if p.ndim > 1]
@@ -187,37 +198,41 @@ def make_optimizer(model, criterion, lr):
     return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 
-def start_from(path, model, data):
+def start_from(path, model, data, own):
     """Copy a checkpoint's weights into a model, in every part that both have ("encoder", "seg", "cls", "bbox").
 
-    Returns (hashes of the images that they were trained on, SHA-256 of the weights). Refuses a network that was trained on
-    images which are to choose or to test the new one.
+    own: what known_images remembers of the new training images. Returns (the same of the checkpoint's, SHA-256 of the
+    weights). Refuses a network that was trained on images which are to choose or to test the new one.
     """
-    parts, known, digest = checkpoint.load_parts(path, model)
+    parts, info, digest = checkpoint.load_parts(path, model)
+    if info["size"] != data["train"].size:
+        cli.warn(f"--init {path} was trained on images of {info['size']} px, and those of {data['train'].data} are of "
+                 f"{data['train'].size} px" + known_images.doubt(data["train"], info))
     for split in ("val", "test"):
-        seen = data[split].count_among(known)
+        # What looks like one of the new training images does so whatever the network starts from.
+        seen = int((known_images.known_images(data[split], info) & ~known_images.known_images(data[split], own)).sum())
         if seen:
             raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of {data[split].data / split}"
                              ", so the run's numbers would say nothing about other images; split the data as they were for it, "
                              "or leave --init out")
     print(f"{', '.join(parts)} from {path}")
-    return known, digest
+    return {key: info[key] for key in own}, digest
 
 
-def fit(model, criterion, optimizer, data, trained_on, folder, config, args):
+def fit(model, criterion, optimizer, data, known, folder, config, args):
     """Train for all epochs that are left; returns the state at the end."""
     device, precision = next(model.parameters()).device, config["precision"]
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
     val_loader = make_loader(data["val"], args.batch_size)
     state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
-             "trained_on": trained_on}
+             **known}
     saved = folder.load_last()
     if saved:
-        if not torch.equal(saved["trained_on"], state["trained_on"]):
+        if not torch.equal(saved["trained_on"], known["trained_on"]):
             raise InputError(f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
                              "them back or choose another --runs")
         restore(folder.last_path, {"model": model, "criterion": criterion, "optimizer": optimizer}, saved)
-        state = saved
+        state = known | saved  # one of an earlier version does not have the looks
         folder.write_log(state["history"])  # the run may have been stopped after last.pt and before this
         print(f"resumed after epoch {state['epoch']}")
     for epoch in range(state["epoch"], args.epochs):
@@ -233,7 +248,7 @@ def fit(model, criterion, optimizer, data, trained_on, folder, config, args):
         # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
         if metrics["dice"] > state["best_dice"]:
             state["best_dice"], state["best_epoch"] = metrics["dice"], epoch + 1
-            state["best"] = network(model, metrics, state["trained_on"], config, args)
+            state["best"] = network(model, metrics, known, config, args)
             checkpoint.save(state["best"], folder.best_path)
         folder.save_last({"model": model.state_dict(), "criterion": criterion.state_dict(),
                           "optimizer": optimizer.state_dict(), **state})
@@ -253,11 +268,11 @@ def restore(path, parts, content):
                          "damaged, so delete the run folder and start again") from None
 
 
-def network(model, metrics, trained_on, config, args):
+def network(model, metrics, known, config, args):
     """The content of a best.pt: a copy, which training does not change."""
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     return {"model": weights, "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
-            "experiment": config["experiment"], "seed": args.seed, "trained_on": trained_on,
+            "experiment": config["experiment"], "seed": args.seed, **known,
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
@@ -311,8 +326,8 @@ def learning_rate(step, total_steps, highest):
 def evaluate(model, loader, criterion=None):
     """Measure a model on all images of a loader, in fp32.
 
-    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over images) where a criterion is
-    given, and the per-image measurements as a dict of (N,) tensors.
+    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over images; None for boxes where no
+    image has one) where a criterion is given, and the per-image measurements as a dict of (N,) tensors.
     """
     was_training = model.training
     model.eval()
@@ -330,7 +345,10 @@ def evaluate(model, loader, criterion=None):
             bar.update()
     model.train(was_training)
     measured = {key: torch.cat(values) for key, values in collected.items()}
-    return summarise(measured) | {f"loss_{task}": value / n for task, value in losses.items()}, measured
+    metrics = summarise(measured)
+    if metrics["box_iou"] is None and "bbox" in losses:
+        losses["bbox"] = math.nan
+    return metrics | {f"loss_{task}": value / n if value == value else None for task, value in losses.items()}, measured
 
 
 def progress(total, what):
@@ -339,13 +357,11 @@ def progress(total, what):
 
 
 def finish(model, dataset, folder, config, state, args):
-    """Test the chosen checkpoint once, and write and draw what is left of the run folder."""
+    """Test the chosen checkpoint once, and write and then draw what is left of the run folder."""
     checkpoint.save(state["best"], folder.best_path)  # again, should it have been damaged: what is tested is what is kept
     restore(folder.last_path, {"model": model}, state["best"])
     metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
-    mtl_vis.draw_curves(state["history"], folder.path / "curves.png")
-    mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), folder.path / "mask.png")
-    dice = dice_score(*(measured[key] for key in ("intersection", "predicted", "target")))
+    dice = image_dice(measured, len(dataset))
     folder.write_test({
         "experiment": config["experiment"], "seed": args.seed, **metrics, "n_images": len(dataset), "epochs": args.epochs,
         "best_epoch": state["best_epoch"], "parameters": config["parameters"],
@@ -355,6 +371,20 @@ def finish(model, dataset, folder, config, state, args):
     }, dataset.names, measured, dice)
     print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
           f"images); {folder.path}")
+    folder.draw("curves.png", mtl_vis.draw_curves, state["history"])
+    folder.draw("mask.png", draw_masks, model, dataset)
+
+
+def image_dice(measured, n):
+    """Dice of each of n images, (n,); NaN where they have no masks."""
+    if "target" not in measured:
+        return torch.full((n,), math.nan)
+    return dice_score(*(measured[key] for key in ("intersection", "predicted", "target")))
+
+
+def draw_masks(model, dataset, path):
+    """What a network sees in the first images of a split."""
+    mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), path)
 
 
 def line(metrics, prefix=""):

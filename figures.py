@@ -4,12 +4,10 @@ Each is a PNG of at most seven inches' width and holds no date and no version, s
 """
 
 import matplotlib
-
-matplotlib.use("Agg")  # draw into files: there may be no screen
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
 
+import lettering
 from verdict import t_interval
 
 # Distinguishable without red-green vision (Okabe and Ito, "Color Universal Design", 2008).
@@ -26,8 +24,9 @@ def draw_dice(rows, baseline, path):
     """
     runs = np.concatenate(list(rows.values()))
     margin = max(np.ptp(runs), 0.5)
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(WIDTH, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=DPI)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=DPI)
+        axis = figure.subplots()
         for k, values in enumerate(rows.values()):
             axis.plot(values, np.full(len(values), k + 0.16), ".", color=GREY, markersize=6, alpha=0.8)
             if len(values) > 1:
@@ -36,7 +35,8 @@ def draw_dice(rows, baseline, path):
             axis.plot([np.mean(values)], [k - 0.12], "o", color=BLUE, markersize=6)
         if baseline:
             axis.axvline(np.mean(rows[baseline]), color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
-        axis.set_yticks(range(len(rows)), rows)
+        labels = [lettering.text(label) for label in rows]
+        axis.set_yticks(range(len(rows)), labels, **lettering.style(*labels))
         axis.set_ylim(len(rows) - 0.4, -0.6)
         left, right = axis.get_xlim()
         axis.set_xlim(max(left, runs.min() - margin, -2), min(right, runs.max() + margin, 102))
@@ -56,30 +56,32 @@ def draw_curves(rows, baseline, ylabel, path):
     late = np.concatenate([values[:, values.shape[1] // 5:].ravel() for values in rows.values()])
     low, high = late.min(), late.max()
     margin = 0.05 * (high - low) or 0.05
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         lines = -(-len(rows) // 2)
-        figure, axes = plt.subplots(lines, 2, figsize=(WIDTH, 0.7 + 1.55 * lines), sharex=True, sharey=True, squeeze=False,
-                                    layout="constrained", dpi=DPI)
+        figure = Figure(figsize=(WIDTH, 0.7 + 1.55 * lines), layout="constrained", dpi=DPI)
+        axes = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False)
         for (label, values), axis in zip(rows.items(), axes.flat):
             if baseline and label != baseline:
                 draw_band(axis, rows[baseline], ORANGE, "--")
             draw_band(axis, values, ORANGE if label == baseline else BLUE, "-")
-            axis.set_title(f"{label} (n = {len(values)})")
+            title = lettering.text(f"{label} (n = {len(values)})")
+            axis.set_title(title, **lettering.style(title))
             axis.set_ylim(low - margin, high + margin)
             axis.grid(alpha=0.3)
         for axis in axes.flat[len(rows):]:
             axis.axis("off")
         integer_epochs(axes.flat[0])
-        figure.supxlabel("epoch" + (f"   (dashed: {baseline}; bands: lowest to highest seed)" if baseline else
-                                    "   (bands: lowest to highest seed)"), fontsize=10)
+        note = "   (" + (f"dashed: {lettering.text(baseline)}; " if baseline else "") + "bands: lowest to highest seed)"
+        figure.supxlabel("epoch" + note, fontsize=10, **lettering.style(note))
         figure.supylabel(ylabel, fontsize=10)
         save(figure, path)
 
 
 def draw_weights(weights, path):
     """Learned loss weights over epochs; weights: dict of task -> (n, epochs)."""
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained", dpi=DPI)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained", dpi=DPI)
+        axis = figure.subplots()
         for (task, values), colour, dash in zip(weights.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-.")):
             draw_band(axis, values, colour, dash, task)
         axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
@@ -105,4 +107,3 @@ def integer_epochs(axis):
 
 def save(figure, path):
     figure.savefig(path, metadata={"Software": None})
-    plt.close(figure)

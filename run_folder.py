@@ -47,7 +47,7 @@ class RunFolder:
             if not self.resume and any(path != self.lock_path for path in self.path.iterdir()):
                 raise InputError(f"{self.path} holds a run already; go on with --resume, choose another --seed or --runs, "
                                  "or delete it")
-            for left_over in self.path.glob("*.partial"):  # by a run that was killed
+            for left_over in (*self.path.glob("*.partial"), *self.path.glob("*.partial.png")):  # by a run that was killed
                 left_over.unlink()
             yield
 
@@ -60,21 +60,50 @@ class RunFolder:
         Returns the configuration in force: a resumed run keeps the precision that was measured at its start. What may change
         the last digits, though nobody chose it, is warned of.
         """
-        if not self.config_path.exists():
-            if self.last_path.exists() or self.previous_path.exists():
-                raise InputError(f"{self.config_path} is missing, so nobody knows how the run was configured; delete the "
-                                 f"folder {self.path} and start again")
+        if not self.config_path.exists() and not any(path.exists() for path in (
+                self.last_path, self.previous_path, self.test_path)):
             write_json(config, self.config_path)
             return config
-        try:
-            earlier = json.loads(self.config_path.read_text(encoding="utf-8"))
-            refuse_changes(self.path, earlier, config)
+        with self.earlier_config() as earlier:
+            refuse_changes(self, earlier, config)
             warn_of_changes(self.path, earlier, config)
             if earlier["precision"] not in ("fp32", "bf16"):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{self.config_path} is damaged; delete the folder {self.path} and start again") from None
         return config | {"precision": earlier["precision"]}
+
+    @contextmanager
+    def earlier_config(self):
+        """The content of config.json; what the block finds wrong in it becomes an InputError."""
+        try:
+            yield json.loads(self.config_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.config_path} is missing, so nobody knows how the run was configured; delete the "
+                             f"folder {self.path} and start again") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(f"{self.config_path} is damaged; delete the folder {self.path} and start again") from None
+
+    def check_finished(self, config):
+        """Refuse to call a run finished that was configured otherwise, or whose test.json cannot be read. `config` holds what
+        is known without its data: split_hash and border may be missing."""
+        with self.earlier_config() as earlier:
+            refuse_changes(self, earlier, config)
+        try:
+            json.loads(self.test_path.read_text(encoding="utf-8"))["dice"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{self.test_path} is damaged; delete it, and the same command tests the network again") from None
+
+    def draw(self, name, function, *args):
+        """Draw a picture with function(*args, path). One that fails, whatever it raises, is a warning: the records are there."""
+        path = self.path / name
+        partial = path.with_suffix(".partial" + path.suffix)  # an ending that says which kind of picture it is
+        try:
+            function(*args, partial)
+            os.replace(partial, path)
+        except Exception as error:
+            partial.unlink(missing_ok=True)
+            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            cli.warn(f"{path} could not be drawn ({reason}); nothing else is missing, and the same command with --resume "
+                     "tries again")
 
     def save_last(self, state):
         """Write last.pt; the one before becomes previous.pt."""
@@ -109,6 +138,8 @@ class RunFolder:
     def write_test(self, results, names, measured, dice):
         """Write test_per_image.csv, then test.json, whose presence says that the run is complete."""
         columns = {key: value.tolist() for key, value in measured.items()}
+        if results["accuracy"] is None:
+            columns.pop("correct", None)
         columns["dice"] = dice.tolist()
         columns["name"] = names
         rows = ([blank_nan(columns[field][k]) if field in columns else "" for field in PER_IMAGE_FIELDS]
@@ -117,17 +148,22 @@ class RunFolder:
         write_json(results, self.test_path)
 
 
-def refuse_changes(path, earlier, now):
-    """Refuse to resume where something differs that changes the result."""
+def refuse_changes(folder, earlier, now):
+    """Refuse to go on with a run, or to call it finished, where something differs that changes the result."""
     before, after = earlier["options"], now["options"]
     changed = {f"--{key.replace('_', '-')}": (before.get(key), value) for key, value in after.items()
                if key not in FREE_OPTIONS and before.get(key) != value}
-    changed |= {key: (earlier[key], now[key]) for key in ("split_hash", "border") if earlier[key] != now[key]}
+    changed |= {key: (earlier[key], now[key]) for key in ("tasks", "split_hash", "border")
+                if key in now and earlier[key] != now[key]}
     if earlier.get("init") != now["init"]:  # a run of an earlier version does not have it
         changed["what --init starts from"] = earlier.get("init"), now["init"]
     if changed:
         listed = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
-        raise InputError(f"{path} cannot be resumed with other settings: {listed}; use the earlier ones or another --runs")
+        what = "is finished, and with other settings" if folder.is_finished() else "cannot be resumed with other settings"
+        # The learning rate has fallen to zero by the last epoch, so more of them would have been another run from the first.
+        longer = f"; to train longer, begin another run from its network with --init {folder.best_path} and another --runs"
+        raise InputError(f"{folder.path} {what}: {listed}; use the earlier ones or another --runs"
+                         + (longer if "--epochs" in changed else ""))
 
 
 def warn_of_changes(path, earlier, now):

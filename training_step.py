@@ -62,7 +62,10 @@ def refuse_untrained(criterion, optimizer):
 
 
 def refuse_unreached(model, criterion, batch):
-    """Refuse parameters that a trial step on a batch gives no gradient: they would never change either."""
+    """Refuse parameters that a trial step on a batch gives no gradient: they would never change either.
+
+    The batch is to hold a target of every task (teaching_batch): a loss without one is zero, and still reaches its head.
+    """
     trial = trial_copy(model, criterion)
     step(*trial, batch, "fp32")
     unreached = [name for name, p in named_parameters(*trial).items() if p.requires_grad and p.grad is None]
@@ -105,6 +108,18 @@ def trial_batch(dataset, epoch, n, device):
     """The first n images of the training split, or as many as there are, as they are in an epoch."""
     with contextlib.closing(batches(make_loader(dataset, n), epoch)) as source:
         return to(next(source), device)
+
+
+def teaching_batch(dataset, n, device):
+    """n images of the training split, or as many as there are, as they are stored, and of them one with a head box if any
+    has one: cut or mirrored as in an epoch it might lose it."""
+    rows = list(range(min(n, len(dataset))))
+    if dataset.bboxes is not None:
+        boxed = (~dataset.bboxes.isnan().any(dim=1)).nonzero()
+        rows[0] = int(boxed[0]) if len(boxed) and int(boxed[0]) not in rows else rows[0]
+    plain = copy.copy(dataset)
+    plain.augment = "none"
+    return to(plain.__getitems__([(0, row) for row in rows]), device)
 
 
 def named_parameters(model, criterion):

@@ -1,7 +1,10 @@
 """What --check finds: faults put into real files, one at a time."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -159,10 +162,93 @@ def test_damage_in_the_structure_of_a_file_is_found(data):
         assert str(path) in refused(data)
 
 
-@pytest.mark.parametrize("kind", data_check.KINDS)
-def test_a_missing_file_is_found(kind, data):
+def test_missing_images_are_found_and_how_to_write_them_is_said(data):
+    (data / "test" / "images.h5").unlink()
+    message = refused(data)
+    assert "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("masks", "test has no masks.h5: nothing measures segmentation"),
+    ("bboxes", "test has no bboxes.h5, though index.csv tells of it: nothing measures the head box"),
+    ("binary", "test has no binary.h5, though index.csv tells of it: nothing measures classification")])
+def test_any_other_file_may_be_missing_and_is_named(kind, words, data, capsys):
     (data / "test" / f"{kind}.h5").unlink()
-    assert f"{kind}.h5 is missing" in refused(data)
+    check(data)
+    out = capsys.readouterr().out
+    assert "is sound" in out and f"odd: {words}\n" in out
+    assert data_check.describe(data)["kinds"] == {
+        "train": data_check.KINDS, "val": data_check.KINDS, "test": tuple(k for k in data_check.KINDS if k != kind)}
+    before = data_check.describe(data)["split_hash"]
+    (data / "val" / f"{kind}.h5").unlink()
+    (data / "train" / f"{kind}.h5").unlink()
+    check(data)
+    assert data_check.describe(data)["split_hash"] == before  # of the images alone
+
+
+def test_images_alone_are_a_sound_folder_and_files_that_nothing_reads_are_named(data, capsys):
+    for split in COUNTS:
+        (data / split / "index.csv").unlink()
+        for kind in ("bboxes", "binary"):
+            (data / split / f"{kind}.h5").unlink()
+        (data / split / "masks.h5").rename(data / split / "mask.h5")
+    check(data)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        *(f"  {split}: cats and dogs unknown, none with a head box, none with a mask" for split in COUNTS),
+        *(f"odd: {line}" for split, does in (("train", "teaches"), ("val", "measures"), ("test", "measures")) for line in (
+            f"{split} has no masks.h5: nothing {does} segmentation",
+            f"{split} has no bboxes.h5: nothing {does} the head box",
+            f"{split} has no binary.h5: nothing {does} classification", f"{split} holds mask.h5: nothing reads that"))]
+    assert data_check.describe(data)["border"] == "unknown"
+
+
+def test_a_link_to_a_file_that_is_gone_is_no_missing_file(data):
+    path = data / "test" / "bboxes.h5"
+    path.unlink()
+    path.symlink_to(data / "nowhere.h5")
+    assert "bboxes.h5 is a link to a file that is not there" in refused(data)
+
+
+@pytest.mark.parametrize("task, kind", data_check.NEEDS.items())
+def test_a_task_without_its_file_is_refused_with_the_file_and_the_ways_out(task, kind, data):
+    data_check.require(data, "train", data_check.NEEDS)
+    (data / "train" / f"{kind}.h5").rename(data / "train" / "own.h5")
+    data_check.require(data, "train", [other for other in data_check.NEEDS if other != task])
+    with pytest.raises(InputError) as error:
+        data_check.require(data, "train", data_check.NEEDS)
+    message = str(error.value)
+    for words in (f"train/{kind}.h5 is missing", f"the task {task} needs", "own.h5", "prepare the data again",
+                  f"dataset '{kind}': {data_check.LAYOUT[kind]}", "re-chunk"):
+        assert words in message, message
+    assert ("train_baseline.py" in message) == (task != "seg")
+
+
+def test_a_file_that_another_program_writes_is_refused_for_that_reason(data):
+    path = data / "val" / "bboxes.h5"
+    program = f"import h5py, time; file = h5py.File({str(path)!r}, 'r+'); print('open', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout.readline() == b"open\n"
+            with pytest.raises(InputError, match="bboxes.h5 is open for writing in another program.*close it"):
+                data_check.describe(data)
+        finally:
+            writer.kill()
+
+
+def test_a_file_that_was_never_closed_is_refused_for_that_reason(data):
+    path = data / "val" / "bboxes.h5"
+    program = (f"import h5py, os; file = h5py.File({str(path)!r}, 'w', libver='latest'); file['bboxes'] = [[0.0] * 4] * 4; "
+               "file.flush(); os._exit(0)")
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(InputError, match="never closed there.*close it"):
+        data_check.describe(data)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may read everything")
+def test_a_file_that_may_not_be_read_is_refused_for_that_reason(data):
+    (data / "val" / "bboxes.h5").chmod(0)
+    with pytest.raises(InputError, match="may not be read"):
+        data_check.describe(data)
 
 
 def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 import data_check
 import data_rechunk
 from conftest import ROOT
-from photographs import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
+from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
 
 
 # -------------------------------------------------------------------------------------- the contract's files

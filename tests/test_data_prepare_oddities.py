@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import data_prepare
-from photographs import (BLUE, RED, a_trimap, add, halves, layout, names, only, pets, prepare, read,  # noqa: F401
+from oxford import (BLUE, RED, a_trimap, add, halves, layout, names, only, pets, prepare, read,  # noqa: F401
                          refused, voc)
 
 

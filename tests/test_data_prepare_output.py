@@ -13,7 +13,7 @@ import data_check
 import data_prepare
 from cli import InputError
 from conftest import ROOT
-from photographs import add, layout, names, noise, pets, prepare, refused  # noqa: F401  (pets is a fixture)
+from oxford import add, layout, names, noise, pets, prepare, refused  # noqa: F401  (pets is a fixture)
 
 
 

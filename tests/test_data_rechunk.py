@@ -256,34 +256,36 @@ def value(number, everywhere=1):
 @pytest.mark.parametrize("kind, change, words", [
     ("images", lambda a: (a / 255).astype(np.float32), ["float32", "uint8", "convert"]),
     ("images", lambda a: a.astype(np.int64), ["int64", "uint8"]),
-    ("images", lambda a: a.transpose(0, 3, 1, 2), ["(9, 3, 32, 32)", "(N, S, S, 3)"]),
-    ("images", lambda a: a[:, :, :24], ["(9, 32, 24, 3)", "(N, S, S, 3)"]),
+    ("images", lambda a: a.transpose(0, 3, 1, 2), ["(9, 3, 32, 32)", "(N, S, S, 3)", "with x.transpose(0, 2, 3, 1)"]),
+    ("images", lambda a: a[:, :, :24], ["(9, 32, 24, 3)", "(N, S, S, 3)", "resize it"]),
     ("images", lambda a: a[..., :1], ["(9, 32, 32, 1)", "(N, S, S, 3)"]),
     ("images", lambda a: a[:, :16, :16], ["16", "32"]),
-    ("images", lambda a: a[:0], ["no samples"]),
+    ("images", lambda a: a[:0], ["no samples", "write at least one, or leave the split's folder out"]),
     ("images", lambda a: np.uint8(3), ["()"]),
-    ("masks", lambda a: a[:8], ["8 samples", "9"]),
-    ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)"]),
-    ("masks", lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2), ["(9, 64, 64, 1)", "S = 32"]),
-    ("masks", value(2), ["row 6", "2", "0 and 1"]),
+    ("masks", lambda a: a[:8], ["8 samples", "9", "write one for each image, in the images' order"]),
+    ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)", "with x[..., None]"]),
+    ("masks", lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2), ["(9, 64, 64, 1)", "S = 32", "resize it", "nearest"]),
+    ("masks", value(2), ["row 6", "2", "0 and 1", "write 1 pet and 0 background"]),
     ("masks", value(1, everywhere=255), ["row 6", "1", "0 and 255"]),
     ("masks", value(254, everywhere=255), ["row 6", "254"]),
     ("masks", lambda a: a * 0.5, ["0.5"]),
     ("masks", lambda a: np.where(a, np.nan, 0), ["nan"]),
     ("masks", lambda a: -a.astype(np.int8), ["-1"]),
-    ("masks", lambda a: a.astype("S1"), ["none of numbers"]),
+    ("masks", lambda a: a.astype("S1"), ["none of numbers", "write (N, S, S, 1) uint8, 1 pet"]),
     ("bboxes", box(20, 5, 10, 15), ["row 4", "[20.0, 5.0, 10.0, 15.0]", "xmin < xmax"]),
     ("bboxes", box(5, 20, 15, 10), ["row 4", "ymin < ymax"]),
     ("bboxes", box(-1, 5, 10, 15), ["row 4", "0 to 32"]),
     ("bboxes", box(5, 5, 33, 15), ["row 4", "0 to 32"]),
-    ("bboxes", box(np.nan, np.nan, 10, 15), ["row 4", "NaN four times"]),
+    ("bboxes", box(np.nan, np.nan, 10, 15), ["row 4", "NaN four times", "write it so"]),
     ("bboxes", box(5, 5, 5, 15), ["row 4", "xmin < xmax"]),
     ("bboxes", box(5, 5, np.inf, 15), ["row 4", "inf"]),
     ("bboxes", lambda a: a[:, :3], ["(9, 3)", "(N, 4)"]),
     ("bboxes", lambda a: a[:7], ["7 samples", "9"]),
     ("binary", lambda a: a + 1, ["row 1", "2", "0 (cat) and 1 (dog)"]),
-    ("binary", lambda a: a[:, 0], ["(9,)", "(N, 1)"]),
-    ("binary", lambda a: np.array([["cat"], ["dog"], ["cat"]] * 3, dtype="S3"), ["none of numbers"])])
+    ("binary", lambda a: a[:, 0], ["(9,)", "(N, 1)", "with x[..., None]"]),
+    ("binary", lambda a: np.array([["cat"], ["dog"], ["cat"]] * 3, dtype="S3"), ["none of numbers"]),
+    ("bboxes", lambda a: np.where(np.isnan(a), np.float64(a), 1e300), ["row 0", "inf"]),
+    ("binary", lambda a: a * 2, ["write 0 cat and 1 dog"])])
 def test_wrong_content_is_refused_with_its_reason(kind, change, words, tmp_path):
     content = arrays(9)
     content[kind] = change(content[kind])
@@ -304,13 +306,21 @@ def test_a_missing_dataset_is_refused_and_what_is_there_is_listed(tmp_path):
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
         file.move("masks", "labels")
     message = refused(tmp_path)
-    assert "no dataset 'masks'" in message and "labels" in message
+    assert "no dataset 'masks' (it has: labels); give it that name, with (N, S, S, 1) uint8" in message
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_missing_images_are_refused_and_how_to_write_them_is_said(tmp_path):
     write(tmp_path / "train", arrays(3))
-    (tmp_path / "train" / "bboxes.h5").unlink()
-    assert "bboxes.h5 is missing" in refused(tmp_path)
+    (tmp_path / "train" / "images.h5").unlink()
+    message = refused(tmp_path)
+    assert "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+
+
+@pytest.mark.parametrize("missing", [("bboxes",), ("binary", "bboxes"), ("masks", "binary", "bboxes")], ids="-".join)
+def test_any_other_file_may_be_missing(missing, tmp_path):
+    content = {kind: array for kind, array in arrays(9).items() if kind not in missing}
+    write(tmp_path / "train", content)
+    as_contract(rechunk(tmp_path), content)
 
 
 @pytest.mark.parametrize("kind", data_check.KINDS)
@@ -340,14 +350,34 @@ def test_images_exchanged_since_they_were_prepared_are_refused(tmp_path):
     write(tmp_path / "train", arrays(9))
     with h5py.File(tmp_path / "train" / "images.h5", "r+") as file:
         file.attrs["split_hash"] = "0" * 64
-    assert "not those that were prepared" in refused(tmp_path)
+    message = refused(tmp_path)
+    assert "not those that were prepared" in message and "delete the file's attribute 'split_hash'" in message
+    with h5py.File(tmp_path / "train" / "images.h5", "r+") as file:
+        del file.attrs["split_hash"]
+    as_contract(rechunk(tmp_path), arrays(9))
 
 
-def test_files_of_other_images_are_refused(tmp_path):
+@pytest.mark.parametrize("digest", ["0" * 64, np.arange(5), b"\xff"], ids=["text", "array", "bytes"])
+def test_files_of_other_images_are_refused(digest, tmp_path):
     write(tmp_path / "train", arrays(9))
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
-        file.attrs["split_hash"] = "0" * 64
-    assert "belongs to other images" in refused(tmp_path)
+        file.attrs["split_hash"] = digest
+    message = refused(tmp_path)
+    assert "belongs to other images" in message and "write this file anew, without that attribute" in message
+    write(tmp_path / "train", {"masks": arrays(9)["masks"]})
+    as_contract(rechunk(tmp_path), arrays(9))
+
+
+def test_an_attribute_that_cannot_be_copied_is_named(tmp_path):
+    write(tmp_path / "train", arrays(9))
+    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
+        file.attrs["camera"], file.attrs["author"] = "Leica", b"Bj\xf6rn"
+    assert "masks.h5 has an attribute 'author' that cannot be copied" in refused(tmp_path)
+    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
+        file.attrs["author"] = "Björn"
+    as_contract(rechunk(tmp_path), arrays(9))
+    with h5py.File(tmp_path / "train" / "masks.h5", "r") as file:
+        assert (file.attrs["camera"], file.attrs["author"]) == ("Leica", "Björn")
 
 
 def test_a_full_disk_leaves_the_source_alone(tmp_path):

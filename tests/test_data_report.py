@@ -38,7 +38,12 @@ def set_rows(rows, value):
 
 def odd(folder, capsys):
     """The lines in which --check tells what is odd."""
-    data_report.check(rechunk(folder))
+    return odd_of(rechunk(folder), capsys)
+
+
+def odd_of(folder, capsys):
+    """The same of data that is re-chunked already."""
+    data_report.check(folder)
     lines = capsys.readouterr().out.splitlines()
     assert any(f"{folder} is sound" in line for line in lines)
     return [line.removeprefix("odd: ") for line in lines if line.startswith("odd: ")]
@@ -88,6 +93,39 @@ def test_a_split_of_one_class_and_splits_of_different_classes_are_odd(data, caps
 def test_a_split_without_boxes_is_odd(data, capsys):
     change(data, "train", "bboxes", set_rows(slice(None), np.nan))
     assert odd(data, capsys) == ["train holds no head box: nothing teaches that task"]
+
+
+@pytest.mark.parametrize("split, label, words", [
+    ("train", 1, "train holds dogs only: nothing teaches to tell them apart"),
+    ("val", 0, "val holds cats only: its accuracy says nothing")])
+def test_what_a_split_of_one_class_is_no_use_for(split, label, words, data, capsys):
+    change(data, split, "binary", set_rows(slice(None), label))
+    assert words in odd(data, capsys)
+
+
+@pytest.mark.parametrize("split, does", [("train", "teaches"), ("test", "measures")])
+@pytest.mark.parametrize("pets", [0, 1])
+def test_a_split_whose_masks_are_all_empty_is_odd(pets, split, does, data, capsys):
+    change(data, split, "masks", lambda masks: set_rows(slice(pets), 1)(np.zeros_like(masks)))
+    lines = odd(data, capsys)
+    assert (f"{split} holds no mask with a pet in it: nothing {does} segmentation" in lines) == (pets == 0)
+    assert lines[0 if pets == 0 else 1].startswith(f"{40 - pets} masks without any pet: {split} row {pets} ({split}_{pets})")
+
+
+def test_boxes_are_held_against_masks_where_there_are_both(data, capsys):
+    change(data, "val", "bboxes", set_rows(3, (0, 0, SIZE, SIZE)))
+    assert len(odd(data, capsys)) == 2  # with little of a pet in it, and the whole image
+    (data / "val" / "masks.h5").unlink()
+    (data / "test" / "bboxes.h5").unlink()
+    assert odd_of(data, capsys) == ["val has no masks.h5: nothing measures segmentation",
+                                    "test has no bboxes.h5: nothing measures the head box"]
+
+
+def test_names_are_shown_without_what_moves_the_cursor(data, capsys):
+    path = data / "val" / "index.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("val_3\n", '"猫 Bébé\n\x1b[2J"\n'), encoding="utf-8")
+    change(data, "val", "images", set_rows(3, 7))
+    assert odd(data, capsys) == [r"1 images of a single colour: val row 3 (猫 Bébé\n\x1b[2J)"]
 
 
 def test_normalised_boxes_are_refused_at_rechunking_and_at_the_check(data, tmp_path):

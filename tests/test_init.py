@@ -42,9 +42,9 @@ def change(path, target, **values):
                                            (("bbox", "seg", "cls"), ["encoder", "seg", "cls", "bbox"])], ids=str)
 def test_every_part_that_both_have_is_copied(network, tasks, shared):
     model = MTLNet(tasks, width=2, seed=5)
-    parts, known, digest = checkpoint.load_parts(network, model)
+    parts, info, digest = checkpoint.load_parts(network, model)
     source = checkpoint.load(network)["model"]
-    assert parts == shared and len(known) == 24 and len(digest) == 64
+    assert parts == shared and len(info["trained_on"]) == 24 and len(digest) == 64
     assert_same_weights(model.state_dict(), {name: value for name, value in source.items() if name.split(".")[0] in shared})
 
 

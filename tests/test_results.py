@@ -41,7 +41,7 @@ def made(study, tmp_path_factory):
 @pytest.fixture()
 def few(study, tmp_path, monkeypatch):
     """A copy of three rows with two seeds each, to be damaged; their figures are left blank, which saves time."""
-    monkeypatch.setattr(results.figures, "save", lambda figure, path: (results.figures.plt.close(figure), path.touch()))
+    monkeypatch.setattr(results.figures, "save", lambda figure, path: path.touch())
     for experiment in FEW:
         for seed in (0, 1):
             shutil.copytree(study / experiment / f"seed{seed}", tmp_path / "runs" / experiment / f"seed{seed}")

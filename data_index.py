@@ -1,0 +1,75 @@
+"""A split's index.csv: row, name, breed, species, has_box. All of it may be missing, all columns but row and name too.
+
+Written by data_prepare.py, or by hand or a spreadsheet: a mark before the first word (BOM), lines that end as on Windows and
+lines of empty cells are taken. Raises cli.InputError, naming the file, the value and the way out.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cli import InputError
+
+MOST_SHOWN = 60  # characters of a cell or a first line, in a message
+WITHOUT = "or delete it, as images have numbers too"
+
+
+def read_index(data, split, n):
+    """Names of the n samples of a split from its index.csv; row numbers where others prepared the data without one."""
+    return [row["name"] for row in read_index_rows(data, split, n)]
+
+
+def read_index_rows(data, split, n):
+    """The n rows of a split's index.csv as dicts."""
+    path = Path(data) / split / "index.csv"
+    if not os.path.lexists(path):  # a link that leads nowhere is no sign of data without an index
+        return [{"name": str(row)} for row in range(n)]
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = reader.fieldnames or [], [row for row in reader if any(row.values())]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); put that right, {WITHOUT}") from None
+    except UnicodeDecodeError as error:
+        looks = "UTF-16, as Excel's 'Unicode Text' is" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else error.reason
+        raise InputError(f"{path} is no UTF-8 text ({looks}); save it as 'CSV UTF-8', {WITHOUT}") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no readable CSV file ({error}); write it anew, {WITHOUT}") from None
+    reason = fault(columns, rows, n)
+    if reason:
+        raise InputError(f"{path} should list the rows 0 to {n - 1} in order, with their names, {reason}, {WITHOUT}")
+    return rows
+
+
+def fault(columns, rows, n):
+    """What is wrong with an index of n images, and the way out; None where nothing is."""
+    missing = [column for column in ("row", "name") if column not in columns]
+    marks = [mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]]
+    if marks:
+        return f"and its columns are separated by {'semicolons' if marks[0] == ';' else 'tabs'}; save it with commas"
+    if missing:
+        return f"and its first line names no column {' and no '.join(missing)} ({shown(','.join(columns))}); add that"
+    for k, row in enumerate(rows[:n]):
+        if row["row"] != str(k):
+            return f"and where {k} should stand it says {shown(row['row'])}; correct that"
+        if not row["name"]:
+            return f"and row {k} has none; give it one"
+    return None if len(rows) == n else f"and it lists {len(rows)} rows; list one for each image"
+
+
+def shown(text):
+    """The beginning of a cell or line, quoted."""
+    return repr(text) if text is None or len(text) <= MOST_SHOWN else repr(text[:MOST_SHOWN]) + "..."
+
+
+def check_index(data, split, n, kind, rows, start):
+    """Check that index.csv, where it tells species and boxes, tells the same as some rows of binary.h5 and bboxes.h5."""
+    field, words = {"binary": ("species", ("cat", "dog")), "bboxes": ("has_box", ("0", "1"))}[kind]
+    facts = rows[:, 0] if kind == "binary" else ~np.isnan(rows[:, 0])
+    for row, fact in zip(read_index_rows(data, split, n)[start:], facts):
+        if (row.get(field) or words[int(fact)]) != words[int(fact)]:  # an empty cell says nothing
+            path = Path(data) / split / "index.csv"
+            raise InputError(f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
+                             f"{words[int(fact)]}; correct one of them, or leave the column {field} out")

@@ -1,0 +1,28 @@
+"""Where a network computes, and in how many threads."""
+
+import torch
+
+from cli import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def set_threads(threads):
+    """Compute in so many threads (None: as it is). Sums are split among them, so their number is in every last digit."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def choose_device(name):
+    """The torch device for cpu, cuda, mps, or auto: the first of cuda, mps, cpu that is there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise InputError(f"--device {name}: there is none on this machine; use --device auto")
+    return torch.device(name)
+
+
+def to_device(model, device):
+    """Move a model; channels_last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
+    return model.to(device, memory_format=torch.channels_last)

@@ -1,0 +1,76 @@
+"""index.csv as people and spreadsheets write it: read where it says enough, else refused for the right reason."""
+
+import shutil
+
+import h5py
+import pytest
+
+import data_check
+import data_index
+import data_rechunk
+from cli import InputError
+from conftest import rechunk, write_data
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Re-chunked data of four images, val_0 to val_3, cats but for the second, all but the last with a box."""
+    folder = write_data(tmp_path_factory.mktemp("index") / "pets", {"val": 4}, size=32)
+    with h5py.File(folder / "val" / "binary.h5", "r+") as file:
+        file["binary"][:] = [[0], [1], [0], [0]]
+    rows = ["0,val_0,Bengal,cat,1", "1,val_1,pug,dog,1", "2,val_2,Bengal,cat,1", "3,val_3,Bengal,cat,0"]
+    (folder / "val" / "index.csv").write_text("\n".join(["row,name,breed,species,has_box", *rows, ""]))
+    return rechunk(folder)
+
+
+@pytest.fixture
+def data(sound, tmp_path):
+    """A sound copy to spoil."""
+    return shutil.copytree(sound, tmp_path / "data")
+
+
+def check(data):
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(data), "--check"]))
+
+
+@pytest.mark.parametrize("write", [
+    lambda text: text.encode("utf-8-sig"), lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+    lambda text: text.replace("\n", "\r\n").encode(), lambda text: (text + ",,,,\n,,,,\n").encode(),
+    lambda text: text.replace("cat", "").replace("dog", "").encode(),
+    lambda text: "\n".join(",".join(line.split(",")[:2]) for line in text.split("\n")).encode("utf-8-sig")],
+    ids=["bom", "bom-crlf", "crlf", "emptied", "no-species", "names-only"])
+def test_an_index_as_spreadsheets_write_it_is_read(write, data):
+    path = data / "val" / "index.csv"
+    path.write_bytes(write(path.read_text()))
+    check(data)
+    assert data_check.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
+
+
+@pytest.mark.parametrize("write, words", [
+    (lambda text: text.replace(",", ";").encode("utf-8-sig"), "separated by semicolons; save it with commas"),
+    (lambda text: text.replace(",", "\t").encode(), "separated by tabs; save it with commas"),
+    (lambda text: text.encode("utf-16"), "is no UTF-8 text (UTF-16, as Excel's 'Unicode Text' is); save it as 'CSV UTF-8'"),
+    (lambda text: text.replace("val_1", "Bébé").encode("cp1252"), "is no UTF-8 text (invalid continuation byte)"),
+    (lambda text: text.replace("row,", "nr,").encode(), "names no column row ('nr,name,breed,species,has_box')"),
+    (lambda text: text.partition("\n")[2].encode(), "names no column row and no name ('0,val_0"),
+    (lambda text: b"", "names no column row and no name ('')"),
+    (lambda text: text.replace("\n2,", "\n3,").encode(), "where 2 should stand it says '3'"),
+    (lambda text: text.replace("val_2,", ",").encode(), "row 2 has none; give it one"),
+    (lambda text: text.rpartition("3,val")[0].encode(), "lists 3 rows; list one for each image"),
+    (lambda text: text.replace("dog", "Dog").encode(), "row 1: species is 'Dog' and binary.h5 beside it says dog; correct"),
+    (lambda text: text.replace(",1\n", ",TRUE\n").encode(), "has_box is 'TRUE' and bboxes.h5 beside it says 1")])
+def test_an_index_is_refused_for_the_right_reason_with_the_way_out(write, words, data):
+    path = data / "val" / "index.csv"
+    path.write_bytes(write(path.read_text()))
+    with pytest.raises(InputError) as error:
+        check(data)
+    message = str(error.value)
+    assert str(path) in message and words in message and "\n" not in message, message
+
+
+def test_long_cells_are_shortened_in_messages(data):
+    path = data / "val" / "index.csv"
+    path.write_text(path.read_text().replace("\n1,", "\n" + "1" * 1000 + ","))
+    with pytest.raises(InputError) as error:
+        data_index.read_index(data, "val", 4)
+    assert "where 1 should stand it says '1111" in str(error.value) and len(str(error.value)) < 400
