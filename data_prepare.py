@@ -1,4 +1,4 @@
-"""Turn Oxford-IIIT Pet photographs into the HDF5 files of the data contract (data_check.py shows it).
+"""Turn Oxford-IIIT Pet photographs into the HDF5 files of the data contract (data/contract.py shows it).
 
     python data_prepare.py --root DIR          a folder with images/ and annotations/, as the dataset's archives unpack
     python data_prepare.py --download DIR      the same, downloaded first (800 MB)
@@ -24,12 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import cli
-import data_check
-import data_split
-import lock
-import synthetic
+from data import contract
+from data import split as data_split
+from training import lock
+from data.sources import synthetic
 from cli import InputError
-from data_check import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
+from data.contract import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
 
 SPECIES = ("cat", "dog")
 PET, BACKGROUND, BORDER = 1, 2, 3
@@ -68,7 +68,7 @@ def parse_args(argv=None):
     source.add_argument("--download", type=Path, metavar="DIR", help="download the dataset into DIR first")
     source.add_argument("--synthetic", type=cli.integer(10, 10**6), metavar="N", help="draw N pets")
     parser.add_argument("--out", type=Path, default=Path("datasets/data_new"), help="the data folder to make")
-    parser.add_argument("--size", type=cli.integer(data_check.MIN_SIZE, data_check.MAX_SIZE), default=256,
+    parser.add_argument("--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=256,
                         help="side of the square images in pixels")
     parser.add_argument("--fractions", type=fractions, default=(80.0, 10.0, 10.0), metavar="80-10-10",
                         help="train, val and test in percent")
@@ -178,7 +178,7 @@ def find_root(args, out):
         try:
             OxfordIIITPet(args.download, split="trainval", target_types="segmentation", download=True)
         except (OSError, RuntimeError) as error:
-            raise InputError(f"the download into {args.download} failed ({data_check.shorten(error)}); try again, or unpack "
+            raise InputError(f"the download into {args.download} failed ({contract.shorten(error)}); try again, or unpack "
                              "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root") from None
         return args.download / "oxford-iiit-pet"
     for root in (args.root, args.root / "oxford-iiit-pet"):
@@ -301,7 +301,7 @@ def decode(path, mode, what):
         with Image.open(path) as image:
             return image.convert(mode)
     except Exception as error:  # Pillow raises many kinds, down to SyntaxError and struct.error
-        raise Unusable(f"its {what} cannot be decoded ({data_check.shorten(error)})") from None
+        raise Unusable(f"its {what} cannot be decoded ({contract.shorten(error)})") from None
 
 
 def read_box(path, image_size):
@@ -318,7 +318,7 @@ def read_box(path, image_size):
         frame = image_size if size is None else (float(size.findtext("width")), float(size.findtext("height")))
         box /= np.tile(frame, 2)
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise Unusable(f"its head box cannot be read ({data_check.shorten(error)})") from None
+        raise Unusable(f"its head box cannot be read ({contract.shorten(error)})") from None
     if not (np.isfinite(box).all() and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
         raise Unusable("its head box is out of order or out of the frame")
     return box

@@ -21,11 +21,11 @@ import numpy as np
 from tqdm import tqdm
 
 import cli
-import data_check
-import data_report
-import lock
+from data import contract
+from data import report
+from training import lock
 from cli import InputError
-from data_check import LAYOUT, chunked, sample_dtype, sample_shape
+from data.contract import LAYOUT, chunked, sample_dtype, sample_shape
 
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
 
@@ -39,14 +39,14 @@ def parse_args(argv=None):
 
 def main(args):
     if args.check:
-        data_report.check(args.data)
+        report.check(args.data)
         return
     done = 0
-    jobs = [(split, kind) for split in data_check.find_splits(args.data) for kind in data_check.kinds_of(args.data, split)]
+    jobs = [(split, kind) for split in contract.find_splits(args.data) for kind in contract.kinds_of(args.data, split)]
     with lock.hold(args.data / "lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
             done += rechunk(args.data, split, kind)
-    summary = data_check.describe(args.data)
+    summary = contract.describe(args.data)
     state = f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
 
@@ -55,14 +55,14 @@ def rechunk(data, split, kind):
     """Re-chunk one file in place; returns whether there was anything to do."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
-    with data_check.open_h5(path) as source:
-        with data_check.naming(path):
-            if data_check.is_rechunked(source, kind):
+    with contract.open_h5(path) as source:
+        with contract.naming(path):
+            if contract.is_rechunked(source, kind):
                 return False
             dataset = source_dataset(path, source, kind)
             n, size = images_shape(data, split)
-            data_check.check_shape(path, dataset.name[1:], dataset, kind, size)
-            data_check.refuse_other_number(path, len(dataset), n)
+            contract.check_shape(path, dataset.name[1:], dataset, kind, size)
+            contract.refuse_other_number(path, len(dataset), n)
             to_contract = converter(path, kind, dataset)
             attributes = {"border": "unknown", **source.attrs}
         try:
@@ -89,7 +89,7 @@ def copy_attributes(path, attributes, target):
         try:
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path} has an attribute {name!r} that cannot be copied ({data_check.shorten(error)}); delete "
+            raise InputError(f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
                              "it") from None
 
 
@@ -105,9 +105,9 @@ def source_dataset(path, source, kind):
 def images_shape(data, split):
     """(N, S) of a split, from its images; the other files have to match."""
     path = Path(data) / split / "images.h5"
-    with data_check.open_h5(path) as file, data_check.naming(path):
+    with contract.open_h5(path) as file, contract.naming(path):
         dataset = source_dataset(path, file, "images")
-        return len(dataset), data_check.check_shape(path, dataset.name[1:], dataset, "images")
+        return len(dataset), contract.check_shape(path, dataset.name[1:], dataset, "images")
 
 
 def converter(path, kind, dataset):
@@ -143,7 +143,7 @@ def converter(path, kind, dataset):
 
 def pet_value(dataset):
     """1 or 255, whichever a file of masks uses for the pet: the first pet pixel decides for all."""
-    for _, rows in data_check.slabs(dataset):
+    for _, rows in contract.slabs(dataset):
         values = rows[rows != 0]
         if values.size:
             return 255 if values[0] == 255 else 1
@@ -161,9 +161,9 @@ def write_chunked(file, kind, source, to_contract, size, helper):
         chunked(kind), (len(source), *shape), sample_dtype(kind), chunks=(1, *shape), fillvalue=None
     )
     file[kind] = target
-    for start, rows in data_check.slabs(source):
+    for start, rows in contract.slabs(source):
         rows = np.ascontiguousarray(to_contract(rows, start))
-        data_check.check_values(source.file.filename, kind, rows, size, start)
+        contract.check_values(source.file.filename, kind, rows, size, start)
         hashing.append(helper.submit(digest.update, rows))
         if len(hashing) > SLABS_AHEAD:
             hashing.popleft().result()
@@ -177,10 +177,10 @@ def write_chunked(file, kind, source, to_contract, size, helper):
 
 def compare(path, kind, source, to_contract):
     """Read a re-chunked file back and compare it with its source."""
-    with data_check.open_h5(path) as file, data_check.naming(path):
+    with contract.open_h5(path) as file, contract.naming(path):
         dataset = file[chunked(kind)]
         first = (0,) * (dataset.ndim - 1)
-        for start, rows in data_check.slabs(source):
+        for start, rows in contract.slabs(source):
             # As bytes, because NaN does not equal itself.
             rows = np.ascontiguousarray(to_contract(rows, start)).reshape(len(rows), -1).view(np.uint8)
             written = np.empty_like(rows)
@@ -200,9 +200,9 @@ def split_hash(path, kind, digest, attributes):
                              "again, or, where you changed them yourself, delete the file's attribute 'split_hash'")
         return digest
     images = path.with_name("images.h5")
-    with data_check.open_h5(images) as file:
+    with contract.open_h5(images) as file:
         recorded = str(file.attrs["split_hash"])
-    data_check.refuse_other_images(path, str(attributes.get("split_hash", recorded)), recorded)
+    contract.refuse_other_images(path, str(attributes.get("split_hash", recorded)), recorded)
     return recorded
 
 

@@ -19,13 +19,13 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-import checkpoint
+from training import checkpoint
 import cli
-import engine
-import known_images
-import targets
+from training import engine
+from training import known_images
+from training import targets
 from dataloader_mtl import MTLDataset, make_loader
-from devices import DEVICES, choose_device, to_device
+from training.devices import DEVICES, choose_device, to_device
 from models import count_parameters
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import cli
-import repeat
+from study import repeat
 from cli import InputError
 
 HERE = Path(__file__).resolve().parent

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_segmentation_masks
 
-import checkpoint
+from training import checkpoint
 import cli
 from cli import InputError
 from dataloader_mtl import MTLDataset

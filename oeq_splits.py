@@ -9,7 +9,7 @@ Each run takes as long as one of train_mtl.py, which says how long that is.
 """
 
 import cli
-import engine
+from training import engine
 from models import MTLNet
 from utils import WeightedLoss
 

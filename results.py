@@ -5,7 +5,7 @@
 
 Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not finished or not sound is named,
 with the reason, and left out; runs of different data, image sizes or options that change the result are refused, as no
-table can hold both. Each row is compared with the baseline over the seeds that both have (verdict.py).
+table can hold both. Each row is compared with the baseline over the seeds that both have (study/verdict.py).
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 import cli
-import figures
+from study import figures
 from cli import InputError
-from page import BASELINE, PUBLISHED, count, make_page, sentence
-from records import TEST_KEYS, read_runs, refuse_mixture, same_images
-from verdict import compare
+from study.page import BASELINE, PUBLISHED, count, make_page, sentence
+from study.records import TEST_KEYS, read_runs, refuse_mixture, same_images
+from study.verdict import compare
 
 
 def rows_of(runs):

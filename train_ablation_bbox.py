@@ -7,7 +7,7 @@ after a minute and a quarter of training on half a core.
 """
 
 import cli
-import engine
+from training import engine
 from models import MTLNet
 from utils import EqualWeightedLoss
 

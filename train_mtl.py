@@ -9,7 +9,7 @@ With --epochs 8 on 3,671 real photographs of 256 px, seed 0: validation pooled D
 """
 
 import cli
-import engine
+from training import engine
 from models import MTLNet
 from utils import EqualWeightedLoss
 

@@ -21,10 +21,10 @@ import common
 from tqdm import tqdm
 
 import cli
-import data_check
+from data import contract
 import data_prepare
 import data_rechunk
-import synthetic
+from data.sources import synthetic
 
 FACTORS = (1, 2, 4)
 STAGES = ("prepare", "rechunk", "epoch", "evaluate")
@@ -33,7 +33,7 @@ STAGES = ("prepare", "rechunk", "epoch", "evaluate")
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--n", type=cli.integer(20), default=200, help="the smallest number of images")
-    parser.add_argument("--size", type=cli.integer(data_check.MIN_SIZE, data_check.MAX_SIZE), default=128)
+    parser.add_argument("--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=128)
     parser.add_argument("--rounds", type=cli.integer(1), default=3)
     return parser.parse_args(argv)
 
@@ -74,7 +74,7 @@ def rechunk(data):
 
 
 def epoch(data):
-    import engine
+    from training import engine
 
     loader, model, criterion = network(data)
     args = engine.make_parser(__doc__).parse_args(["--epochs", "1"])
@@ -83,7 +83,7 @@ def epoch(data):
 
 
 def evaluate(data):
-    import engine
+    from training import engine
 
     loader, model, criterion = network(data)
     return lambda: engine.evaluate(model, loader, criterion)
@@ -92,7 +92,7 @@ def evaluate(data):
 def network(data):
     """Loader of the training split without augmentation, the full network and its criterion."""
     # Here, because the other stages do without PyTorch.
-    import engine
+    from training import engine
     import torch
     from dataloader_mtl import MTLDataset, make_loader
     from models import TASKS, MTLNet

@@ -21,8 +21,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import cli
-import data_check
-from data_check import KINDS, chunked
+from data import contract
+from data.contract import KINDS, chunked
 from dataloader_mtl import MTLDataset, batches, make_loader
 
 SPLIT = "train"
@@ -94,9 +94,9 @@ def main(args):
 
 
 def read_all(data, kind):
-    file, dataset = data_check.open_rechunked(data, SPLIT, kind)
+    file, dataset = contract.open_rechunked(data, SPLIT, kind)
     with file:
-        return data_check.read_rows(dataset, 0, len(dataset))
+        return contract.read_rows(dataset, 0, len(dataset))
 
 
 def write_guessed(path, images):

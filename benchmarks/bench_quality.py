@@ -17,9 +17,9 @@ import common
 from matplotlib.figure import Figure
 
 import cli
-import data_check
-import engine
-import run_folder
+from data import contract
+from training import engine
+from training import run_folder
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from utils import EqualWeightedLoss
@@ -67,7 +67,7 @@ def plan(args, tasks):
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
     optimizer = engine.make_optimizer(model, criterion, args.lr)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})
-    size, precision, speeds = data_check.describe(args.data)["size"], None, {}
+    size, precision, speeds = contract.describe(args.data)["size"], None, {}
     some = min(args.limit or TIMED_BATCHES * args.batch_size, TIMED_BATCHES * args.batch_size)
     for side in sorted(set(engine.training_sides(100, size)), reverse=True):
         dataset = MTLDataset(args.data, "train", args.seed, args.augment, [side], some)

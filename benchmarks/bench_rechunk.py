@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 import cli
-import data_check
+from data import contract
 import data_rechunk
 
 SPLIT, KIND = "train", "images"
@@ -79,12 +79,12 @@ def rechunk(folder):
 def write_source(data, path, n):
     """Write n images of the data, from the start again where they run out, in one piece as data_prepare.py does."""
     images = data / SPLIT / f"{KIND}.h5"
-    with data_check.open_h5(images) as file, h5py.File(path, "w") as target:
+    with contract.open_h5(images) as file, h5py.File(path, "w") as target:
         dataset = data_rechunk.source_dataset(images, file, KIND)
         store = target.create_dataset(KIND, (n, *dataset.shape[1:]), np.uint8)
         filled = 0
         while filled < n:
-            for _, rows in data_check.slabs(dataset):
+            for _, rows in contract.slabs(dataset):
                 rows = rows[: n - filled]
                 store[filled:filled + len(rows)] = rows
                 filled += len(rows)

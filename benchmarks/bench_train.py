@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cli
-import engine
+from training import engine
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
 from utils import EqualWeightedLoss

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import soak_damage
 import soak_kills
 import soak_server
-from data_check import KINDS, SPLITS
+from data.contract import KINDS, SPLITS
 from soak_damage import STRUCTURAL, SUBTLE, damage_bytes
 from soak_options import HOSTILE, TRAIN, scripts_and_options
 from soak_server import Child, call, commands, digests, run_script
@@ -242,7 +242,7 @@ def damaged_network(bench, place, rng):
     if path.name == "best.pt":
         shutil.copy(place / "source.pt", path)
     else:
-        outcome = soak_server.run("checkpoint.py", ["source.pt", path], place)
+        outcome = soak_server.run("training/checkpoint.py", ["source.pt", path], place)
         if outcome.status:
             raise RuntimeError(outcome.err)
     if rng.random() < 0.6:
@@ -257,7 +257,7 @@ def damaged_network(bench, place, rng):
     same = bench.same_metrics if path.name == "best.pt" and expect == "any" and what in SUBTLE else expect
     return Case(f"{path.name} {what}", [pick(rng, (
         ("evaluate.py", [*named, *data, "--device", "cpu"], same), ("mtl_vis.py", [*named, drawn], expect),
-        ("mtl_vis.py", [*named, *data], expect), ("checkpoint.py", [path, "copy.pt"], expect),
+        ("mtl_vis.py", [*named, *data], expect), ("training/checkpoint.py", [path, "copy.pt"], expect),
         ("train_mtl.py", ["--init", path, *data, *TRAIN], expect)))])
 
 
@@ -351,7 +351,7 @@ def hostile_option(bench, place, rng):
     script = pick(rng, tuple(table))
     usual, every = table[script]
     option, value = pick(rng, every), pick(rng, HOSTILE)
-    if script == "checkpoint.py":
+    if script == "training/checkpoint.py":
         argv = [value, "copy.pt"] if option == "SOURCE" else [bench.reference.run / "best.pt", value]
     elif option == "IMAGE":
         argv = [*(word for pair in usual.items() for word in pair), value]

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 import soak_server
-from repeat import TIMES
+from study.repeat import TIMES
 from soak_server import Child, call, commands, digests, run_script
 
 # The phase of each try, by its seed, over and over. A training is killed several times.

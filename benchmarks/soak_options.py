@@ -27,5 +27,5 @@ def scripts_and_options(reference):
         "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "--gallery", "IMAGE"]),
         "results.py": ({"--runs": reference.run.parent.parent}, ["--runs", "--out"]),
         "experiments.py": ({"--list": "--seeds=0"}, ["--seeds", "--only", "--repeat", "--runs"]),
-        "checkpoint.py": ({}, ["SOURCE", "TARGET"]),
+        "training/checkpoint.py": ({}, ["SOURCE", "TARGET"]),
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_check
+from data import contract
 import data_prepare
 from cli import InputError
 
@@ -76,7 +76,7 @@ def refused(root, out, *options):
 def read(out, split="test"):
     """The arrays of a split by kind, and its index rows as dicts."""
     arrays = {}
-    for kind in data_check.KINDS:
+    for kind in contract.KINDS:
         with h5py.File(out / split / f"{kind}.h5", "r") as file:
             arrays[kind] = file[kind][:]
     with open(out / split / "index.csv", newline="") as file:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_check
+from data import contract
 import data_rechunk
 from conftest import ROOT
 from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
@@ -39,7 +39,7 @@ def test_files_are_as_the_contract_says(pets, tmp_path):
             assert arrays["binary"][k, 0] == (number % 4 > 1)
             assert row["has_box"] == str(int(number % 10 != 9))
             assert np.isnan(arrays["bboxes"][k]).tolist() == [number % 10 == 9] * 4
-        for kind in data_check.KINDS:
+        for kind in contract.KINDS:
             with h5py.File(out / split / f"{kind}.h5", "r") as file:
                 assert file.attrs["border"] == "background"
                 assert file.attrs["split_hash"] == hashlib.sha256(arrays["images"].tobytes()).hexdigest()
@@ -94,7 +94,7 @@ def test_masks_are_resized_to_the_nearest_and_images_with_antialias(tmp_path):
 
 def hashes(out):
     found = []
-    for split in data_check.SPLITS:
+    for split in contract.SPLITS:
         with h5py.File(out / split / "images.h5", "r") as file:
             found.append(file.attrs["split_hash"])
     return found
@@ -117,8 +117,8 @@ def test_the_order_within_a_split_is_shuffled_so_that_the_first_few_are_mixed(pe
 @pytest.mark.parametrize("fractions, counts", [("34-33-33", [14, 13, 13]), ("100-0-0", [40]), ("50-0-50", [20, 20])])
 def test_fractions_and_breeds(fractions, counts, pets, tmp_path, capsys):
     out = prepare(pets, tmp_path / "data", "--fractions", fractions)
-    written = [split for split in data_check.SPLITS if (out / split).exists()]
-    assert written == [s for s, f in zip(data_check.SPLITS, fractions.split("-")) if f != "0"]
+    written = [split for split in contract.SPLITS if (out / split).exists()]
+    assert written == [s for s, f in zip(contract.SPLITS, fractions.split("-")) if f != "0"]
     assert [len(names(out, split)) for split in written] == counts
     for split, n in zip(written, counts):
         breeds = [name.rpartition("_")[0] for name in names(out, split)]
@@ -137,7 +137,7 @@ def test_near_duplicates_stay_in_one_split_and_are_named(pets, tmp_path, capsys)
         add(root, f"Bengal_copy{k}", variant)
     for seed in range(3):
         out = prepare(root, tmp_path / f"data{seed}", "--fractions", "34-33-33", "--seed", seed)
-        home = [split for split in data_check.SPLITS for name in names(out, split) if "copy" in name]
+        home = [split for split in contract.SPLITS for name in names(out, split) if "copy" in name]
         assert len(home) == 3 and len(set(home)) == 1
         text = capsys.readouterr().out
         assert "1 groups, 3 images" in text and "Bengal_copy0, Bengal_copy1, Bengal_copy2" in text
@@ -150,9 +150,9 @@ def test_copies_too_plain_to_compare_stay_in_one_split_too(tmp_path):
     for k in range(6):  # one colour, of different sizes: the same image once stretched
         add(root, f"Bengal_plain{k}", Image.new("RGB", (40 + 10 * k, 50), RED))
     out = prepare(root, tmp_path / "data", "--fractions", "34-33-33")
-    assert len({split for split in data_check.SPLITS for name in names(out, split) if "plain" in name}) == 1
+    assert len({split for split in contract.SPLITS for name in names(out, split) if "plain" in name}) == 1
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    data_check.verify(out)
+    contract.verify(out)
 
 
 # ------------------------------------------------------------------------------------------- whole data sets
@@ -199,8 +199,8 @@ def test_the_trainval_photographs(tmp_path, capsys):
     for name in ("Egyptian_Mau_162", "Egyptian_Mau_165", "Egyptian_Mau_196", "leonberger_18", "miniature_pinscher_14",
                  "saint_bernard_108", "saint_bernard_15"):
         assert f"  {name}: its trimap has no pet pixel\n" in text
-    home = {name: split for split in data_check.SPLITS for name in names(out, split)}
+    home = {name: split for split in contract.SPLITS for name in names(out, split)}
     assert len(home) == 3671
     assert home["Bombay_107"] == home["Bombay_132"] == home["Bombay_19"]
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    assert data_check.verify(out)["splits"] == {"train": 2937, "val": 367, "test": 367}
+    assert contract.verify(out)["splits"] == {"train": 2937, "val": 367, "test": 367}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import data_check
+from data import contract
 import data_prepare
 from cli import InputError
 from conftest import ROOT
@@ -130,7 +130,7 @@ def test_an_interrupted_run_leaves_nothing_under_its_name(stop, everyone, status
     if stop == signal.SIGKILL:
         assert printed == "" and list(tmp_path.iterdir()) != []  # killed while it wrote
         with pytest.raises(InputError, match="no data set"):
-            data_check.find_splits(out)
+            contract.find_splits(out)
     else:
         assert printed.count("\n") == 1 and stop.name in printed
         assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-import data_check
+from data import contract
 import data_rechunk
 from cli import InputError
 
@@ -69,7 +69,7 @@ def as_contract(data, expected):
             assert file.attrs["split_hash"] == hashlib.sha256(expected["images"].tobytes()).hexdigest()
         # One storage: little more than the samples themselves, where two would double it.
         assert array.nbytes <= path.stat().st_size < array.nbytes + 16384 + 128 * len(array)
-    summary = data_check.verify(data)
+    summary = contract.verify(data)
     assert summary["splits"] == {"train": len(expected["images"])} and summary["size"] == SIZE
     return summary
 
@@ -113,7 +113,7 @@ def test_a_run_that_was_interrupted_half_way_is_finished_by_the_next(data, capsy
 
 def test_attributes_are_kept(data):
     digest = hashlib.sha256(arrays(40)["images"].tobytes()).hexdigest()
-    for kind in data_check.KINDS:
+    for kind in contract.KINDS:
         with h5py.File(data / "train" / f"{kind}.h5", "r+") as file:
             file.attrs.update(border="background", split_hash=digest, note="mine")
     assert as_contract(rechunk(data), arrays(40))["border"] == "background"
@@ -127,13 +127,13 @@ def test_index_is_left_as_it_is(data):
     (data / "train" / "index.csv").write_text(text)
     rechunk(data)
     assert (data / "train" / "index.csv").read_text() == text
-    assert data_check.read_index(data, "train", 40) == [f"a_{k}" for k in range(40)]
+    assert contract.read_index(data, "train", 40) == [f"a_{k}" for k in range(40)]
 
 
 def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
     write(tmp_path / "other" / "train", arrays(40))
     rechunk(data)
-    monkeypatch.setattr(data_check, "SLAB_BYTES", 7 * SIZE * SIZE)  # two images, seven masks, all boxes at a time
+    monkeypatch.setattr(contract, "SLAB_BYTES", 7 * SIZE * SIZE)  # two images, seven masks, all boxes at a time
     rechunk(tmp_path / "other")
     assert {k: v[0] for k, v in files(data).items()} == {k: v[0] for k, v in files(tmp_path / "other").items()}
 
@@ -163,7 +163,7 @@ def test_masks_of_0_and_255_whose_first_ones_are_empty(tmp_path, monkeypatch):
     content = arrays(9)
     content["masks"][:5] = 0
     write(tmp_path / "train", {**content, "masks": content["masks"] * 255})
-    monkeypatch.setattr(data_check, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
+    monkeypatch.setattr(contract, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
     as_contract(rechunk(tmp_path), content)
 
 
@@ -204,7 +204,7 @@ def test_files_that_are_only_nearly_done_are_done_again(chunks, data):
         else:
             file["images"] = file["chunked_images"]  # two samples a chunk
     with pytest.raises(InputError, match="not re-chunked"):
-        data_check.verify(data)
+        contract.verify(data)
     as_contract(rechunk(data), arrays(40))
 
 
@@ -230,7 +230,7 @@ def refused(data):
     changed = [name for name in before if after[name] != before[name]]
     for name in changed:  # those before the wrong one are done and whole
         with h5py.File(data / name, "r") as file:
-            assert data_check.is_rechunked(file, Path(name).stem)
+            assert contract.is_rechunked(file, Path(name).stem)
     message = str(error.value)
     assert not any(str(data / name) in message for name in changed), message
     return message
@@ -323,7 +323,7 @@ def test_any_other_file_may_be_missing(missing, tmp_path):
     as_contract(rechunk(tmp_path), content)
 
 
-@pytest.mark.parametrize("kind", data_check.KINDS)
+@pytest.mark.parametrize("kind", contract.KINDS)
 def test_truncated_files_and_files_of_another_kind_are_refused(kind, tmp_path):
     path = write(tmp_path / "train", arrays(9), chunks=True) / f"{kind}.h5"
     whole = path.read_bytes()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-import data_check
+from data import contract
 from cli import InputError
 from conftest import rechunk, write_data
-from data_check import NEEDS
+from data.contract import NEEDS
 from dataloader_mtl import MTLDataset
 from test_dataloader import all_batches, assert_equal
 
@@ -105,8 +105,8 @@ def test_a_file_that_goes_away_while_the_dataset_is_made_is_no_missing_file(data
         (folder / "train" / "bboxes.h5").unlink()
         return described(path)
 
-    described = data_check.describe
-    monkeypatch.setattr(data_check, "describe", describe)
+    described = contract.describe
+    monkeypatch.setattr(contract, "describe", describe)
     with pytest.raises(InputError, match="bboxes.h5 was changed or replaced"):
         MTLDataset(folder, "train")
 
@@ -131,9 +131,9 @@ def test_the_targets_summary_of_targets_that_are_empty(slab_bytes, tmp_path, mon
             array[rows] = value
             file[kind][:] = array
     dataset = MTLDataset(rechunk(folder), "train", limit=7)
-    monkeypatch.setattr(data_check, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(contract, "SLAB_BYTES", slab_bytes)
     assert dataset.targets_summary() == {"seg": 4, "cls": [0, 7], "bbox": 0}
-    monkeypatch.setattr(data_check, "slabs", None)  # masks are read once
+    monkeypatch.setattr(contract, "slabs", None)  # masks are read once
     assert dataset.targets_summary() == {"seg": 4, "cls": [0, 7], "bbox": 0}
 
 

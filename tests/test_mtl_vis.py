@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
+from training import checkpoint
 import mtl_vis
 from cli import InputError
 from dataloader_mtl import MTLDataset

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-import checkpoint
+from training import checkpoint
 import data_prepare
 import data_rechunk
 from conftest import ROOT
 from models import TASKS, count_parameters
-from synthetic import draw_dataset
+from data.sources.synthetic import draw_dataset
 
 NETWORK = ROOT / checkpoint.DEFAULT
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import page
-import records
+from study import page
+from study import records
 import results
 from cli import InputError
 from fabricated import EXPERIMENTS, change_json, make_run, make_runs

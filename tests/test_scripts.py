@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import engine
+from training import engine
 import oeq_splits
 from conftest import ROOT
 

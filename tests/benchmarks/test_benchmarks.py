@@ -20,7 +20,7 @@ import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
-from data_check import KINDS, chunked, open_rechunked  # noqa: E402
+from data.contract import KINDS, chunked, open_rechunked  # noqa: E402
 from models import count_parameters  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))

@@ -5,8 +5,8 @@ import shutil
 import h5py
 import pytest
 
-import data_check
-import data_index
+from data import contract
+from data import index as data_index
 import data_rechunk
 from cli import InputError
 from conftest import rechunk, write_data
@@ -43,7 +43,7 @@ def test_an_index_as_spreadsheets_write_it_is_read(write, data):
     path = data / "val" / "index.csv"
     path.write_bytes(write(path.read_text()))
     check(data)
-    assert data_check.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
+    assert contract.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
 
 
 @pytest.mark.parametrize("write, words", [

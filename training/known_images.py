@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-import data_check
-from data_split import MIN_STRUCTURE_BITS, difference_hash
+from data import contract
+from data.split import MIN_STRUCTURE_BITS, difference_hash
 
 # Of 256 bits. The 3,678 photographs of Oxford-IIIT Pet that have a trimap, each stored at 64, 128, 192 and 256 px, differ from
 # themselves at another size by 24 bits at most (3 in the mean); unrelated ones begin at 39.
@@ -31,9 +31,9 @@ def both(known, more):
 def looks(dataset):
     """(n, 32) uint8, the difference hash of each stored image of an MTLDataset, read anew as a stream."""
     hashes = np.empty((len(dataset), 32), np.uint8)
-    file, stored = data_check.open_rechunked(dataset.data, dataset.split, "images")
+    file, stored = contract.open_rechunked(dataset.data, dataset.split, "images")
     with file:
-        for start, images in data_check.slabs(stored, len(dataset)):
+        for start, images in contract.slabs(stored, len(dataset)):
             for row, image in enumerate(images, start):
                 hashes[row] = difference_hash(Image.fromarray(image))
     return torch.from_numpy(hashes)

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-import data_report
+from data import report
 from cli import InputError
 from conftest import rechunk, write_data
 
@@ -43,7 +43,7 @@ def odd(folder, capsys):
 
 def odd_of(folder, capsys):
     """The same of data that is re-chunked already."""
-    data_report.check(folder)
+    report.check(folder)
     lines = capsys.readouterr().out.splitlines()
     assert any(f"{folder} is sound" in line for line in lines)
     return [line.removeprefix("odd: ") for line in lines if line.startswith("odd: ")]
@@ -51,7 +51,7 @@ def odd_of(folder, capsys):
 
 def test_nothing_is_odd_about_usual_data_and_its_classes_are_counted(data, capsys):
     assert odd(data, capsys) == []
-    data_report.check(data)
+    report.check(data)
     assert "  val: 20 cats, 20 dogs, 39 with a head box" in capsys.readouterr().out
 
 
@@ -135,4 +135,4 @@ def test_normalised_boxes_are_refused_at_rechunking_and_at_the_check(data, tmp_p
     other = rechunk(write_data(tmp_path / "other", COUNTS, SIZE))
     change(other, "val", "bboxes", lambda boxes: boxes / SIZE)
     with pytest.raises(InputError, match="normalised"):
-        data_report.check(other)
+        report.check(other)

@@ -6,7 +6,7 @@ import pytest
 
 import results
 from conftest import ROOT
-from page import PUBLISHED
+from study.page import PUBLISHED
 from test_results import cells
 
 STUDY = ROOT / "results"

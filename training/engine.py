@@ -16,18 +16,18 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 from tqdm import tqdm
 
-import checkpoint
+from training import checkpoint
 import cli
-import data_check
-import known_images
+from data import contract
+from training import known_images
 import mtl_vis
-import targets
+from training import targets
 from cli import InputError
 from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
-from devices import DEVICES, choose_device, set_threads, to_device
+from training.devices import DEVICES, choose_device, set_threads, to_device
 from models import count_parameters
-from run_folder import RunFolder, environment
-from training_step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
+from training.run_folder import RunFolder, environment
+from training.step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
                            refuse_untrained, step, teaching_batch, to)
 from utils import dice_score, per_image, summarise
 
@@ -70,7 +70,7 @@ def make_parser(doc):
 def run(experiment, model, criterion, args):
     """Train a model with a criterion, choose its checkpoint on the validation split, test it once.
 
-    Everything is written to <runs>/<experiment>/seed<k>/ (run_folder.py), which is this process's alone meanwhile. Raises
+    Everything is written to <runs>/<experiment>/seed<k>/ (training/run_folder.py), which is this process's alone meanwhile. Raises
     cli.InputError for wrong input, and for parameters that would not be trained, before anything is written.
     """
     folder = open_folder(experiment, args)
@@ -89,7 +89,7 @@ def check_finished(folder, experiment, model, args):
         is_gone = not args.data.exists() and str(args.data) == earlier["options"].get("data")
     folder.check_finished(
         settings(experiment, model, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
-        | ({} if is_gone else {key: data_check.describe(args.data)[key] for key in ("split_hash", "border")}))
+        | ({} if is_gone else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}))
     if not is_gone and folder.last_path.exists() and folder.best_path.exists():
         if not (folder.path / "curves.png").exists():
             folder.draw("curves.png", lambda path: mtl_vis.draw_curves(folder.load_last()["history"], path))
@@ -154,7 +154,7 @@ def open_folder(experiment, args):
 def open_data(args, tasks):
     """The three splits as datasets, the training one at growing sides. What teaches and what chooses a network has to be
     there; what the others lack is not measured."""
-    size = data_check.describe(args.data)["size"]
+    size = contract.describe(args.data)["size"]
     sides = training_sides(args.epochs, size)
     train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks)
     if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
@@ -264,7 +264,7 @@ def restore(path, parts, content):
         for name, part in parts.items():
             part.load_state_dict(content.pop(name))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not fit this run ({data_check.shorten(error)}); it is of another configuration or "
+        raise InputError(f"{path} does not fit this run ({contract.shorten(error)}); it is of another configuration or "
                          "damaged, so delete the run folder and start again") from None
 
 

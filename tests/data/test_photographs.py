@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-import photographs
+from data import photographs
 from conftest import ROOT
-from photographs import Unreadable
+from data.photographs import Unreadable
 
 COLOUR = (200, 100, 50)
 

@@ -1,6 +1,6 @@
 """The page of the results as Markdown that also reads well as it is: short lines, tables of few columns, the answer first.
 
-It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of verdict.py, and returns text: a
+It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of study/verdict.py, and returns text: a
 function of the records, without a date or a path.
 """
 
@@ -8,10 +8,10 @@ import textwrap
 
 import numpy as np
 
-import verdict
+from study import verdict
 from cli import listed
-from records import FREE_OPTIONS, dice_score, grouped
-from verdict import MAX_SEEDS, MIN_SEEDS
+from study.records import FREE_OPTIONS, dice_score, grouped
+from study.verdict import MAX_SEEDS, MIN_SEEDS
 
 # Test Dice (%) as published, and without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the
 # likely N of 738 or 369 test images, which the study does not say, so the second figure is inferred.

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-import data_check
+from data import contract
 import data_rechunk
 from cli import InputError
 
@@ -80,30 +80,30 @@ def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
     assert contents(data) == before
     out = capsys.readouterr().out
     assert "sound" in out and "train 6, val 4, test 4" in out and "border unknown" in out
-    assert data_check.describe(data)["split_hash"] in out
+    assert contract.describe(data)["split_hash"] in out
 
 
 def test_describe_reads_it_off_the_attributes(data):
-    summary = data_check.describe(data)
-    assert summary == data_check.verify(data)
+    summary = contract.describe(data)
+    assert summary == contract.verify(data)
     assert summary["splits"] == COUNTS and summary["size"] == SIZE and summary["border"] == "unknown"
     assert len(summary["split_hash"]) == 16 and int(summary["split_hash"], 16) >= 0
 
 
 def test_split_hash_tells_images_and_their_places_apart(data):
-    first = data_check.describe(data)["split_hash"]
+    first = contract.describe(data)["split_hash"]
     for a, b in (("val", "other"), ("test", "val"), ("other", "test")):
         (data / a).rename(data / b)
-    assert data_check.verify(data)["split_hash"] != first
+    assert contract.verify(data)["split_hash"] != first
     shutil.rmtree(data / "val")
-    assert data_check.verify(data)["splits"] == {"train": 6, "test": 4}
+    assert contract.verify(data)["splits"] == {"train": 6, "test": 4}
 
 
 def test_without_an_index_rows_are_named_by_their_number(data):
-    assert data_check.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
+    assert contract.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
     (data / "val" / "index.csv").unlink()
     check(data)
-    assert data_check.read_index(data, "val", 4) == ["0", "1", "2", "3"]
+    assert contract.read_index(data, "val", 4) == ["0", "1", "2", "3"]
 
 
 def test_an_index_may_have_names_only(data):
@@ -115,16 +115,16 @@ def test_an_index_may_have_names_only(data):
 def test_check_shape_returns_the_side(size):
     file = h5py.File("shapes", "w", driver="core", backing_store=False)
     images = file.create_dataset("images", (2, size, size, 3), "u1")
-    assert data_check.check_shape("x", "images", images, "images") == size
-    assert data_check.check_shape("x", "bboxes", file.create_dataset("bboxes", (2, 4), "f4"), "bboxes", size) is None
+    assert contract.check_shape("x", "images", images, "images") == size
+    assert contract.check_shape("x", "bboxes", file.create_dataset("bboxes", (2, 4), "f4"), "bboxes", size) is None
 
 
 def test_slabs_cover_every_row_once(monkeypatch):
     file = h5py.File("slabs", "w", driver="core", backing_store=False)
     dataset = file.create_dataset("x", data=np.arange(50).reshape(10, 5))
     for slab_bytes in (1, 3 * 40, 10 * 40, 1000):
-        monkeypatch.setattr(data_check, "SLAB_BYTES", slab_bytes)
-        parts = list(data_check.slabs(dataset))
+        monkeypatch.setattr(contract, "SLAB_BYTES", slab_bytes)
+        parts = list(contract.slabs(dataset))
         assert [start for start, _ in parts] == list(np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1])
         assert np.concatenate([rows for _, rows in parts]).tolist() == dataset[:].tolist()
         assert max(len(rows) for _, rows in parts) == {1: 1, 120: 3, 400: 10, 1000: 10}[slab_bytes]
@@ -132,7 +132,7 @@ def test_slabs_cover_every_row_once(monkeypatch):
 
 # ---------------------------------------------------------------------------------------------------- damage
 
-@pytest.mark.parametrize("kind", data_check.KINDS)
+@pytest.mark.parametrize("kind", contract.KINDS)
 def test_a_flipped_byte_anywhere_in_the_samples_is_found(kind, data):
     path = data / "val" / f"{kind}.h5"
     with h5py.File(path, "r") as file:
@@ -147,7 +147,7 @@ def test_a_flipped_byte_anywhere_in_the_samples_is_found(kind, data):
     check(data)
 
 
-@pytest.mark.parametrize("kind", data_check.KINDS)
+@pytest.mark.parametrize("kind", contract.KINDS)
 def test_a_truncated_file_is_found(kind, data):
     path = data / "train" / f"{kind}.h5"
     path.write_bytes(path.read_bytes()[:-100])
@@ -177,13 +177,13 @@ def test_any_other_file_may_be_missing_and_is_named(kind, words, data, capsys):
     check(data)
     out = capsys.readouterr().out
     assert "is sound" in out and f"odd: {words}\n" in out
-    assert data_check.describe(data)["kinds"] == {
-        "train": data_check.KINDS, "val": data_check.KINDS, "test": tuple(k for k in data_check.KINDS if k != kind)}
-    before = data_check.describe(data)["split_hash"]
+    assert contract.describe(data)["kinds"] == {
+        "train": contract.KINDS, "val": contract.KINDS, "test": tuple(k for k in contract.KINDS if k != kind)}
+    before = contract.describe(data)["split_hash"]
     (data / "val" / f"{kind}.h5").unlink()
     (data / "train" / f"{kind}.h5").unlink()
     check(data)
-    assert data_check.describe(data)["split_hash"] == before  # of the images alone
+    assert contract.describe(data)["split_hash"] == before  # of the images alone
 
 
 def test_images_alone_are_a_sound_folder_and_files_that_nothing_reads_are_named(data, capsys):
@@ -199,7 +199,7 @@ def test_images_alone_are_a_sound_folder_and_files_that_nothing_reads_are_named(
             f"{split} has no masks.h5: nothing {does} segmentation",
             f"{split} has no bboxes.h5: nothing {does} the head box",
             f"{split} has no binary.h5: nothing {does} classification", f"{split} holds mask.h5: nothing reads that"))]
-    assert data_check.describe(data)["border"] == "unknown"
+    assert contract.describe(data)["border"] == "unknown"
 
 
 def test_a_link_to_a_file_that_is_gone_is_no_missing_file(data):
@@ -209,16 +209,16 @@ def test_a_link_to_a_file_that_is_gone_is_no_missing_file(data):
     assert "bboxes.h5 is a link to a file that is not there" in refused(data)
 
 
-@pytest.mark.parametrize("task, kind", data_check.NEEDS.items())
+@pytest.mark.parametrize("task, kind", contract.NEEDS.items())
 def test_a_task_without_its_file_is_refused_with_the_file_and_the_ways_out(task, kind, data):
-    data_check.require(data, "train", data_check.NEEDS)
+    contract.require(data, "train", contract.NEEDS)
     (data / "train" / f"{kind}.h5").rename(data / "train" / "own.h5")
-    data_check.require(data, "train", [other for other in data_check.NEEDS if other != task])
+    contract.require(data, "train", [other for other in contract.NEEDS if other != task])
     with pytest.raises(InputError) as error:
-        data_check.require(data, "train", data_check.NEEDS)
+        contract.require(data, "train", contract.NEEDS)
     message = str(error.value)
     for words in (f"train/{kind}.h5 is missing", f"the task {task} needs", "own.h5", "prepare the data again",
-                  f"dataset '{kind}': {data_check.LAYOUT[kind]}", "re-chunk"):
+                  f"dataset '{kind}': {contract.LAYOUT[kind]}", "re-chunk"):
         assert words in message, message
     assert ("train_baseline.py" in message) == (task != "seg")
 
@@ -230,7 +230,7 @@ def test_a_file_that_another_program_writes_is_refused_for_that_reason(data):
         try:
             assert writer.stdout.readline() == b"open\n"
             with pytest.raises(InputError, match="bboxes.h5 is open for writing in another program.*close it"):
-                data_check.describe(data)
+                contract.describe(data)
         finally:
             writer.kill()
 
@@ -241,14 +241,14 @@ def test_a_file_that_was_never_closed_is_refused_for_that_reason(data):
                "file.flush(); os._exit(0)")
     subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(InputError, match="never closed there.*close it"):
-        data_check.describe(data)
+        contract.describe(data)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may read everything")
 def test_a_file_that_may_not_be_read_is_refused_for_that_reason(data):
     (data / "val" / "bboxes.h5").chmod(0)
     with pytest.raises(InputError, match="may not be read"):
-        data_check.describe(data)
+        contract.describe(data)
 
 
 def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_path):
@@ -279,7 +279,7 @@ def test_the_same_image_twice_in_one_split_is_no_leak(tmp_path):
     check(tmp_path / "data")
 
 
-@pytest.mark.parametrize("kind", data_check.KINDS)
+@pytest.mark.parametrize("kind", contract.KINDS)
 def test_a_file_of_another_split_is_found(kind, data):
     # val and test are of one length, so that only what the files say of themselves tells.
     shutil.copy(data / "val" / f"{kind}.h5", data / "test" / f"{kind}.h5")
@@ -360,8 +360,8 @@ def test_a_heap_of_zeros_is_refused_not_read_for_ever(data, tmp_path):
     shutil.copytree(data, tmp_path / "pets")
     path = tmp_path / "pets" / "train" / "bboxes.h5"
     content = bytearray(path.read_bytes())
-    heap = content.index(data_check.HEAP_MARK)
+    heap = content.index(contract.HEAP_MARK)
     content[heap + 16 + 16 + 64:heap + 4096] = bytes(4096 - 96)  # all after the first object, which is the split hash
     path.write_bytes(content)
     with pytest.raises(InputError, match="attributes were overwritten"):
-        data_check.describe(tmp_path / "pets")
+        contract.describe(tmp_path / "pets")

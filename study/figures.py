@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
 
-import lettering
-from verdict import t_interval
+from data import lettering
+from study.verdict import t_interval
 
 # Distinguishable without red-green vision (Okabe and Ito, "Color Universal Design", 2008).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"

@@ -4,7 +4,7 @@ The default data of this repository: no download, and the code that reads the re
 shape tells a cat from a dog (ears, muzzle, pupils, tail). Colour does not: every coat exists as a cat breed
 and as a dog breed, and the things in the background are painted from the same range of colours.
 
-A pet is a list of parts (synthetic_shapes.py). The outline of a part is filled with fur on the picture and with 1 on the
+A pet is a list of parts (data/sources/synthetic_shapes.py). The outline of a part is filled with fur on the picture and with 1 on the
 pet's mask, so the trimap and the head box are exact.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 import cli
-from synthetic_shapes import posed, tufted
+from data.sources.synthetic_shapes import posed, tufted
 
 PET, BACKGROUND, BORDER = 1, 2, 3  # trimap values of the Oxford-IIIT Pet dataset
 

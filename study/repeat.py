@@ -9,8 +9,8 @@ The same machine type, versions, precision and number of threads give the same n
 import csv
 import json
 
-import data_check
-import records
+from data import contract
+from study import records
 from cli import InputError
 
 # Options that say where a run writes, or that experiments.py sets by itself.
@@ -53,7 +53,7 @@ def refuse_unsound(folder):
 
 def refuse_other_data(folder, config, data):
     """Refuse to train for minutes on images that are not the run's."""
-    there = data_check.describe(data)["split_hash"]
+    there = contract.describe(data)["split_hash"]
     if there != config["split_hash"]:
         raise InputError(f"{data} has the split hash {there}, and {folder} was trained on {config['split_hash']}; name the "
                          "same data with --data after the --")

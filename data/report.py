@@ -1,4 +1,4 @@
-"""What is odd about a data folder but not wrong: data_rechunk.py --check shows it below what data_check.py refuses.
+"""What is odd about a data folder but not wrong: data_rechunk.py --check shows it below what data/contract.py refuses.
 
 Everything is seen once, as it streams by; what is kept of an image is a handful of numbers.
 """
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-import data_check
-import data_index
+from data import contract
+from data import index as data_index
 
 EXAMPLES = 3          # named of each oddity
 MIN_PET_IN_BOX = 0.2  # a box with less pet than this share is beside its head; in Oxford-IIIT Pet the least is 0.54
@@ -18,7 +18,7 @@ MAX_BALANCE, MAX_DEVIATIONS = 0.1, 4
 
 
 class Oddities:
-    """Collects what is odd from the slabs that data_check.verify reads; `look` is to be handed to it."""
+    """Collects what is odd from the slabs that contract.verify reads; `look` is to be handed to it."""
 
     def __init__(self, data):
         self.data = Path(data)
@@ -75,7 +75,7 @@ class Oddities:
         names, sentences = {}, []
         for what, places in self.found.items():
             for split, _ in places[:EXAMPLES]:
-                names.setdefault(split, data_check.read_index(self.data, split, summary["splits"][split]))
+                names.setdefault(split, contract.read_index(self.data, split, summary["splits"][split]))
             # repr spells out what would move the cursor.
             listed = ", ".join(f"{split} row {row} ({repr(names[split][row])[1:-1]})" for split, row in places[:EXAMPLES])
             sentences.append(f"{len(places)} {what}: {listed}{', ...' if len(places) > EXAMPLES else ''}")
@@ -120,7 +120,7 @@ class Oddities:
                 lost = any(row.get(column, "") not in (None, "", "0") for row in index)
                 sentences.append(f"{split} has no {kind}.h5{', though index.csv tells of it' if lost else ''}: "
                                  f"{of_no_use(split)} {task}")
-        others = [name for name in data_check.h5_files(self.data / split) if name.removesuffix(".h5") not in kinds]
+        others = [name for name in contract.h5_files(self.data / split) if name.removesuffix(".h5") not in kinds]
         return sentences + ([f"{split} holds {', '.join(others)}: nothing reads that"] if others else [])
 
 
@@ -134,7 +134,7 @@ def check(data):
     Raises cli.InputError for what would make results wrong.
     """
     oddities = Oddities(data)
-    summary = data_check.verify(data, oddities.look)
+    summary = contract.verify(data, oddities.look)
     counts = ", ".join(f"{split} {n}" for split, n in summary["splits"].items())
     print(f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, "
           f"split hash {summary['split_hash']}")

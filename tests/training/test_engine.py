@@ -9,8 +9,8 @@ import h5py
 import pytest
 import torch
 
-import checkpoint
-import engine
+from training import checkpoint
+from training import engine
 import train_ablation_bbox
 import train_ablation_cls
 import train_baseline
@@ -21,7 +21,7 @@ from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet, TASKS
-from run_folder import RunFolder
+from training.run_folder import RunFolder
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss, per_image
 
 TINY = ("--epochs", "2", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu")

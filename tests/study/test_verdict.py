@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import verdict
+from study import verdict
 
 # Means of n normal draws with a difference of four standard deviations, and how many tables to try.
 SEEDS, ROWS, TABLES = 5, 9, 4000

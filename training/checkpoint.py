@@ -1,7 +1,7 @@
 """Save, load and verify checkpoints; as a script, make a half-precision copy to keep or to share.
 
-    python checkpoint.py runs/mtl/seed0/best.pt mtl_model.pt
-    python checkpoint.py a/best.pt b/best.pt mtl_model.pt        of the mean of their weights
+    python training/checkpoint.py runs/mtl/seed0/best.pt mtl_model.pt
+    python training/checkpoint.py a/best.pt b/best.pt mtl_model.pt        of the mean of their weights
 
 A mean is worth something only of networks that went on from the same one (--init): others lie in different valleys of the
 loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown until evaluate.py measures them.
@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 import cli
-import data_check
-import known_images
+from data import contract
+from training import known_images
 from cli import InputError
 from models import MTLNet
 
@@ -179,13 +179,13 @@ def misfit(weights, content, file_bytes):
     """Why a checkpoint's values are not those of a network of ours, or None; found before memory is taken for one."""
     if not 1 <= content["width"] <= MAX_WIDTH:
         return f"its width is {content['width']}"
-    if not data_check.MIN_SIZE <= content["size"] <= data_check.MAX_SIZE:
+    if not contract.MIN_SIZE <= content["size"] <= contract.MAX_SIZE:
         return f"its images' side is {content['size']}"
     try:
         with torch.device("meta"):
             expected = MTLNet(content["tasks"], width=content["width"]).state_dict()
     except (ValueError, TypeError) as error:
-        return data_check.shorten(error)
+        return contract.shorten(error)
     if weights.keys() != expected.keys():
         return f"its weights and the network differ in {min(map(str, weights.keys() ^ expected.keys()))}"
     for name, value in weights.items():

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-import checkpoint
+from training import checkpoint
 import train_baseline
 import train_mtl
 from cli import InputError

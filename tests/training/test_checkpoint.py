@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-import checkpoint
+from training import checkpoint
 from cli import InputError
 from models import MTLNet, TASKS
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
+from training import checkpoint
 import cli
-import lock
+from training import lock
 from cli import InputError
 
 # Options that may differ between a run and its resumption without changing the result.

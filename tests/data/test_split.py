@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_split
+from data import split as data_split
 
 
 def noise(seed, width=160, height=120):

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-import photographs
+from data import photographs
 
 # Sought first where the usual font lacks a letter: families of Chinese, Japanese and Korean, and of many scripts.
 PREFERRED = ("Noto Sans CJK", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans", "PingFang", "Hiragino Sans",

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from cli import InputError
-from data_index import check_index, read_index
+from data.index import check_index, read_index
 
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary")

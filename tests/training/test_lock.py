@@ -9,7 +9,7 @@ import pytest
 
 import data_prepare
 import data_rechunk
-import lock
+from training import lock
 from cli import InputError
 from conftest import ROOT, write_data
 

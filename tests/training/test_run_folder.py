@@ -11,10 +11,10 @@ import h5py
 import pytest
 import torch
 
-import checkpoint
-import engine
+from training import checkpoint
+from training import engine
 import oeq_uncertainty
-import run_folder
+from training import run_folder
 from cli import InputError
 from conftest import ROOT
 from test_engine import arguments, assert_same_weights, log, result, weights

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import experiments
-import repeat
+from study import repeat
 from cli import InputError
 from conftest import ROOT, rechunk, write_data
 from fabricated import change_json
