@@ -95,19 +95,14 @@ class MTLDataset(Dataset):
                              "empty where nothing is known")
         return [row[name] or "" for row in self.index]
 
-    def labelled(self):
-        """{task: (n,) bool}, which images' targets are known; pictures are read once, as a stream."""
-        return {name: torch.cat([task.labelled(target) for target in self.stream(name)]) for name, task in self.tasks.items()}
-
-    def stream(self, name):
-        """The targets of a task, all images once, a few at a time; not augmented and not held in memory."""
-        for start in range(0, self.n, 16):
+    def stream(self, tasks):
+        """What the targets of some tasks, {name: Task}, are made from (`raw`), 16 images at a time; not augmented, and not held in
+        memory."""
+        needs = list(dict.fromkeys(need for task in tasks.values() for need in task.needs))
+        looks = any(not set(task.needs) - {"images"} or set(task.needs) & set(contract.PICTURES) for task in tasks.values())
+        for start in range(0, self.n if tasks else 0, 16):
             rows = list(range(start, min(start + 16, self.n)))
-            if name in self._fixed:
-                yield self._fixed[name][rows]
-            else:
-                pictures = self._read(rows, hold=False)
-                yield self.tasks[name].target(self._raw(self.tasks[name].needs, rows, pictures))
+            yield self._raw(needs, rows, self._read(rows, hold=False) if looks else None)
 
     def image_hashes(self):
         """(n,) int64, one of each image's stored bytes, read anew as a stream: two are equal where the images are.

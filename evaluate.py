@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from training import checkpoint
 import cli
-from training import engine
+from training import evaluation
 from training import known_images
 from training import targets
 from dataloader_mtl import MTLDataset, make_loader
@@ -32,7 +32,8 @@ from models import count_parameters
 class Resized(torch.nn.Module):
     """A network that looks at images of any size at its own.
 
-    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, "seg" at H x W.
+    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, those that are maps brought
+    back to the scale of H x W.
     """
 
     def __init__(self, network, size):
@@ -41,9 +42,11 @@ class Resized(torch.nn.Module):
 
     def forward(self, image):
         outputs = self.network(transforms.resize(image, [self.size, self.size], antialias=True))
-        if "seg" in outputs:
-            outputs["seg"] = F.interpolate(outputs["seg"], size=image.shape[-2:], mode="bilinear", align_corners=False)
-        return outputs
+        return {name: self.scaled(output, image) if output.ndim == 4 else output for name, output in outputs.items()}
+
+    def scaled(self, output, image):
+        shape = [-(-side * output.shape[-1] // self.size) for side in image.shape[-2:]]
+        return F.interpolate(output, size=shape, mode="bilinear", align_corners=False)
 
 
 def parse_args(argv=None):
@@ -63,16 +66,16 @@ def main(args):
         print(f"evaluate.py: using {path}", file=sys.stderr)
     model, info = checkpoint.load_model(path)
     device = choose_device(args.device)
-    loader = make_loader(MTLDataset(args.data, args.split), args.batch_size)
+    loader = make_loader(MTLDataset(args.data, args.split, tasks=model.task.values()), args.batch_size)
     resizes = args.resize and info["size"] != loader.dataset.size
     warn_of_other_size(loader.dataset, info, resizes)
     warn_of_known_images(loader.dataset, info)
-    targets.warn_of_unmeasured(model.tasks, loader.dataset)
+    targets.warn_of_unmeasured(loader.dataset)
     parameters = count_parameters(model)
     network = Resized(model, info["size"]) if resizes else model
-    metrics, _ = engine.evaluate(to_device(network, device), loader)
+    metrics, _ = evaluation.evaluate(to_device(network, device), loader)
     print(json.dumps({"experiment": info["experiment"], "seed": info["seed"], **metrics, "n_images": len(loader.dataset),
-                      "parameters": parameters, **engine.describe_data(loader.dataset),
+                      "parameters": parameters, **evaluation.describe_data(loader.dataset),
                       **({"network_size": info["size"]} if resizes else {}), "device": device.type, "precision": "fp32"}))
 
 

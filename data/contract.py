@@ -1,10 +1,11 @@
 """The data contract: which files a data folder has, and what must hold of them.
 
     datasets/data_new/{train,val,test}/images.h5   (N, S, S, 3) uint8    RGB
-                                       masks.h5    (N, S, S, 1) uint8    1 pet, 0 background
+                                       masks.h5    (N, S, S, 1) uint8    1 pet, 0 background, 255 unlabelled
                                        bboxes.h5   (N, 4) float32        head box, xmin ymin xmax ymax in pixels, or NaN x 4
-                                       binary.h5   (N, 1) uint8          0 cat, 1 dog
-                                       index.csv   row, name, breed, species, has_box (optional)
+                                       binary.h5   (N, 1) uint8          0 cat, 1 dog, 255 unknown
+                                       trimaps.h5  (N, S, S, 1) uint8    1 pet, 2 background, 3 border, 255 unlabelled
+                                       index.csv   row, name, breed, species, has_box, and any column of one's own
 
 Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Every
 function raises cli.InputError, naming the file, the value and the way out, also for who writes the files himself.
@@ -23,15 +24,23 @@ from cli import InputError
 from data.index import check_index, read_index
 
 SPLITS = ("train", "val", "test")
-KINDS = ("images", "masks", "bboxes", "binary")
-READING_ORDER = ("bboxes", "binary", "masks", "images")  # of verify: boxes come before the masks that they are held against
-NEEDS = {"seg": "masks", "cls": "binary", "bbox": "bboxes"}  # what a task's targets are
+KINDS = ("images", "masks", "bboxes", "binary", "trimaps")
+PICTURES = ("images", "masks", "trimaps")  # of them those that are cropped and mirrored with the image
+UNLABELLED = 255  # in masks, binary and trimaps: nothing is known there
+READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes come before the masks that they are held against
 LAYOUT = {  # what each file holds under its kind's name, for who writes it himself
     "images": "(N, S, S, 3) uint8, RGB",
-    "masks": "(N, S, S, 1) uint8, 1 pet and 0 background",
+    "masks": "(N, S, S, 1) uint8, 1 pet and 0 background, 255 where nothing is known",
     "bboxes": "(N, 4) float32, xmin ymin xmax ymax in pixels or NaN four times",
-    "binary": "(N, 1) uint8, 0 cat and 1 dog",
+    "binary": "(N, 1) uint8, 0 cat and 1 dog, 255 where it is unknown",
+    "trimaps": "(N, S, S, 1) uint8, 1 pet, 2 background, 3 border, 255 where nothing is known",
 }
+ALLOWED = {  # values, and what they mean
+    "masks": ((0, 1, UNLABELLED), "1 where the pet is, 0 elsewhere, and 255 where nothing is known"),
+    "binary": ((0, 1, UNLABELLED), "0 (cat), 1 (dog) or 255 (unknown)"),
+    "trimaps": ((1, 2, 3, UNLABELLED), "1 (pet), 2 (background), 3 (border) or 255 (unknown)"),
+}
+VALID = {kind: np.isin(np.arange(256), values) for kind, (values, _) in ALLOWED.items()}  # (256,) bool each
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
 # How much is read at a time: large enough for full speed, small enough to leave memory alone.
@@ -41,12 +50,17 @@ HEAP_MARK, HEAP_SEARCH = b"GCOL\1\0\0\0", 1 << 16
 
 def sample_shape(kind, size):
     """Shape of one sample of a kind of data at S = size."""
-    return {"images": (size, size, 3), "masks": (size, size, 1), "bboxes": (4,), "binary": (1,)}[kind]
+    return {"images": (size, size, 3), "masks": (size, size, 1), "bboxes": (4,), "binary": (1,), "trimaps": (size, size, 1)}[kind]
 
 
 def sample_dtype(kind):
     """Type in which a kind of data is stored."""
     return np.dtype("float32") if kind == "bboxes" else np.dtype("uint8")
+
+
+def unlabelled(kind, n):
+    """n rows of bboxes or binary of which nothing is known."""
+    return np.full((n, *sample_shape(kind, None)), np.nan if kind == "bboxes" else UNLABELLED, sample_dtype(kind))
 
 
 def chunked(kind):
@@ -71,14 +85,13 @@ def anew(path):
 
 
 def require(data, split, tasks):
-    """Refuse tasks whose targets are not known of a split."""
+    """Refuse tasks whose targets are made of a file that a split does not have."""
     folder, known = Path(data) / split, kinds_of(data, split)
     for task in tasks:
-        path = folder / f"{NEEDS[task]}.h5"
-        if NEEDS[task] not in known:
-            without = "" if task == "seg" else ", or train without that task, as train_baseline.py does"
-            raise InputError(f"{path} is missing, which the task {task} needs (beside it: {', '.join(h5_files(folder))}); "
-                             f"{anew(path)}{without}")
+        for kind in (need for need in task.needs if need in KINDS and need not in known):
+            path = folder / f"{kind}.h5"
+            raise InputError(f"{path} is missing, which the task {task.name} needs (beside it: {', '.join(h5_files(folder))}); "
+                             f"{anew(path)}, or train without that task")
 
 
 def find_splits(data):
@@ -168,8 +181,8 @@ def slabs(dataset, n=None):
 def check_shape(path, name, dataset, kind, size=None):
     """Check that a dataset has the contract's shape; returns S (None for bboxes and binary)."""
     shape = dataset.shape
-    expected = {"images": "(N, S, S, 3)", "masks": "(N, S, S, 1)", "bboxes": "(N, 4)", "binary": "(N, 1)"}[kind]
-    square = kind in ("images", "masks")
+    expected = LAYOUT[kind].partition(") ")[0] + ")"
+    square = kind in PICTURES
     at = f" with S = {size}" if square and size is not None else ""
     if square and len(shape) == 4 and size is None:
         size = shape[1]
@@ -196,14 +209,12 @@ def conversion(shape, wanted):
 
 def check_values(path, kind, rows, size, start=0):
     """Check the values of some rows in the contract's form; `start` is the row that the first of them is."""
-    if kind == "masks" and rows.size and rows.max() > 1:
-        bad = int(np.argmax(rows.reshape(len(rows), -1).max(axis=1) > 1))
-        raise InputError(f"{path}, row {start + bad}: a mask holds the value {rows[bad].max()} and should hold 1 where "
-                         "the pet is and 0 elsewhere; write it so")
-    if kind == "binary" and rows.size and rows.max() > 1:
-        bad = int(np.argmax(rows[:, 0] > 1))
-        raise InputError(f"{path}, row {start + bad}: the label is {rows[bad, 0]} and should be 0 (cat) or 1 (dog); "
-                         "write it so")
+    if kind in ALLOWED and (rows.max(initial=0) > 1 or kind == "trimaps"):  # masks of 0 and 1, by far the most, are seen at a glance
+        wrong = ~VALID[kind][rows].reshape(len(rows), -1)
+        if wrong.any():
+            bad = int(np.argmax(wrong.any(axis=1)))
+            raise InputError(f"{path}, row {start + bad} holds the value {rows[bad].reshape(-1)[wrong[bad]][0]} and should hold "
+                             f"{ALLOWED[kind][1]}; write it so")
     if kind == "bboxes":
         nan = np.isnan(rows)
         x1, y1, x2, y2 = rows.T
@@ -282,7 +293,7 @@ def describe(data):
             path, n = Path(data) / split / f"{kind}.h5", len(dataset)
             with file, naming(path):
                 refuse_other_number(path, n, splits.setdefault(split, n))
-                if kind in ("images", "masks"):
+                if kind in PICTURES:
                     sizes[path] = dataset.shape[1]
                 if kind == "masks":
                     borders[path] = str(file.attrs.get("border", "unknown"))

@@ -1,14 +1,9 @@
-"""Save, load and verify checkpoints; as a script, make a half-precision copy to keep or to share.
-
-    python training/checkpoint.py runs/mtl/seed0/best.pt mtl_model.pt
-    python training/checkpoint.py a/best.pt b/best.pt mtl_model.pt        of the mean of their weights
-
-A mean is worth something only of networks that went on from the same one (--init): others lie in different valleys of the
-loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown until evaluate.py measures them.
+"""Save, load and verify checkpoints.
 
 A checkpoint of a network holds: model (its weights), tasks, width, size (side of the images in pixels), metrics (on the
 validation split), experiment, seed, split_hash, border, trained_on and trained_on_looks (known_images.remember of the
-images that it was trained on; None in one that an earlier version wrote, for trained_on with a warning).
+images that it was trained on; None in one that an earlier version wrote, for trained_on with a warning), settings (what tasks
+learned of the training split before the network was built).
 
 The file is what torch.save writes, so torch.load reads it, with a SHA-256 of all that comes before in the comment that a zip
 archive may end with: no byte of it can change unnoticed.
@@ -25,17 +20,18 @@ from pathlib import Path
 import torch
 
 import cli
+import registry
 from data import contract
 from training import known_images
 from cli import InputError
 from models import MTLNet
 
 DEFAULT = Path("mtl_model.pt")
-BESIDE = Path(__file__).resolve().with_name(DEFAULT.name)  # the one that comes along
+BESIDE = Path(__file__).resolve().parents[1] / DEFAULT  # the one that comes along
 MAX_WIDTH = 256
 MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "size": int, "metrics": dict, "experiment": str,
               "seed": int, "split_hash": str, "border": str, "trained_on": (torch.Tensor, type(None)),
-              "trained_on_looks": (torch.Tensor, type(None))}
+              "trained_on_looks": (torch.Tensor, type(None)), "settings": dict}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SEAL_MARK = b"sha256 "
 SEAL_BYTES = len(SEAL_MARK) + 64
@@ -116,7 +112,8 @@ def load(path, keys=MODEL_KEYS):
     if isinstance(content, dict):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
-        content = {"trained_on": None, "trained_on_looks": None} | content
+        # What earlier versions did not write, or called otherwise.
+        content = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice")} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:
         raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another")
@@ -150,9 +147,17 @@ def load_model(path):
     if reason:
         raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
                          "so name another")
-    model = MTLNet(content["tasks"], width=content["width"])
+    model = make_model(content)
     model.load_state_dict(cast(weights, torch.float32))
     return model.eval(), content
+
+
+def make_model(content):
+    """The network that a checkpoint's values name, with weights of its own."""
+    tasks = registry.tasks(content["tasks"])
+    for name, task in tasks.items():
+        task.settings = content["settings"].get(name, {})
+    return MTLNet(tasks.values(), width=content["width"])
 
 
 def load_parts(path, model):
@@ -166,7 +171,8 @@ def load_parts(path, model):
     if info["trained_on"] is None:
         raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
                          "name another checkpoint")
-    parts = [name for name, _ in source.named_children() if hasattr(model, name)]
+    parts = [name for name, _ in source.named_children() if hasattr(model, name)
+             and (name not in source.task or source.task[name].settings == model.task[name].settings)]
     for name in parts:
         getattr(model, name).load_state_dict(getattr(source, name).state_dict())
     digest = hashlib.sha256()
@@ -183,8 +189,8 @@ def misfit(weights, content, file_bytes):
         return f"its images' side is {content['size']}"
     try:
         with torch.device("meta"):
-            expected = MTLNet(content["tasks"], width=content["width"]).state_dict()
-    except (ValueError, TypeError) as error:
+            expected = make_model(content).state_dict()
+    except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
         return contract.shorten(error)
     if weights.keys() != expected.keys():
         return f"its weights and the network differ in {min(map(str, weights.keys() ^ expected.keys()))}"
@@ -220,7 +226,7 @@ def mean(paths):
     networks = [(model.state_dict(), info) for model, info in map(load_model, paths)]
     (weights, info), *others = networks
     for path, (_, other) in zip(paths[1:], others):
-        for key in ("experiment", "tasks", "width", "size", "border", "split_hash"):
+        for key in ("experiment", "tasks", "settings", "width", "size", "border", "split_hash"):
             if other[key] != info[key]:
                 raise InputError(f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so a mean of their "
                                  "weights is no network; name checkpoints of one experiment on the same data")
@@ -230,25 +236,3 @@ def mean(paths):
         known = functools.reduce(known_images.both, [each for _, each in networks])
         info |= {"metrics": {}, **known}
     return weights, info
-
-
-def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
-    parser.add_argument("sources", type=Path, nargs="+", metavar="source", help="a run's best.pt")
-    parser.add_argument("target", type=Path, help="the file to write")
-    return parser.parse_args(argv)
-
-
-def main(args):
-    if args.target.with_name("config.json").exists():
-        raise InputError(f"{args.target} lies in a run folder, whose files are the run's own; name the file to write last")
-    weights, info = mean(args.sources)
-    content = {"model": cast(weights, torch.float16), **info}
-    save({key: content[key] for key in MODEL_KEYS}, args.target)
-    dice = info["metrics"].get("dice")
-    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {info['experiment']} seed {info['seed']}"
-          + (f", validation Dice {dice:.4f}" if isinstance(dice, float) else ""))
-
-
-if __name__ == "__main__":
-    cli.run(main, parse_args())

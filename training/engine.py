@@ -7,41 +7,29 @@ A script says which tasks, which model and which weighting; `run` does the rest:
 """
 
 import contextlib
-import math
 import sys
 import time
 from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_
-from tqdm import tqdm
 
-from training import checkpoint
 import cli
-from data import contract
-from training import known_images
-import mtl_vis
-from training import targets
 from cli import InputError
+from data import contract
 from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
-from training.devices import DEVICES, choose_device, set_threads, to_device
 from models import count_parameters
+from tasks import Task
+from training import checkpoint, known_images, pictures, targets
+from training.devices import DEVICES, choose_device, set_threads, to_device
+from training.evaluation import describe_data, evaluate, line, progress
+from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
 from training.step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
                            refuse_untrained, step, teaching_batch, to)
-from utils import dice_score, per_image, summarise
 
-METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
-
-# The recipe: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls to zero on a cosine.
-WEIGHT_DECAY = 0.1
-WARMUP = 0.1
-# A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
-# slow AdamW down for a thousand steps.
-MAX_GRADIENT_NORM = 5.0
-# Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be larger in validation than
-# they ever were in training: (until this share of the epochs, side relative to S).
-SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
+# Options that the records hold by themselves, as what was made of them.
+RECORDED = {"tasks", "weighting", "name"}
 
 
 def make_parser(doc):
@@ -64,7 +52,18 @@ def make_parser(doc):
                         help="start from a trained network's weights, in every part that both have; default: random ones")
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
+    parser.add_argument("--masks", type=cli.integer(1), help="use the masks of so many training images, and all other labels of all")
     return parser
+
+
+def learn(tasks, args):
+    """Let tasks, {name: Task}, look at the training split, as those must whose head depends on it; returns them."""
+    curious = [task for task in tasks.values() if type(task).learn is not Task.learn]
+    if curious:
+        dataset = MTLDataset(args.data, "train", limit=args.limit, tasks=())
+        for task in curious:
+            task.learn(dataset)
+    return tasks
 
 
 def run(experiment, model, criterion, args):
@@ -76,34 +75,38 @@ def run(experiment, model, criterion, args):
     folder = open_folder(experiment, args)
     with folder.held():
         if folder.is_finished():
-            check_finished(folder, experiment, model, args)
+            check_finished(folder, experiment, model, criterion, args)
             print(f"{folder.path} is finished already")
         else:
             train_and_test(folder, experiment, model, criterion, args)
 
 
-def check_finished(folder, experiment, model, args):
+def check_finished(folder, experiment, model, criterion, args):
     """What `run` does in a folder that is finished: refuse other settings, and draw what is missing of the pictures."""
     with folder.earlier_config() as earlier:
         # The data of a finished run may be gone, but not others be named in their place.
         is_gone = not args.data.exists() and str(args.data) == earlier["options"].get("data")
     folder.check_finished(
-        settings(experiment, model, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
+        settings(experiment, model, criterion, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
         | ({} if is_gone else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}))
     if not is_gone and folder.last_path.exists() and folder.best_path.exists():
         if not (folder.path / "curves.png").exists():
-            folder.draw("curves.png", lambda path: mtl_vis.draw_curves(folder.load_last()["history"], path))
+            folder.draw("curves.png", lambda path: pictures.draw_curves(folder.load_last()["history"], model.task, path))
         if not (folder.path / "mask.png").exists():
             folder.draw("mask.png", lambda path: draw_masks(
-                checkpoint.load_model(folder.best_path)[0], MTLDataset(args.data, "test", limit=args.limit), path))
+                checkpoint.load_model(folder.best_path)[0],
+                MTLDataset(args.data, "test", limit=args.limit, tasks=model.task.values()), path))
 
 
-def settings(experiment, model, args):
+def settings(experiment, model, criterion, args):
     """What a run's records say of how it was asked for."""
     return {
         "experiment": experiment,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
+                    if key not in RECORDED},
         "tasks": list(model.tasks),
+        "weighting": criterion.spec,
+        "settings": {name: task.settings for name, task in model.task.items() if task.settings},
     }
 
 
@@ -111,8 +114,8 @@ def train_and_test(folder, experiment, model, criterion, args):
     """What `run` does in a folder that is not finished."""
     set_threads(args.threads)
     device = choose_device(args.device)
-    data = open_data(args, model.tasks)
-    taught = targets.taught(model.tasks, data["train"])
+    data = open_data(args, model.task.values())
+    taught = targets.taught(data["train"])
     targets.refuse_blind_choice(data["val"])
     known, init = known_images.remember(data["train"]), None
     if args.init:
@@ -123,7 +126,7 @@ def train_and_test(folder, experiment, model, criterion, args):
     to_device(model, device), criterion.to(device)
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     config = folder.begin({
-        **settings(experiment, model, args),
+        **settings(experiment, model, criterion, args),
         "device": device.type,
         "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
         "parameters": count_parameters(model),
@@ -137,7 +140,7 @@ def train_and_test(folder, experiment, model, criterion, args):
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
           f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
     for split in ("val", "test"):
-        targets.warn_of_unmeasured(model.tasks, data[split])
+        targets.warn_of_unmeasured(data[split])
     try:
         state = fit(model, criterion, optimizer, data, known, folder, config, args)
         finish(model, data["test"], folder, config, state, args)
@@ -152,24 +155,23 @@ def open_folder(experiment, args):
 
 
 def open_data(args, tasks):
-    """The three splits as datasets, the training one at growing sides. What teaches and what chooses a network has to be
-    there; what the others lack is not measured."""
+    """The three splits as datasets of some tasks, the training one at growing sides."""
     size = contract.describe(args.data)["size"]
     sides = training_sides(args.epochs, size)
-    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks)
+    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks, args.masks)
     if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
         raise InputError("one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "
                          "--batch-size or larger images")
     return {
         "train": train,
-        "val": MTLDataset(args.data, "val", limit=args.limit, tasks=("seg",)),
-        "test": MTLDataset(args.data, "test", limit=args.limit),
+        "val": MTLDataset(args.data, "val", limit=args.limit, tasks=tasks),
+        "test": MTLDataset(args.data, "test", limit=args.limit, tasks=tasks),
     }
 
 
 def where_images_are(dataset, workers):
     """Where a dataset's images come from after the first epoch, in words."""
-    gigabytes = 4 * dataset.size**2 * len(dataset) / 1e9
+    gigabytes = dataset.store.bytes() / 1e9
     if workers:
         return f"read by {workers} processes"
     if dataset.fits_in_memory():
@@ -177,29 +179,8 @@ def where_images_are(dataset, workers):
     return f"read from the files every time, as {gigabytes:.1f} GB are over a quarter of the memory"
 
 
-def training_sides(epochs, size):
-    """Side in pixels of the training images in each epoch: a multiple of 32, at least 128 where S is, S at the end."""
-    def side(epoch):
-        share = next(share for until, share in SIDES if epoch + 1 <= until * epochs)
-        return size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))
-    return [side(epoch) for epoch in range(epochs)]
-
-
-def describe_data(dataset):
-    """What a run's records say of its data."""
-    return {key: dataset.summary[key] for key in ("split_hash", "border", "size")}
-
-
-def make_optimizer(model, criterion, lr):
-    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay."""
-    decays = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1] + list(criterion.parameters())
-    groups = [{"params": decays, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
-
-
 def start_from(path, model, data, own):
-    """Copy a checkpoint's weights into a model, in every part that both have ("encoder", "seg", "cls", "bbox").
+    """Copy a checkpoint's weights into a model, in every part that both have, encoder and tasks.
 
     own: what known_images remembers of the new training images. Returns (the same of the checkpoint's, SHA-256 of the
     weights). Refuses a network that was trained on images which are to choose or to test the new one.
@@ -224,7 +205,7 @@ def fit(model, criterion, optimizer, data, known, folder, config, args):
     device, precision = next(model.parameters()).device, config["precision"]
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
     val_loader = make_loader(data["val"], args.batch_size)
-    state = {"epoch": 0, "history": [], "best_dice": -1.0, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
+    state = {"epoch": 0, "history": [], "best_value": None, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
              **known}
     saved = folder.load_last()
     if saved:
@@ -246,8 +227,9 @@ def fit(model, criterion, optimizer, data, known, folder, config, args):
         state["history"].append(row)
         # Should the run be stopped between the two files, the epoch is repeated and gives both again. last.pt holds all of
         # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
-        if metrics["dice"] > state["best_dice"]:
-            state["best_dice"], state["best_epoch"] = metrics["dice"], epoch + 1
+        value = chooses(model, metrics)
+        if state["best_value"] is None or value > state["best_value"]:
+            state["best_value"], state["best_epoch"] = value, epoch + 1
             state["best"] = network(model, metrics, known, config, args)
             checkpoint.save(state["best"], folder.best_path)
         folder.save_last({"model": model.state_dict(), "criterion": criterion.state_dict(),
@@ -256,6 +238,12 @@ def fit(model, criterion, optimizer, data, known, folder, config, args):
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
               f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
     return state
+
+
+def chooses(model, metrics):
+    """What the checkpoint is chosen by, more is better: the first metric of the first task."""
+    key, metric = next(iter(next(iter(model.task.values())).metrics.items()))
+    return metrics[key] if metric.higher else -metrics[key]
 
 
 def restore(path, parts, content):
@@ -272,7 +260,7 @@ def network(model, metrics, known, config, args):
     """The content of a best.pt: a copy, which training does not change."""
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
     return {"model": weights, "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
-            "experiment": config["experiment"], "seed": args.seed, **known,
+            "experiment": config["experiment"], "seed": args.seed, "settings": config["settings"], **known,
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
@@ -314,79 +302,24 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
 
 
-def learning_rate(step, total_steps, highest):
-    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter, "SGDR", 2017)."""
-    progress = (step + 1) / total_steps
-    if progress < WARMUP:
-        return highest * progress / WARMUP
-    return highest * 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
-
-
-@torch.no_grad()
-def evaluate(model, loader, criterion=None):
-    """Measure a model on all images of a loader, in fp32.
-
-    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over images; None for boxes where no
-    image has one) where a criterion is given, and the per-image measurements as a dict of (N,) tensors.
-    """
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    collected, losses, n = {}, {}, 0
-    with contextlib.closing(batches(loader)) as source, progress(len(loader), "evaluate") as bar:
-        for batch in source:
-            targets = to(batch, device)
-            outputs = model(targets["image"])
-            for key, values in per_image(outputs, targets).items():
-                collected.setdefault(key, []).append(values)
-            for task, loss in (criterion(outputs, targets) if criterion else {}).items():
-                losses[task] = losses.get(task, 0.0) + loss.item() * len(batch["row"])
-            n += len(batch["row"])
-            bar.update()
-    model.train(was_training)
-    measured = {key: torch.cat(values) for key, values in collected.items()}
-    metrics = summarise(measured)
-    if metrics["box_iou"] is None and "bbox" in losses:
-        losses["bbox"] = math.nan
-    return metrics | {f"loss_{task}": value / n if value == value else None for task, value in losses.items()}, measured
-
-
-def progress(total, what):
-    """A bar over batches, gone when it is done or where output is no terminal."""
-    return tqdm(total=total, desc=what, unit="batch", leave=False, disable=None)
-
-
 def finish(model, dataset, folder, config, state, args):
     """Test the chosen checkpoint once, and write and then draw what is left of the run folder."""
     checkpoint.save(state["best"], folder.best_path)  # again, should it have been damaged: what is tested is what is kept
     restore(folder.last_path, {"model": model}, state["best"])
     metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
-    dice = image_dice(measured, len(dataset))
     folder.write_test({
         "experiment": config["experiment"], "seed": args.seed, **metrics, "n_images": len(dataset), "epochs": args.epochs,
         "best_epoch": state["best_epoch"], "parameters": config["parameters"],
         "train_seconds": round(state["train_seconds"], 2),
         "images_per_second": round(state["train_images"] / state["train_seconds"], 2),
         **{key: config[key] for key in ("split_hash", "border", "size", "device", "precision")},
-    }, dataset.names, measured, dice)
+    }, dataset.names, measured, model.task)
     print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
           f"images); {folder.path}")
-    folder.draw("curves.png", mtl_vis.draw_curves, state["history"])
+    folder.draw("curves.png", pictures.draw_curves, state["history"], model.task)
     folder.draw("mask.png", draw_masks, model, dataset)
-
-
-def image_dice(measured, n):
-    """Dice of each of n images, (n,); NaN where they have no masks."""
-    if "target" not in measured:
-        return torch.full((n,), math.nan)
-    return dice_score(*(measured[key] for key in ("intersection", "predicted", "target")))
 
 
 def draw_masks(model, dataset, path):
     """What a network sees in the first images of a split."""
-    mtl_vis.draw_pictures(mtl_vis.pictures_of_dataset(model.eval(), dataset, 4), path)
-
-
-def line(metrics, prefix=""):
-    """The metrics that could be measured as text."""
-    return ", ".join(f"{prefix}{key.replace('_', ' ')} {metrics[key]:.4f}" for key in METRICS if metrics[key] is not None)
+    pictures.draw_pictures(pictures.pictures_of_dataset(model.eval(), dataset, 4), path)

@@ -25,9 +25,8 @@ from cli import InputError
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
-               "best_dice": float, "best_epoch": int, "train_seconds": float, "train_images": int,
+               "best_value": float, "best_epoch": int, "train_seconds": float, "train_images": int,
                "trained_on": torch.Tensor}
-PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
 
 
 class RunFolder:
@@ -135,16 +134,14 @@ class RunFolder:
         """Write log.csv anew from all rows, so that each epoch stands in it once, however often the run was resumed."""
         write_csv(history[0].keys(), (row.values() for row in history), self.path / "log.csv")
 
-    def write_test(self, results, names, measured, dice):
-        """Write test_per_image.csv, then test.json, whose presence says that the run is complete."""
-        columns = {key: value.tolist() for key, value in measured.items()}
-        if results["accuracy"] is None:
-            columns.pop("correct", None)
-        columns["dice"] = dice.tolist()
-        columns["name"] = names
-        rows = ([blank_nan(columns[field][k]) if field in columns else "" for field in PER_IMAGE_FIELDS]
-                for k in range(len(names)))
-        write_csv(PER_IMAGE_FIELDS, rows, self.path / "test_per_image.csv")
+    def write_test(self, results, names, measured, tasks):
+        """Write test_per_image.csv, then test.json, whose presence says that the run is complete.
+
+        measured: {value: (N,) tensor} of N test images; tasks: {name: Task}, which say what is a whole number.
+        """
+        counts = {key for task in tasks.values() for key in task.counts}
+        columns = {"name": names, **{key: cells(value, key in counts) for key, value in measured.items()}}
+        write_csv(columns, zip(*columns.values()), self.path / "test_per_image.csv")
         write_json(results, self.test_path)
 
 
@@ -153,7 +150,9 @@ def refuse_changes(folder, earlier, now):
     before, after = earlier["options"], now["options"]
     changed = {f"--{key.replace('_', '-')}": (before.get(key), value) for key, value in after.items()
                if key not in FREE_OPTIONS and before.get(key) != value}
-    changed |= {key: (earlier[key], now[key]) for key in ("tasks", "split_hash", "border")
+    # A run of an earlier version does not say how it was weighted, and its tasks had nothing to learn.
+    earlier = {"weighting": now["weighting"], "settings": {}} | earlier
+    changed |= {key: (earlier[key], now[key]) for key in ("tasks", "weighting", "settings", "split_hash", "border")
                 if key in now and earlier[key] != now[key]}
     if earlier.get("init") != now["init"]:  # a run of an earlier version does not have it
         changed["what --init starts from"] = earlier.get("init"), now["init"]
@@ -203,6 +202,6 @@ def write_csv(fields, rows, path):
     checkpoint.replace(text.getvalue().encode(), path)
 
 
-def blank_nan(value):
-    """An empty cell for what could not be measured."""
-    return "" if value != value else value
+def cells(values, are_counts):
+    """A column of measurements for a table: nothing where a value is NaN."""
+    return ["" if value != value else int(value) if are_counts else value for value in values.tolist()]

@@ -111,15 +111,22 @@ def trial_batch(dataset, epoch, n, device):
 
 
 def teaching_batch(dataset, n, device):
-    """n images of the training split, or as many as there are, as they are stored, and of them one with a head box if any
-    has one: cut or mirrored as in an epoch it might lose it."""
+    """n images of the training split, or as many as there are, as they are stored, and for each task one among them whose target is
+    known: cut or mirrored as in an epoch it might lose it."""
     rows = list(range(min(n, len(dataset))))
-    if dataset.bboxes is not None:
-        boxed = (~dataset.bboxes.isnan().any(dim=1)).nonzero()
-        rows[0] = int(boxed[0]) if len(boxed) and int(boxed[0]) not in rows else rows[0]
+    for name, task in dataset.tasks.items():
+        row = first_labelled(dataset, name, task)
+        if row is not None and row not in rows:
+            rows.append(row)
     plain = copy.copy(dataset)
     plain.augment = "none"
     return to(plain.__getitems__([(0, row) for row in rows]), device)
+
+
+def first_labelled(dataset, name, task):
+    """The first row whose target of a task is known, or None."""
+    values = (value for raw in dataset.stream({name: task}) for value in task.value(raw))
+    return next((row for row, value in enumerate(values) if value is not None), None)
 
 
 def named_parameters(model, criterion):

@@ -3,57 +3,56 @@
 Without this a task that has no targets would be trained, on a loss that is always 0, and drawn and judged like any other.
 """
 
+from collections import Counter
+
 import cli
 from cli import InputError
-
-# The script that trains what is left of the tasks.
-SCRIPTS = {("seg",): "train_baseline.py", ("seg", "cls"): "train_ablation_cls.py", ("seg", "bbox"): "train_ablation_bbox.py"}
-BRING = {"seg": "masks of pets", "cls": "images of both classes", "bbox": "head boxes"}
-METRICS = {"seg": "Dice and IoU", "cls": "accuracy", "bbox": "box IoU"}
+from data import contract
 
 
-def taught(tasks, dataset):
-    """What a run's records say of its targets: {"seg": images with a pet in the mask, "cls": [cats, dogs], "bbox": images
-    with a box}, of its tasks alone. Raises cli.InputError where there is nothing to learn of one."""
-    summary = dataset.targets_summary()
-    missing = {task: found for task in tasks if (found := lacking(task, summary, len(dataset)))}
+def survey(dataset, tasks=None):
+    """{task: Counter of what its images teach}, of some of a dataset's tasks or of all; pictures are read once, as a stream."""
+    counts = {name: Counter() for name in (dataset.tasks if tasks is None else tasks)}
+    for raw in dataset.stream({name: dataset.tasks[name] for name in counts}):
+        for name, count in counts.items():
+            count.update(value for value in dataset.tasks[name].value(raw) if value is not None)
+    return counts
+
+
+def taught(dataset):
+    """What a run's records say of its training targets: {task: number of images that are labelled}. Raises cli.InputError where
+    there is nothing to learn of a task."""
+    contract.require(dataset.data, dataset.split, dataset.tasks.values())
+    counts = survey(dataset)
+    missing = {name: found for name in counts if (found := dataset.tasks[name].lacking(counts[name]))}
     if missing:
-        left = SCRIPTS.get(tuple(task for task in tasks if task not in missing))
-        ways = [f"train without it ({left})" if len(missing) == 1 else f"train without them ({left})"] if left else []
-        ways.append(f"bring {' and '.join(BRING[task] for task in missing)}")
+        ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (len(missing) < len(counts))
+        ways.append(f"bring {' and '.join(f'{dataset.tasks[name].labels} for each image' for name in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
             ways.append("use a larger --limit")
         raise InputError(f"{dataset.data / dataset.split} cannot teach {' and '.join(missing)}: of {images(len(dataset))} "
                          f"{' and '.join(missing.values())}; {', or '.join(ways)}")
-    return {task: summary[task] for task in tasks}
+    return {name: sum(count.values()) for name, count in counts.items()}
 
 
 def refuse_blind_choice(dataset):
-    """Refuse a validation split on which no network could be chosen."""
-    found = lacking("seg", dataset.targets_summary(), len(dataset))
+    """Refuse a validation split on which no network could be chosen, which the first task does."""
+    first = next(iter(dataset.tasks.values()))
+    contract.require(dataset.data, dataset.split, [first])
+    found = first.lacking(survey(dataset, [first.name])[first.name])
     if found:
         raise InputError(f"{dataset.data / dataset.split} cannot choose a network: of {images(len(dataset))} {found}; bring "
-                         "masks of pets, or split the data again")
+                         f"{first.labels} for each image, or split the data again")
 
 
-def warn_of_unmeasured(tasks, dataset):
-    """Say what a split cannot measure of some tasks; it is null in the results."""
-    summary = dataset.targets_summary()
-    for task in tasks:
-        found = lacking(task, summary, len(dataset))
+def warn_of_unmeasured(dataset):
+    """Say what a split cannot measure of its tasks; it is null in the results."""
+    for name, count in survey(dataset).items():
+        task = dataset.tasks[name]
+        found = task.lacking(count)
         if found:
-            cli.warn(f"{dataset.data / dataset.split} cannot measure {METRICS[task]}, which is null there: of "
-                     f"{images(len(dataset))} {found}")
-
-
-def lacking(task, summary, n):
-    """What the targets of n images lack to teach or to measure a task, in words, or None."""
-    found = summary.get(task)
-    if found is None:
-        return f"it is not known which have {BRING[task]}"
-    if task == "cls":
-        return None if min(found) else f"all are {'dogs' if found[1] else 'cats'}"
-    return None if found else {"seg": "no mask holds a pet", "bbox": "none has a head box"}[task]
+            measures = " and ".join(metric.label for metric in task.metrics.values())
+            cli.warn(f"{dataset.data / dataset.split} cannot measure {measures}, null there: of {images(len(dataset))} {found}")
 
 
 def images(n):

@@ -1,0 +1,39 @@
+"""The recipe that all experiments share: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls
+to zero on a cosine, and images that grow."""
+
+import math
+
+import torch
+
+WEIGHT_DECAY = 0.1
+WARMUP = 0.1
+# A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
+# slow AdamW down for a thousand steps.
+MAX_GRADIENT_NORM = 5.0
+# Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be larger in validation than
+# they ever were in training: (until this share of the epochs, side relative to S).
+SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
+
+
+def training_sides(epochs, size):
+    """Side in pixels of the training images in each epoch: a multiple of 32, at least 128 where S is, S at the end."""
+    def side(epoch):
+        share = next(share for until, share in SIDES if epoch + 1 <= until * epochs)
+        return size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))
+    return [side(epoch) for epoch in range(epochs)]
+
+
+def make_optimizer(model, criterion, lr):
+    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay."""
+    decays = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1] + list(criterion.parameters())
+    groups = [{"params": decays, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
+
+
+def learning_rate(step, total_steps, highest):
+    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter, "SGDR", 2017)."""
+    progress = (step + 1) / total_steps
+    if progress < WARMUP:
+        return highest * progress / WARMUP
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
