@@ -5,6 +5,7 @@ Without this a task that has no targets would be trained, on a loss that is alwa
 
 import cli
 from cli import InputError
+from dataloader_mtl import MTLDataset
 
 # The script that trains what is left of the tasks.
 SCRIPTS = {("seg",): "train_baseline.py", ("seg", "cls"): "train_ablation_cls.py", ("seg", "bbox"): "train_ablation_bbox.py"}
@@ -22,7 +23,9 @@ def taught(tasks, dataset):
         ways = [f"train without it ({left})" if len(missing) == 1 else f"train without them ({left})"] if left else []
         ways.append(f"bring {' and '.join(BRING[task] for task in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
-            ways.append("use a larger --limit")
+            whole = MTLDataset(dataset.data, dataset.split)
+            if not any(lacking(task, whole.targets_summary(), len(whole)) for task in missing):
+                ways = ["use a larger --limit"]
         raise InputError(f"{dataset.data / dataset.split} cannot teach {' and '.join(missing)}: of {images(len(dataset))} "
                          f"{' and '.join(missing.values())}; {', or '.join(ways)}")
     return {task: summary[task] for task in tasks}
