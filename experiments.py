@@ -5,9 +5,10 @@
     python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
     python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
 
-Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped. The
-first seed of all experiments comes first, then the second, and so on: whenever this is stopped, the seeds that are there
-stand in every row, and only such seeds can be compared with the baseline.
+Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped; where
+options after -- are not those that it was trained with, or its --data not of the same images, nothing is started. The first
+seed of all experiments comes first, then the second, and so on: whenever this is stopped, the seeds that are there stand in
+every row, and only such seeds can be compared with the baseline.
 
 A run that fails is named and the others go on; but when two in a row are refused for the same reason, as with a mistyped
 option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong options or data); 1 a run failed otherwise;
@@ -214,6 +215,7 @@ def main(args):
         runs = [Run(experiment, seed, args.options, runs_folder)
                 for seed in dict.fromkeys(args.seeds) for experiment in COMMANDS if experiment in args.only]
     waiting = [run for run in runs if not run.is_finished()]
+    refuse_other_runs([run for run in runs if run.is_finished()], args.options, data)
     if args.list:
         for run in waiting:
             print(shlex.join(run.command))
@@ -227,6 +229,16 @@ def main(args):
     differing = [run.name for folder, run in zip(args.repeat or [], runs) if compare(folder, run)]
     if differing:
         cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above", 1)
+
+
+def refuse_other_runs(finished, options, data):
+    """Refuse to skip finished runs that were trained with other options than those asked for now, or on other data."""
+    for run in finished:
+        folder = run.test_path.parent
+        found = repeat.other_options(folder, options, data)
+        if found:
+            raise InputError(f"{folder} is finished, and with other settings: {', '.join(found)}; use the earlier ones, or "
+                             "another --runs after the --")
 
 
 def perform_all(runs, progress):
@@ -247,7 +259,8 @@ def perform_all(runs, progress):
             earlier = refusal
             refusal = last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
             if refusal and refusal == earlier:
-                raise InputError(f"two runs in a row are refused, and the others would be: {refusal}")
+                raise InputError(f"two runs in a row are refused for the same reason, so the others wait: {refusal}; put it "
+                                 "right, or name what can be run with --only")
     finally:
         progress.bar.close()
     return failures

@@ -5,38 +5,41 @@
     python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
     python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    its best, median and worst test images
 
-Green is the mask, yellow the head box: dashed where it is the target.
+Green is the mask, yellow the head box: dashed where it is the target. A photograph that cannot be read is named in a warning
+and the others are drawn; the exit status is 2 only where none can be.
 """
 
 import csv
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draw into files: there may be no screen
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
+from matplotlib.patches import Rectangle
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_segmentation_masks
 
 from training import checkpoint
 import cli
+import data_check
+import lettering
+import photographs
 from cli import InputError
 from dataloader_mtl import MTLDataset
 
 CLASSES = ("cat", "dog")
 MASK_COLOUR, BOX_COLOUR = (0, 200, 120), "gold"
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
+MOST_PHOTOGRAPHS, MOST_PIXELS = 200, 2**16 - 1  # in one figure; of its height, which is matplotlib's bound
 
 
 @dataclass
 class Picture:
-    """One row of a figure. image (3, H, W) uint8; masks (H, W) bool and boxes (4,) in pixels of it, or None; a title."""
+    """One row of a figure. image (3, H, W) uint8; masks (H, W) bool and boxes (4,) in pixels of it, or None; a title; the
+    whole photograph's (width, height) where `image` is a reduced one."""
     name: str
     image: torch.Tensor
     mask: torch.Tensor | None = None
@@ -45,17 +48,18 @@ class Picture:
     target_mask: torch.Tensor | None = None
     target_box: torch.Tensor | None = None
     target_label: str | None = None
+    frame: tuple[int, int] | None = None
 
 
 @torch.no_grad()
-def predict(model, image, size):
+def predict(model, image, size, shown=None):
     """Segment one image of any size.
 
-    model in evaluation mode; image (3, H, W) uint8; size: side in pixels at which the network looks at it.
-    Returns (mask (H, W) bool, box (4,) in pixels of H x W or None, "cat 97%" or None).
+    model in evaluation mode; image (3, H, W) uint8; size: side in pixels at which the network looks at it; shown: another
+    (H, W) that the prediction is for. Returns (mask (H, W) bool, box (4,) in pixels of H x W or None, "cat 97%" or None).
     """
     device = next(model.parameters()).device
-    height, width = image.shape[-2:]
+    height, width = shown or image.shape[-2:]
     small = transforms.resize(image, [size, size], antialias=True)
     outputs = {task: value.float().cpu() for task, value in model(small[None].to(device)).items()}
     mask = box = label = None
@@ -75,9 +79,12 @@ def pictures_of_dataset(model, dataset, rows):
     for row in range(min(rows, len(dataset))) if isinstance(rows, int) else rows:
         sample = dataset[0, row]
         picture = Picture(dataset.names[row], sample["image"], *predict(model, sample["image"], dataset.size))
-        picture.target_mask = sample["seg"][0] > 0
-        picture.target_box = None if sample["bbox"].isnan().any() else sample["bbox"] * dataset.size
-        picture.target_label = CLASSES[sample["cls"]]
+        if "seg" in sample:
+            picture.target_mask = sample["seg"][0] > 0
+        if "bbox" in sample and not sample["bbox"].isnan().any():
+            picture.target_box = sample["bbox"] * dataset.size
+        if "cls" in sample:
+            picture.target_label = CLASSES[sample["cls"]]
         pictures.append(picture)
     return pictures
 
@@ -119,16 +126,26 @@ def read_test_dice(path):
     return names, dice
 
 
-def read_photograph(path):
-    """Read a photograph upright (EXIF orientation): (3, H, W) uint8."""
+def picture_of_photograph(model, path, size, side):
+    """The picture of a photograph, reduced to `side` pixels, as a network of images of `size` pixels sees it. Raises
+    cli.InputError."""
+    name = photographs.show_name(path)
     try:
-        with Image.open(path) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        photograph = photographs.read(path)
     except FileNotFoundError:
-        raise InputError(f"there is no photograph {path}") from None
-    except Exception as error:  # Pillow raises many kinds, down to SyntaxError and struct.error
-        raise InputError(f"{path} is no picture that Pillow can read ({str(error).splitlines()[0]})") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        raise InputError(f"there is no photograph {name}") from None
+    except photographs.Unreadable as reason:
+        raise InputError(f"{name} cannot be read: {reason}") from None
+    image = photograph.image
+    pixels = to_tensor(image)
+    image.thumbnail((side, side))
+    shown = to_tensor(image)
+    return Picture(photographs.show_name(path.name), shown, *predict(model, pixels, size, shown.shape[-2:]), frame=photograph.size)
+
+
+def to_tensor(image):
+    """A PIL image in RGB as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def panels(picture):
@@ -137,8 +154,9 @@ def panels(picture):
         return picture.image if mask is None else draw_segmentation_masks(picture.image, mask, alpha=0.5, colors=MASK_COLOUR)
 
     result = [(picture.image, None, "-", picture.name)]
-    if picture.target_mask is not None:
-        result.append((overlay(picture.target_mask), picture.target_box, "--", f"target: {picture.target_label}"))
+    if any(target is not None for target in (picture.target_mask, picture.target_box, picture.target_label)):
+        target = "target" if picture.target_label is None else f"target: {picture.target_label}"
+        result.append((overlay(picture.target_mask), picture.target_box, "--", target))
     predicted = "predicted" if picture.label is None else f"predicted: {picture.label}"
     if picture.mask is not None and picture.target_mask is not None:
         both, total = (picture.mask & picture.target_mask).sum(), picture.mask.sum() + picture.target_mask.sum()
@@ -155,27 +173,36 @@ def draw_pictures(pictures, path):
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
     inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
-    figure, axes = plt.subplots(
-        len(rows), columns, squeeze=False, layout="constrained", dpi=DPI,
-        figsize=(columns * inches, sum(aspects) * inches + 0.35 * len(rows)), height_ratios=aspects,
-    )
+    height = sum(aspects) * inches + 0.35 * len(rows)
+    figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / height), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=aspects)
     for axis in axes.flat:
         axis.axis("off")
     for row, row_axes in zip(rows, axes):
         for (image, box, dash, title), axis in zip(row, row_axes):
             axis.imshow(image.permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
-            axis.set_title(title, fontsize=9, wrap=True)
+            title = shorten(lettering.text(title), int(13 * inches))
+            axis.set_title(title, fontsize=9, wrap=True, **lettering.style(title))
             if box is not None:
                 x1, y1, x2, y2 = box.tolist()
-                axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
-                                             linestyle=dash))
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2, linestyle=dash))
     save_figure(figure, path)
+
+
+def shorten(title, most):
+    """A title without its middle where it is wider than `most` Latin letters: names without a space are not wrapped."""
+    widths = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in title]
+    if sum(widths) <= most:
+        return title
+    begin, end = np.cumsum(widths) <= most // 2, np.cumsum(widths[::-1])[::-1] < most // 2
+    return "".join(c for c, keep in zip(title, begin) if keep) + "\u2026" + "".join(c for c, keep in zip(title, end) if keep)
 
 
 def draw_curves(history, path):
     """Draw a run's losses and validation metrics over its epochs; history is a list of log.csv's rows as dicts."""
     epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", dpi=DPI)
+    figure = Figure((10, 3.8), DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
     for key, style in (("train_loss_", "-"), ("val_loss_", "--")):
         for task, colour in zip(("seg", "cls", "bbox"), ("tab:green", "tab:blue", "tab:orange")):
             if key + task in history[0]:
@@ -202,9 +229,8 @@ def save_figure(figure, path):
             raise ValueError("it is a folder or has no ending such as .png")
         figure.savefig(path)
     except (ValueError, FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"cannot write the picture {path} ({str(error).splitlines()[0]}); choose another --out") from None
-    finally:
-        plt.close(figure)
+        reason = data_check.shorten(error) or type(error).__name__
+        raise InputError(f"cannot write the picture {path} ({reason}); choose another --out") from None
 
 
 def parse_args(argv=None):
@@ -218,6 +244,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.gallery and (args.images or args.checkpoint):
         parser.error("--gallery draws a run's own test images with its own network; leave photographs and --checkpoint out")
+    if len(args.images) > MOST_PHOTOGRAPHS:
+        parser.error(f"{len(args.images)} photographs are too many for one picture; name at most {MOST_PHOTOGRAPHS}")
     return args
 
 
@@ -228,8 +256,8 @@ def main(args):
         pictures, path = choose_pictures(args)
     draw_pictures(pictures, args.out)
     for picture in pictures:
-        print(f"{picture.name}: {describe(picture)}")
-    print(f"{args.out} drawn with {path}")
+        print(f"{photographs.show_name(picture.name)}: {describe(picture)}")
+    print(f"{photographs.show_name(args.out)} drawn with {photographs.show_name(path)}")
 
 
 def choose_pictures(args):
@@ -237,12 +265,28 @@ def choose_pictures(args):
     path = checkpoint.find(args.checkpoint)
     model, info = checkpoint.load_model(path)
     if args.images:
-        photographs = [read_photograph(image) for image in args.images]
-        pictures = [Picture(name.name, photograph, *predict(model, photograph, info["size"]))
-                    for name, photograph in zip(args.images, photographs)]
+        pictures = pictures_of_photographs(model, args.images, info["size"])
     else:
         pictures = pictures_of_dataset(model, MTLDataset(args.data, "test"), args.n or 4)
     return pictures, path
+
+
+def pictures_of_photographs(model, paths, size):
+    """Pictures of those photographs that can be read; warns of the others. Raises cli.InputError where none can be."""
+    side = MAX_SIDE if len(paths) == 1 else MAX_SIDE // 2  # of several, a panel shows still less
+    pictures, reasons = [], []
+    for path in paths:
+        try:
+            pictures.append(picture_of_photograph(model, path, size, side))
+        except InputError as reason:
+            reasons.append(reason)
+    if not pictures and len(paths) == 1:
+        raise reasons[0]
+    for reason in reasons:
+        cli.warn(reason)
+    if not pictures:
+        raise InputError(f"none of the {len(paths)} photographs can be read; name others")
+    return pictures
 
 
 def describe(picture):
@@ -251,7 +295,9 @@ def describe(picture):
     if picture.mask is not None:
         parts.append(f"{picture.mask.float().mean():.0%} of the picture is pet")
     if picture.box is not None:
-        parts.append("head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*picture.box.tolist()))
+        height, width = picture.image.shape[-2:]
+        x, y = (picture.frame[0] / width, picture.frame[1] / height) if picture.frame else (1, 1)
+        parts.append("head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*(picture.box * torch.tensor([x, y, x, y])).tolist()))
     return ", ".join(parts)
 
 

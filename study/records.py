@@ -19,6 +19,7 @@ METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 TEST_KEYS = ("experiment", "seed", *METRICS, "n_images", "epochs", "best_epoch", "parameters", "train_seconds",
              "images_per_second", "split_hash", "border", "size", "device", "precision")
 MAY_BE_NULL = {"accuracy", "box_iou"}
+MEASURES = {"cls": "accuracy", "bbox": "box_iou"}  # of the tasks that a table may lack
 TEXT_KEYS = {"experiment", "split_hash", "border", "device", "precision"}
 CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
 PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
@@ -103,6 +104,7 @@ def read_run(folder):
         if config["options"].get(key) != test[key]:
             raise Unusable(f"config.json and test.json differ in {key} ({config['options'].get(key)} and {test[key]})")
     history = read_log(folder / "log.csv", config["tasks"], test["epochs"])
+    refuse_untaught(config, test, history)
     names, counts, metrics = read_per_image(folder / "test_per_image.csv", test["size"])
     if len(names) != test["n_images"]:
         raise Unusable(f"test_per_image.csv has {len(names)} images, test.json {test['n_images']}")
@@ -142,10 +144,31 @@ def read_test(path):
         value = test[key]
         if value is None and key in MAY_BE_NULL:
             continue
+        if value is None and key in METRICS:
+            raise Unusable(f"its test images could not measure {key}")
         right = isinstance(value, str) if key in TEXT_KEYS else type(value) in (int, float) and math.isfinite(value)
         if not right:
             raise Unusable(f"{key} in {path.name} is {value!r}")
     return test
+
+
+def refuse_untaught(config, test, history):
+    """Refuse a run with a task that nothing taught: it is not what its name says, and a verdict on it would be on nothing.
+
+    config.json says since some version how many targets there were. Before, a loss of 0 in every epoch says it of boxes, or
+    that nothing could be measured at the end.
+    """
+    taught = config.get("taught")
+    for task in config["tasks"]:
+        if isinstance(taught, dict):
+            counts = taught.get(task)
+            counts = counts if isinstance(counts, list) else [counts]
+            if not counts or not all(type(count) is int and count > 0 for count in counts):
+                raise Unusable(f"nothing taught it the task {task} (config.json: taught {taught.get(task)})")
+        elif task in MEASURES and test[MEASURES[task]] is None:
+            raise Unusable(f"it does not say that anything taught it the task {task}, and {MEASURES[task]} was not measured")
+        elif task == "bbox" and not history.get("train_loss_bbox", np.ones(1)).any():
+            raise Unusable("nothing taught it the task bbox (its loss is 0 in every epoch)")
 
 
 def read_csv(path, fields):
@@ -216,9 +239,10 @@ def read_per_image(path, size):
     intersection, predicted, target = counts.sum(0)
     union = predicted + target - intersection
     metrics = {
-        "dice": float(again.mean()),
-        "dice_pooled": float(dice_score(counts.sum(0))),
-        "iou_pooled": float(intersection / union) if union else 1.0,
+        # Of masks without a pet anywhere nothing can be measured, which utils.summarise does not either.
+        "dice": float(again.mean()) if target else None,
+        "dice_pooled": float(dice_score(counts.sum(0))) if target else None,
+        "iou_pooled": float(intersection / union) if target else None,
         "accuracy": None if np.isnan(correct).all() else float(correct.mean()),
         "box_iou": None if np.isnan(box_iou).all() else float(np.nanmean(box_iou)),
     }

@@ -15,6 +15,8 @@ from cli import InputError
 
 # Options that say where a run writes, or that experiments.py sets by itself.
 OTHER_OPTIONS = {"runs", "resume", "seed", "split"}
+# Options that do not change the result, or that may lie elsewhere by now.
+FREE_OPTIONS = {"data", "runs", "resume", "seed", "split", "workers", "device", "init"}
 TIMES = {"train_seconds", "images_per_second", "seconds", "waiting"}
 FILES = ("config.json", "log.csv", "test.json", "test_per_image.csv")
 
@@ -43,6 +45,42 @@ def options_of(config):
             if key not in OTHER_OPTIONS and value is not None]
 
 
+def other_options(folder, given, data=None):
+    """What options for every run, a list of words of a command line, ask otherwise than a finished run was trained with, as
+    lines of text. Takes --key value, --key=value and unique beginnings of a key, as argparse does; what does not change the
+    result (FREE_OPTIONS), and what config.json does not tell, is no difference. data: the folder that is asked for, or None;
+    it may be gone where it is the run's own."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        options, trained_on = dict(config["options"]), config["split_hash"]
+        keys = [f"--{key.replace('_', '-')}" for key in options]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    found = {}
+    for word, following in zip(given, [*given[1:], ""]):
+        name, equals, value = word.partition("=")
+        fitting = [key for key in keys if key == name] or [key for key in keys if key.startswith(name)]
+        if not name.startswith("--") or len(name) < 3 or len(fitting) != 1:
+            continue
+        key, asked = fitting[0], value if equals else following
+        recorded = options[key[2:].replace("-", "_")]
+        found.pop(key, None)  # the last of several counts
+        is_free = key[2:] in FREE_OPTIONS and not (key == "--init" and recorded is None)
+        if not is_free and not is_same(asked, recorded):
+            found[key] = f"{key} was {recorded} and is {asked}"
+    if data and (data.exists() or str(data) != options.get("data")) and split_hash_of(data) != trained_on:
+        found["--data"] = f"the split hash of --data was {trained_on} and is {split_hash_of(data)}"
+    return list(found.values())
+
+
+def is_same(text, value):
+    """Whether a word of a command line says a recorded value; numbers by their size, as 2e-3 and 0.002."""
+    try:
+        return text == str(value) or not isinstance(value, str) and float(text) == float(value)
+    except (ValueError, TypeError):
+        return False
+
+
 def refuse_unsound(folder):
     """Refuse to train for minutes where the records could not be compared afterwards."""
     try:
@@ -53,10 +91,15 @@ def refuse_unsound(folder):
 
 def refuse_other_data(folder, config, data):
     """Refuse to train for minutes on images that are not the run's."""
-    there = contract.describe(data)["split_hash"]
+    there = split_hash_of(data)
     if there != config["split_hash"]:
         raise InputError(f"{data} has the split hash {there}, and {folder} was trained on {config['split_hash']}; name the "
                          "same data with --data after the --")
+
+
+def split_hash_of(data):
+    """The split hash of a data folder."""
+    return data_check.describe(data)["split_hash"]
 
 
 def differences(folder, again):

@@ -25,7 +25,7 @@ ALLOWED = {
     "data_rechunk": {"cli", "data_check", "data_report", "lock"},
     "dataloader_mtl": {"cli", "data_check"},
     "known_images": {"data_check", "data_split"},
-    "targets": {"cli"},
+    "targets": {"cli", "dataloader_mtl"},
     "devices": {"cli"},
     "checkpoint": {"cli", "data_check", "known_images", "models"},
     "run_folder": {"cli", "checkpoint", "lock"},

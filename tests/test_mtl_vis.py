@@ -1,14 +1,24 @@
 """Pictures: own photographs of every kind, test images, and what is drawn where."""
 
 import csv
+import os
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 
-from training import checkpoint
+import checkpoint
+import figures
+import lettering
 import mtl_vis
+from conftest import ROOT
 from cli import InputError
 from dataloader_mtl import MTLDataset
 from models import MTLNet, TASKS
@@ -36,26 +46,8 @@ def test_a_prediction_comes_back_at_the_photographs_own_size():
     assert model.seen[0].shape == (1, 3, 64, 64)
     assert mask.shape == (90, 200) and mask[:, :98].all() and not mask[:, 102:].any()
     assert box.tolist() == [0, 0, 100, 22.5] and label == "dog 75%"
-
-
-def test_exif_orientation_is_honoured(tmp_path):
-    pixels = np.zeros((40, 80, 3), np.uint8)
-    pixels[:, :40] = 255  # white on the left
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise: white comes to the top
-    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    image = mtl_vis.read_photograph(tmp_path / "a.jpg")
-    assert image.shape == (3, 80, 40)
-    assert image[:, :36].float().mean() > 250 and image[:, 44:].float().mean() < 5
-
-
-@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("RGBA", "png"), ("L", "png"), ("P", "gif"), ("CMYK", "jpg"), ("1", "bmp"),
-                                          ("I;16", "png"), ("RGB", "webp"), ("LA", "png")])
-def test_photographs_of_every_kind_are_read(tmp_path, mode, suffix):
-    path = tmp_path / f"a.{suffix}"
-    image = Image.new("I;16", (50, 30)) if mode == "I;16" else Image.new("RGB", (50, 30), (200, 100, 50)).convert(mode)
-    image.save(path)
-    assert mtl_vis.read_photograph(path).shape == (3, 30, 50)
+    mask, box, _ = mtl_vis.predict(model, torch.zeros(3, 90, 200, dtype=torch.uint8), 64, (45, 100))
+    assert mask.shape == (45, 100) and mask[:, :49].all() and box.tolist() == [0, 0, 50, 11.25]
 
 
 @pytest.fixture()
@@ -157,7 +149,7 @@ def test_a_mask_is_drawn_where_it_is(tmp_path):
 
 @pytest.mark.parametrize("name, write", [
     ("missing.jpg", lambda path: None), ("text.jpg", lambda path: path.write_text("hello")), ("empty.png", lambda path: path.touch()),
-    ("folder.png", lambda path: path.mkdir()),
+    ("folder.png", lambda path: path.mkdir()), ("drawing.eps", lambda path: Image.new("RGB", (9, 9)).save(path)),
 ])
 def test_what_is_no_picture_is_refused(tmp_path, network, name, write):
     write(tmp_path / name)
@@ -170,8 +162,150 @@ def test_a_truncated_photograph_is_refused(tmp_path, network):
     path = tmp_path / "cut.jpg"
     Image.effect_noise((300, 300), 90).save(path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match="cut.jpg"):
+    with pytest.raises(InputError, match="cut.jpg") as error:
         draw("--checkpoint", network, "--out", tmp_path / "out.png", path)
+    assert "incomplete" in str(error.value) and str(error.value).count("cut.jpg") == 1
+
+
+def test_photographs_that_cannot_be_read_are_named_and_the_others_drawn(tmp_path, network, capsys):
+    Image.new("RGB", (40, 30), (120, 90, 60)).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("hello")
+    draw("--checkpoint", network, "--out", tmp_path / "out.png",
+         *(tmp_path / name for name in ("bad.jpg", "good.png", "missing.jpg", "good.png")))
+    printed, warned = capsys.readouterr()
+    assert [line.partition(":")[0] for line in printed.splitlines()[:2]] == ["good.png", "good.png"]
+    first, second = [line for line in warned.splitlines() if "trained on" not in line]
+    assert "bad.jpg cannot be read: it is text" in first and "no photograph" in second and "missing.jpg" in second
+    with Image.open(tmp_path / "out.png") as image:
+        assert 500 < image.size[1] < 1000  # two rows
+    with pytest.raises(InputError, match="none of the 2 photographs"):
+        draw("--checkpoint", network, "--out", tmp_path / "none.png", tmp_path / "bad.jpg", tmp_path / "missing.jpg")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_library_out_of_memory_is_named_without_a_traceback(tmp_path, network, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(InputError, match="a.png cannot be read: there is not enough memory"):
+        draw("--checkpoint", network, "--out", tmp_path / "out.png", tmp_path / "a.png")
+
+
+def test_a_large_photograph_is_drawn_small_and_its_box_told_in_its_own_pixels(tmp_path):
+    Image.new("RGB", (4000, 2000), (120, 90, 60)).save(tmp_path / "a.jpg")
+    model = Fixed()
+    picture = mtl_vis.picture_of_photograph(model, tmp_path / "a.jpg", 64, 1600)
+    assert picture.image.shape == (3, 800, 1600) and picture.mask.shape == (800, 1600)
+    assert picture.mask[:, :790].all() and not picture.mask[:, 810:].any()
+    assert picture.box.tolist() == [0, 0, 800, 200] and "head at 0 0 2000 500" in mtl_vis.describe(picture)
+
+
+def test_too_many_photographs_for_a_picture_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        mtl_vis.parse_args(["a.jpg"] * 201)
+    assert stop.value.code == 2 and "201 photographs" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------- names as titles
+
+
+NAMES = (b"caf\xe9 $x_1$ \xe7\x8c\xab.jpg", b"$.png", b"$\\frac$.png", b"\\x_1^2 %&#{}~.png", b"a\nb\t\x07.png", b"x" * 250 + b".png",
+         "\U0001f408 \u0645\u0631\u062d\u0628\u0627.png".encode(), "e\u0301.png".encode())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the system's file names are all UTF-8")
+def test_any_file_name_is_drawn_in_silence(tmp_path, network):
+    paths = [os.path.join(os.fsencode(tmp_path), name) for name in NAMES]
+    for path in paths:
+        Image.new("RGB", (40, 30), (120, 90, 60)).save(tmp_path / "a", format="PNG")
+        os.replace(tmp_path / "a", path)
+    names = checkpoint.load(network) | {"trained_on": torch.zeros(0, dtype=torch.int64)}
+    checkpoint.save(names, network)
+    done = subprocess.run([sys.executable, ROOT / "mtl_vis.py", "--checkpoint", network, "--out", b"o\xe9 $.png", *paths],
+                          cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) == len(NAMES) + 1
+    assert lines[0].startswith("caf\\xe9 $x_1$ 猫.jpg: ") and lines[4].startswith("a\\nb\\t\\x07.png: ")
+    assert lines[-1].startswith("o\\xe9 $.png drawn with ") and b"o\xe9 $.png" in os.listdir(os.fsencode(tmp_path))
+
+
+def drawn_title(name, path):
+    """The pixels of a figure of one small photograph of a name."""
+    mtl_vis.draw_pictures([mtl_vis.Picture(name, torch.zeros(3, 30, 40, dtype=torch.uint8))], path)
+    return np.asarray(Image.open(path).convert("L"))
+
+
+def test_a_dollar_is_a_dollar_and_long_names_keep_to_their_panel(tmp_path):
+    assert not np.array_equal(drawn_title("$x$", tmp_path / "a.png"), drawn_title("x", tmp_path / "b.png"))
+    assert mtl_vis.shorten("short.jpg", 41) == "short.jpg"
+    assert mtl_vis.shorten("a" * 100 + "b" * 100, 41) == "a" * 20 + "\u2026" + "b" * 19
+    assert len(mtl_vis.shorten("猫" * 100, 41)) <= 21
+    long = drawn_title("x" * 250, tmp_path / "c.png")
+    assert long.shape == drawn_title("x" * 10, tmp_path / "d.png").shape
+    assert (long[:, :5] == 255).all() and (long[:, -5:] == 255).all()
+
+
+@pytest.fixture()
+def cat_font(tmp_path):
+    """A font with one letter, a square for 猫, which no font that comes with matplotlib has."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for point in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "cat"])
+    builder.setupCharacterMap({ord("猫"): "cat"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "cat": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 100)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Noto Sans CJK Test", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=800, usWeightClass=400)
+    builder.setupPost()
+    builder.save(tmp_path / "cat.ttf")
+    before = list(font_manager.fontManager.ttflist)
+    font_manager.fontManager.addfont(tmp_path / "cat.ttf")
+    lettering.family_with.cache_clear()
+    yield "Noto Sans CJK Test"
+    font_manager.fontManager.ttflist[:] = before
+    font_manager.fontManager._findfont_cached.cache_clear()
+    lettering.family_with.cache_clear()
+
+
+def test_letters_are_of_a_font_that_has_them(tmp_path, cat_font, capfd):
+    assert lettering.text("a 猫") == "a 猫" and lettering.style("a 猫")["fontfamily"][-1] == cat_font
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solid, empty = drawn_title("猫猫猫", tmp_path / "a.png"), drawn_title("", tmp_path / "b.png")
+    dark = (solid < 100).sum() - (empty < 100).sum()
+    assert dark > 3 * 10 * 10  # three filled squares of 12 by 12 pixels, not the lines of boxes
+    assert capfd.readouterr() == ("", "")
+
+
+def test_letters_that_no_font_has_are_boxes_without_a_warning(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(lettering, "family_with", lambda c: None)
+    assert lettering.text("a 猫\uff21.jpg") == "a \u25a1A.jpg"  # a wide A is an A
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn_title("a 猫\uff21 \U0001f408.jpg", tmp_path / "a.png")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_in_the_figures_of_results_are_text(tmp_path):
+    rows = {name: np.full((2, 3), 50.0) + k for k, name in enumerate(("$x$ \\y_1", "x", "odd $"))}
+    figures.draw_dice({name: values[:, 0] for name, values in rows.items()}, "$x$ \\y_1", tmp_path / "a.png")
+    figures.draw_curves(rows, "odd $", "Dice", tmp_path / "b.png")
+    assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
+
+
+def test_importing_leaves_matplotlib_as_it_is():
+    code = ("import matplotlib; matplotlib.use('svg'); import sys, mtl_vis, engine, figures, results; "
+            "assert matplotlib.get_backend() == 'svg'; assert 'matplotlib.pyplot' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("out", ["nowhere/out.png", "out.nonsense", "."])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +72,9 @@ def test_a_second_run_into_the_same_folder_is_refused(place, data):
 
 
 def test_evaluate_and_vis_without_a_network_are_refused(tmp_path):
-    assert_refused(script(tmp_path, "evaluate.py"), "mtl_model.pt", "train_mtl.py")
+    for path in ROOT.glob("*.py"):  # without the network that lies beside them
+        shutil.copy(path, tmp_path)
+    assert_refused(script(tmp_path, tmp_path / "evaluate.py"), "mtl_model.pt", "train_mtl.py")
     assert_refused(script(tmp_path, "mtl_vis.py", "--checkpoint", "none.pt"), "none.pt")
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import cli
 from cli import InputError
 from data import contract
+from dataloader_mtl import MTLDataset
 
 
 def survey(dataset, tasks=None):
@@ -29,7 +30,9 @@ def taught(dataset):
         ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (len(missing) < len(counts))
         ways.append(f"bring {' and '.join(f'{dataset.tasks[name].labels} for each image' for name in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
-            ways.append("use a larger --limit")
+            whole = MTLDataset(dataset.data, dataset.split, tasks=[dataset.tasks[name] for name in missing])
+            if not any(dataset.tasks[name].lacking(count) for name, count in survey(whole).items()):
+                ways = ["use a larger --limit"]
         raise InputError(f"{dataset.data / dataset.split} cannot teach {' and '.join(missing)}: of {images(len(dataset))} "
                          f"{' and '.join(missing.values())}; {', or '.join(ways)}")
     return {name: sum(count.values()) for name, count in counts.items()}

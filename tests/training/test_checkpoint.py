@@ -229,9 +229,13 @@ def test_a_small_file_cannot_ask_for_a_large_network(tmp_path):
 
 
 def test_the_network_to_use_is_found_or_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "scripts").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "BESIDE", tmp_path / "scripts" / "mtl_model.pt")
     with pytest.raises(InputError, match="train_mtl.py"):
         checkpoint.find()
+    checkpoint.BESIDE.touch()
+    assert checkpoint.find() == checkpoint.BESIDE  # also from another working directory
     for seed, age in ((0, 100), (1, 50), (2, 200)):
         folder = tmp_path / f"runs/mtl/seed{seed}"
         folder.mkdir(parents=True)

@@ -1,0 +1,163 @@
+"""Tasks without targets: refused where nothing teaches them, null where nothing measures them, never judged."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import targets
+import train_ablation_bbox
+import train_ablation_cls
+import train_baseline
+import train_mtl
+from cli import InputError
+from conftest import rechunk, write_data
+from dataloader_mtl import MTLDataset
+from models import MTLNet, TASKS
+from test_engine import arguments, log, result
+from training_step import refuse_unreached, teaching_batch
+from utils import EqualWeightedLoss
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+SPLITS = {"train": 24, "val": 10, "test": 10}
+NOTHING = {"bboxes": np.nan, "binary": 1, "masks": 0}
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """A function that makes a data folder whose kinds of data hold, in some splits, one value throughout."""
+    def make(**splits_of_kind):
+        folder = write_data(tmp_path / "pets", SPLITS)
+        for kind, splits in splits_of_kind.items():
+            for split in splits:
+                with h5py.File(folder / split / f"{kind}.h5", "r+") as file:
+                    file[kind][:] = NOTHING[kind]
+        return rechunk(folder)
+    return make
+
+
+@pytest.mark.parametrize("kind, script, words", [
+    ("bboxes", train_mtl, "train cannot teach bbox: of its 24 images none has a head box; train without it "
+                          r"\(train_ablation_cls.py\), or bring head boxes"),
+    ("bboxes", train_ablation_bbox, r"none has a head box; train without it \(train_baseline.py\), or bring"),
+    ("binary", train_mtl, r"cannot teach cls: .* all are dogs; train without it \(train_ablation_bbox.py\), or bring images of "
+                          "both classes"),
+    ("binary", train_ablation_cls, r"all are dogs; train without it \(train_baseline.py\)"),
+    ("masks", train_mtl, "cannot teach seg: .* no mask holds a pet; bring masks of pets"),
+    ("masks", train_baseline, "cannot teach seg: .* no mask holds a pet; bring masks of pets"),
+], ids=str)
+def test_a_task_that_nothing_teaches_is_refused_before_anything_is_written(prepare, tmp_path, kind, script, words):
+    folder = prepare(**{kind: ["train"]})
+    with pytest.raises(InputError, match=words):
+        script.main(arguments(folder, tmp_path / "runs"))
+    with pytest.raises(InputError, match=words.replace("24", "12")):  # where more images would not help either
+        script.main(arguments(folder, tmp_path / "runs", "--limit", "12"))
+    assert not list((tmp_path / "runs").rglob("*.*"))
+
+
+def test_two_tasks_that_nothing_teaches_are_named_in_one_sentence(prepare, tmp_path):
+    folder = prepare(bboxes=["train"], binary=["train"])
+    with pytest.raises(InputError, match=r"cannot teach cls and bbox: of its 24 images all are dogs and none has a head box; "
+                                         r"train without them \(train_baseline.py\), or bring"):
+        train_mtl.main(arguments(folder, tmp_path / "runs"))
+    train_baseline.main(arguments(folder, tmp_path / "runs"))
+    assert result(tmp_path / "runs/baseline/seed0")["dice"] > 0
+
+
+def test_a_limit_that_leaves_nothing_to_learn_is_refused(data, tmp_path):
+    labels = MTLDataset(data, "train").labels
+    n = int((labels != labels[0]).nonzero()[0])  # so many of one class come first
+    with pytest.raises(InputError, match="cannot teach cls: .* all are (cats|dogs); use a larger --limit$"):
+        train_mtl.main(arguments(data, tmp_path, "--limit", str(n)))
+    train_baseline.main(arguments(data, tmp_path, "--limit", str(n)))
+
+
+def test_validation_that_cannot_choose_a_network_is_refused(prepare, tmp_path):
+    with pytest.raises(InputError, match="val cannot choose a network: of its 10 images no mask holds a pet; bring masks"):
+        train_baseline.main(arguments(prepare(masks=["val"]), tmp_path / "runs"))
+    assert not list((tmp_path / "runs").rglob("*.*"))
+
+
+def test_what_val_and_test_cannot_measure_is_null_and_said(prepare, tmp_path, capsys):
+    folder = prepare(bboxes=["val", "test"], binary=["test"], masks=["test"])
+    train_mtl.main(arguments(folder, tmp_path))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "cannot measure" in line]
+    assert [line.partition(" cannot measure ")[2].partition(",")[0] for line in warnings] == [
+        "box IoU", "Dice and IoU", "accuracy", "box IoU"]
+    assert "val cannot measure box IoU, which is null there: of its 10 images none has a head box" in warnings[0]
+    test = result(tmp_path / "mtl/seed0")
+    assert all(test[key] is None for key in ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou"))
+    for row in log(tmp_path / "mtl/seed0"):
+        assert row["val_box_iou"] == row["val_loss_bbox"] == "" and row["val_accuracy"] and row["val_loss_seg"]
+    with open(tmp_path / "mtl/seed0/test_per_image.csv", newline="") as file:
+        assert {(row["correct"], row["box_iou"]) for row in csv.DictReader(file)} == {("", "")}
+
+
+def test_a_file_that_val_and_test_lack_measures_nothing(data, tmp_path, capsys):
+    folder = rechunk(write_data(tmp_path / "pets", SPLITS))
+    for split, kind in (("val", "binary"), ("val", "bboxes"), ("test", "masks"), ("test", "bboxes")):
+        (folder / split / f"{kind}.h5").unlink()
+    train_mtl.main(arguments(folder, tmp_path))
+    assert "test cannot measure Dice and IoU, which is null there: of its 10 images it is not known" in capsys.readouterr().err
+    test = result(tmp_path / "mtl/seed0")
+    assert test["dice"] is None and test["box_iou"] is None and test["accuracy"] is not None
+    assert "val_loss_cls" not in log(tmp_path / "mtl/seed0")[0]
+
+
+def test_the_records_say_what_was_taught(data, prepare, tmp_path):
+    for script, name in ((train_mtl, "mtl"), (train_baseline, "baseline")):
+        script.main(arguments(data, tmp_path, "--limit", "16"))
+        config = json.loads((tmp_path / name / "seed0/config.json").read_text())
+        dogs = int(MTLDataset(data, "train", limit=16).labels.sum())
+        expected = {"seg": 16, "cls": [16 - dogs, dogs], "bbox": 16}
+        assert config["taught"] == {task: expected[task] for task in config["tasks"]}
+
+
+def test_evaluate_measures_what_there_is(prepare, tmp_path, capsys):
+    folder = prepare(bboxes=["test"], binary=["test"])
+    train_mtl.main(arguments(folder, tmp_path))
+    capsys.readouterr()
+    evaluate.main(evaluate.parse_args(["--checkpoint", str(tmp_path / "mtl/seed0/best.pt"), "--data", str(folder)]))
+    said = capsys.readouterr()
+    metrics = json.loads(said.out)
+    assert metrics["accuracy"] is metrics["box_iou"] is None and metrics["dice"] == pytest.approx(
+        result(tmp_path / "mtl/seed0")["dice"], abs=1e-6)
+    assert said.err.count("cannot measure") == 2
+
+
+def test_the_trial_step_sees_a_box_wherever_it_lies(data, monkeypatch):
+    """Four images without one would let a head pass that nothing reaches: a loss of no box is zero, and has a gradient."""
+    dataset = MTLDataset(data, "train", augment="full", sides=[64])
+    dataset.bboxes[:20] = torch.nan
+    batch = teaching_batch(dataset, 4, torch.device("cpu"))
+    assert batch["row"].tolist() == [20, 1, 2, 3] and not batch["bbox"][0].isnan().any()
+    assert torch.equal(batch["bbox"][0], dataset.bboxes[20])  # not cut away, nor mirrored
+
+    class Lost(torch.nn.Module):
+        """A head whose answer is used only where an image has a box, and not even there."""
+        def __init__(self):
+            super().__init__()
+            self.tasks, self.equal = TASKS, EqualWeightedLoss(TASKS)
+
+        def forward(self, outputs, batch):
+            there = ~batch["bbox"].isnan().any(dim=1)
+            boxes = outputs["bbox"].detach() if there.any() else outputs["bbox"]
+            return self.equal(outputs | {"bbox": boxes}, batch)
+
+        def total(self, losses):
+            return self.equal.total(losses)
+
+    with pytest.raises(InputError, match="does not depend on bbox"):
+        refuse_unreached(MTLNet(TASKS, width=2), Lost(), batch)
+
+
+@pytest.mark.parametrize("task, found, words", [
+    ("bbox", 0, "none has a head box"), ("bbox", 1, None), ("cls", [5, 0], "all are cats"), ("cls", [0, 5], "all are dogs"),
+    ("cls", [1, 4], None), ("seg", 0, "no mask holds a pet"), ("seg", 2, None)], ids=str)
+def test_what_targets_lack(task, found, words):
+    assert targets.lacking(task, {task: found}, 5) == words
+    assert "not known" in targets.lacking(task, {}, 5)
