@@ -24,9 +24,9 @@ from torchvision.utils import draw_segmentation_masks
 
 from training import checkpoint
 import cli
-import data_check
-import lettering
-import photographs
+from data import contract
+from data import lettering
+from data import photographs
 from cli import InputError
 from dataloader_mtl import MTLDataset
 
@@ -229,7 +229,7 @@ def save_figure(figure, path):
             raise ValueError("it is a folder or has no ending such as .png")
         figure.savefig(path)
     except (ValueError, FileNotFoundError, IsADirectoryError) as error:
-        reason = data_check.shorten(error) or type(error).__name__
+        reason = contract.shorten(error) or type(error).__name__
         raise InputError(f"cannot write the picture {path} ({reason}); choose another --out") from None
 
 

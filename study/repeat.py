@@ -99,7 +99,7 @@ def refuse_other_data(folder, config, data):
 
 def split_hash_of(data):
     """The split hash of a data folder."""
-    return data_check.describe(data)["split_hash"]
+    return contract.describe(data)["split_hash"]
 
 
 def differences(folder, again):

@@ -57,7 +57,7 @@ def place(tmp_path, monkeypatch):
     """A working directory with experiments.py, what it imports, and stand-ins of two scripts."""
     for name in ("train_mtl.py", "train_baseline.py"):
         (tmp_path / name).write_text(STAND_IN)
-    for name in ("experiments.py", "cli.py", "repeat.py", "data_check.py", "data_index.py", "records.py"):
+    for name in ("experiments.py", "cli.py", "study/repeat.py", "data/contract.py", "data/index.py", "study/records.py"):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "HERE", tmp_path)

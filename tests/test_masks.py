@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import photographs
+from data import photographs
 from test_photographs import refused, row_of
 
 

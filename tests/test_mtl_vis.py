@@ -14,9 +14,9 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-import checkpoint
-import figures
-import lettering
+from training import checkpoint
+from study import figures
+from data import lettering
 import mtl_vis
 from conftest import ROOT
 from cli import InputError

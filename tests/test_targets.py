@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import evaluate
-import targets
+from training import targets
 import train_ablation_bbox
 import train_ablation_cls
 import train_baseline
@@ -19,7 +19,7 @@ from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset
 from models import MTLNet, TASKS
 from test_engine import arguments, log, result
-from training_step import refuse_unreached, teaching_batch
+from training.step import refuse_unreached, teaching_batch
 from utils import EqualWeightedLoss
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
