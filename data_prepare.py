@@ -24,12 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import cli
+from cli import InputError
 from data import contract
 from data import split as data_split
-from training import lock
-from data.sources import synthetic
-from cli import InputError
 from data.contract import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
+from data.sources import synthetic
+from training import lock
 
 SPECIES = ("cat", "dog")
 PET, BACKGROUND, BORDER = 1, 2, 3

@@ -21,11 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 import cli
-from data import contract
-from data import report
-from training import lock
 from cli import InputError
+from data import contract, report
 from data.contract import LAYOUT, chunked, sample_dtype, sample_shape
+from training import lock
 
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
 

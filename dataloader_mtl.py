@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transforms
 from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 import cli
 import registry
 from cli import InputError
 from data import contract
 from data.ahead import ahead
+from data.index import read_index_rows
 from data.order import EpochBatches, choose_masks
 from data.store import Store, stamp
 
@@ -60,7 +61,7 @@ class MTLDataset(Dataset):
         self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
         whole = self.summary["splits"][split]
         self.n, self.size, self.kinds = min(limit or whole, whole), self.summary["size"], self.summary["kinds"][split]
-        self.index = contract.read_index_rows(data, split, whole)[: self.n]
+        self.index = read_index_rows(data, split, whole)[: self.n]
         self.names = [row["name"] for row in self.index]
         self.tasks = registry.tasks(self._known_tasks() if tasks is None else tasks) if tasks != () else {}
         needs = {need for task in self.tasks.values() for need in task.needs}

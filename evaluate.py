@@ -19,14 +19,11 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-from training import checkpoint
 import cli
-from training import evaluation
-from training import known_images
-from training import targets
 from dataloader_mtl import MTLDataset, make_loader
-from training.devices import DEVICES, choose_device, to_device
 from models import count_parameters
+from training import checkpoint, evaluation, known_images, targets
+from training.devices import DEVICES, choose_device, to_device
 
 
 class Resized(torch.nn.Module):

@@ -31,8 +31,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 import cli
-from study import repeat
 from cli import InputError
+from study import repeat
 
 HERE = Path(__file__).resolve().parent
 # In the order of the published table.

@@ -9,8 +9,8 @@ Each run takes as long as one of train_mtl.py, which says how long that is.
 """
 
 import cli
-from training import engine
 from models import MTLNet
+from training import engine
 from utils import WeightedLoss
 
 TASKS = ("seg", "cls", "bbox")

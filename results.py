@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import cli
-from study import figures
 from cli import InputError
+from study import figures
 from study.page import BASELINE, PUBLISHED, count, make_page, sentence
 from study.records import TEST_KEYS, read_runs, refuse_mixture, same_images
 from study.verdict import compare

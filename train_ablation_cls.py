@@ -7,8 +7,8 @@ after a minute and a quarter of training on half a core.
 """
 
 import cli
-from training import engine
 from models import MTLNet
+from training import engine
 from utils import EqualWeightedLoss
 
 TASKS = ("seg", "cls")

@@ -9,8 +9,8 @@ With --epochs 8 on 3,671 real photographs of 256 px, seed 0: validation pooled D
 """
 
 import cli
-from training import engine
 from models import MTLNet
+from training import engine
 from utils import EqualWeightedLoss
 
 TASKS = ("seg", "cls", "bbox")

@@ -9,21 +9,18 @@ stage slows down as the data grow. An epoch holds the set in memory where it fit
 own size. About five minutes on 2 cores.
 """
 
-import contextlib
 import statistics
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import common
-
 from tqdm import tqdm
 
 import cli
-from data import contract
 import data_prepare
 import data_rechunk
+from data import contract
 from data.sources import synthetic
 
 FACTORS = (1, 2, 4)
@@ -92,10 +89,11 @@ def evaluate(data):
 def network(data):
     """Loader of the training split without augmentation, the full network and its criterion."""
     # Here, because the other stages do without PyTorch.
-    from training import engine
     import torch
+
     from dataloader_mtl import MTLDataset, make_loader
     from models import TASKS, MTLNet
+    from training import engine
     from utils import EqualWeightedLoss
 
     loader = make_loader(MTLDataset(data, "train"), 16, shuffle=True)

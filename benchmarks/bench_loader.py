@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import common
-
 import h5py
 import numpy as np
 import torch

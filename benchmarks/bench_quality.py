@@ -13,15 +13,13 @@ import csv
 from pathlib import Path
 
 import common
-
 from matplotlib.figure import Figure
 
 import cli
 from data import contract
-from training import engine
-from training import run_folder
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
+from training import engine, run_folder
 from utils import EqualWeightedLoss
 
 EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),

@@ -12,13 +12,12 @@ import tempfile
 from pathlib import Path
 
 import common
-
 import h5py
 import numpy as np
 
 import cli
-from data import contract
 import data_rechunk
+from data import contract
 
 SPLIT, KIND = "train", "images"
 

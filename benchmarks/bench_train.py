@@ -11,15 +11,14 @@ machine does.
 """
 
 import common
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import cli
-from training import engine
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
+from training import engine
 from utils import EqualWeightedLoss
 
 TASKS = ("seg", "cls", "bbox")

@@ -17,10 +17,11 @@ import tempfile
 from pathlib import Path
 
 import common
-import cli
 import soak_fuzz
 import soak_kills
 import soak_server
+
+import cli
 
 NAMED = 20  # of the failures
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
-
 import soak_damage
 import soak_kills
 import soak_server
-from data.contract import KINDS, SPLITS
 from soak_damage import STRUCTURAL, SUBTLE, damage_bytes
 from soak_options import HOSTILE, TRAIN, scripts_and_options
 from soak_server import Child, call, commands, digests, run_script
+from tqdm import tqdm
+
+from data.contract import KINDS, SPLITS
 
 
 @dataclass

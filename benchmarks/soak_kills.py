@@ -10,12 +10,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import soak_server
 import torch
+from soak_server import Child, call, commands, digests, run_script
 from tqdm import tqdm
 
-import soak_server
 from study.repeat import TIMES
-from soak_server import Child, call, commands, digests, run_script
 
 # The phase of each try, by its seed, over and over. A training is killed several times.
 CYCLE = ("train", "rechunk", "prepare", "train", "evaluate", "rechunk", "prepare", "train")

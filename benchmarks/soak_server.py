@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
+
 from cli import InputError
 
 LIMIT = 60.0  # seconds after which a script counts as hanging

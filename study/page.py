@@ -8,8 +8,8 @@ import textwrap
 
 import numpy as np
 
-from study import verdict
 from cli import listed
+from study import verdict
 from study.records import FREE_OPTIONS, dice_score, grouped
 from study.verdict import MAX_SEEDS, MIN_SEEDS
 

@@ -9,9 +9,9 @@ The same machine type, versions, precision and number of threads give the same n
 import csv
 import json
 
+from cli import InputError
 from data import contract
 from study import records
-from cli import InputError
 
 # Options that say where a run writes, or that experiments.py sets by itself.
 OTHER_OPTIONS = {"runs", "resume", "seed", "split"}

@@ -7,13 +7,12 @@ which no class has, for text that the training split does not know: it teaches n
 
 import math
 import re
-from collections import Counter
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cli import InputError, listed
+from cli import InputError
 from models import ClassHead
 from tasks import Metric, Task, blank, mean, nothing
 

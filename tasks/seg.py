@@ -1,6 +1,5 @@
 """Segmentation: which pixels are pet. Output (B, 1, H, W) logits, target (B, 1, H, W) uint8 of 1, 0 and 255."""
 
-import torch
 from torch.nn import functional as F
 from torchvision.utils import draw_segmentation_masks
 

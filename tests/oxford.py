@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import contract
 import data_prepare
 from cli import InputError
+from data import contract
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
 

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import contract
 import data_rechunk
 from conftest import ROOT
+from data import contract
 from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
-
 
 # -------------------------------------------------------------------------------------- the contract's files
 

@@ -7,12 +7,7 @@ import pytest
 from PIL import Image
 
 import data_prepare
-from oxford import (BLUE, RED, a_trimap, add, halves, layout, names, only, pets, prepare, read,  # noqa: F401
-                         refused, voc)
-
-
-
-
+from oxford import BLUE, RED, a_trimap, add, halves, layout, names, only, pets, prepare, read, refused, voc  # noqa: F401
 
 # ----------------------------------------------------------------------------------------- oddities: kept
 

@@ -9,15 +9,11 @@ import time
 
 import pytest
 
-from data import contract
 import data_prepare
 from cli import InputError
 from conftest import ROOT
+from data import contract
 from oxford import add, layout, names, noise, pets, prepare, refused  # noqa: F401  (pets is a fixture)
-
-
-
-
 
 # ---------------------------------------------------------------------------------------- the output folder
 

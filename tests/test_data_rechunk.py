@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data import contract
 import data_rechunk
 from cli import InputError
+from data import contract
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32

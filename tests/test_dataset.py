@@ -6,14 +6,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from test_dataloader import all_batches, assert_equal
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from data import contract
 from cli import InputError
 from conftest import rechunk, write_data
+from data import contract
 from data.contract import NEEDS
 from dataloader_mtl import MTLDataset
-from test_dataloader import all_batches, assert_equal
 
 
 def test_a_row_alone_is_that_row_of_epoch_0(data):

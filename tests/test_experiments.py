@@ -13,9 +13,9 @@ import time
 import pytest
 
 import experiments
-from study import page
 from cli import InputError
 from conftest import ROOT
+from study import page
 
 # A script that takes no time: it notes its arguments, then does what a file called after its run says.
 STAND_IN = '''

@@ -1,11 +1,10 @@
 """The reader of masks: the numbers of the file, not the colours that it is shown in."""
 
 import numpy as np
-import pytest
 from PIL import Image
+from test_photographs import refused, row_of
 
 from data import photographs
-from test_photographs import refused, row_of
 
 
 def test_a_mask_is_the_numbers_of_its_file(tmp_path):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from models import BoxHead, MTLNet, TASKS, count_parameters
+from models import TASKS, BoxHead, MTLNet, count_parameters
 
 CONFIGURATIONS = [("seg", "cls", "bbox"), ("seg",), ("seg", "cls"), ("seg", "bbox")]
 

@@ -14,14 +14,14 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from training import checkpoint
-from study import figures
-from data import lettering
 import mtl_vis
-from conftest import ROOT
 from cli import InputError
+from conftest import ROOT
+from data import lettering
 from dataloader_mtl import MTLDataset
-from models import MTLNet, TASKS
+from models import TASKS, MTLNet
+from study import figures
+from training import checkpoint
 
 
 class Fixed(torch.nn.Module):

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from training import checkpoint
 import data_prepare
 import data_rechunk
 from conftest import ROOT
-from models import TASKS, count_parameters
 from data.sources.synthetic import draw_dataset
+from models import TASKS, count_parameters
+from training import checkpoint
 
 NETWORK = ROOT / checkpoint.DEFAULT
 

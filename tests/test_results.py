@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study import page
-from study import records
 import results
 from cli import InputError
 from fabricated import EXPERIMENTS, change_json, make_run, make_runs
+from study import page, records
 
 FEW = ("mtl", "baseline", "ablation_cls")
 

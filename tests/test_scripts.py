@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from training import engine
 import oeq_splits
 from conftest import ROOT
+from training import engine
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu", "--limit", "16"]
 

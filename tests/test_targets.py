@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from test_engine import arguments, log, result
 
 import evaluate
-from training import targets
 import train_ablation_bbox
 import train_ablation_cls
 import train_baseline
@@ -17,8 +17,8 @@ import train_mtl
 from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset
-from models import MTLNet, TASKS
-from test_engine import arguments, log, result
+from models import TASKS, MTLNet
+from training import targets
 from training.step import refuse_unreached, teaching_batch
 from utils import EqualWeightedLoss
 

@@ -21,10 +21,10 @@ import torch
 
 import cli
 import registry
-from data import contract
-from training import known_images
 from cli import InputError
+from data import contract
 from models import MTLNet
+from training import known_images
 
 DEFAULT = Path("mtl_model.pt")
 BESIDE = Path(__file__).resolve().parents[1] / DEFAULT  # the one that comes along

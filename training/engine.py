@@ -25,8 +25,17 @@ from training.devices import DEVICES, choose_device, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
 from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
-from training.step import (choose_precision, gradient_norm, named_parameters, refuse_divergence, refuse_unreached,
-                           refuse_untrained, step, teaching_batch, to)
+from training.step import (
+    choose_precision,
+    gradient_norm,
+    named_parameters,
+    refuse_divergence,
+    refuse_unreached,
+    refuse_untrained,
+    step,
+    teaching_batch,
+    to,
+)
 
 # Options that the records hold by themselves, as what was made of them.
 RECORDED = {"tasks", "weighting", "name"}
@@ -202,7 +211,7 @@ def start_from(path, model, data, own):
 
 def fit(model, criterion, optimizer, data, known, folder, config, args):
     """Train for all epochs that are left; returns the state at the end."""
-    device, precision = next(model.parameters()).device, config["precision"]
+    precision = config["precision"]
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
     val_loader = make_loader(data["val"], args.batch_size)
     state = {"epoch": 0, "history": [], "best_value": None, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,

@@ -15,9 +15,8 @@ from matplotlib.patches import Rectangle
 from torchvision.transforms.v2 import functional as transforms
 
 from cli import InputError
-from data import contract
+from data import contract, lettering
 from tasks import Task
-from training import lettering
 
 BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120

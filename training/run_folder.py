@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
-from training import checkpoint
 import cli
-from training import lock
 from cli import InputError
+from training import checkpoint, lock
 
 # Options that may differ between a run and its resumption without changing the result.
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init"}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import ROOT, write_data, rechunk
+from conftest import ROOT, rechunk, write_data
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -20,6 +20,7 @@ import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
+
 from data.contract import KINDS, chunked, open_rechunked  # noqa: E402
 from models import count_parameters  # noqa: E402
 

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data import contract
 import data_rechunk
 from cli import InputError
+from data import contract
 
 SIZE = 32
 COUNTS = {"train": 6, "val": 4, "test": 4}

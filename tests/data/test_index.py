@@ -5,11 +5,11 @@ import shutil
 import h5py
 import pytest
 
-from data import contract
-from data import index as data_index
 import data_rechunk
 from cli import InputError
 from conftest import rechunk, write_data
+from data import contract
+from data import index as data_index
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from data import photographs
 from conftest import ROOT
+from data import photographs
 from data.photographs import Unreadable
 
 COLOUR = (200, 100, 50)

@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data import report
 from cli import InputError
 from conftest import rechunk, write_data
+from data import report
 
 SIZE = 64
 COUNTS = {"train": 40, "val": 40, "test": 40}

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 import experiments
-from study import repeat
 from cli import InputError
 from conftest import ROOT, rechunk, write_data
 from fabricated import change_json
+from study import repeat
 
 
 @pytest.fixture(scope="module")

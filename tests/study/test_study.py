@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from test_results import cells
 
 import results
 from conftest import ROOT
 from study.page import PUBLISHED
-from test_results import cells
 
 STUDY = ROOT / "results"
 

@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
-from training import checkpoint
 from cli import InputError
-from models import MTLNet, TASKS
+from models import TASKS, MTLNet
+from training import checkpoint
 
 
 def content(width=2, tasks=TASKS):

@@ -9,18 +9,17 @@ import h5py
 import pytest
 import torch
 
-from training import checkpoint
-from training import engine
+import oeq_splits
+import oeq_uncertainty
 import train_ablation_bbox
 import train_ablation_cls
 import train_baseline
 import train_mtl
-import oeq_splits
-import oeq_uncertainty
 from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, make_loader
-from models import MTLNet, TASKS
+from models import TASKS, MTLNet
+from training import checkpoint, engine
 from training.run_folder import RunFolder
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss, per_image
 

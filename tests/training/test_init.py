@@ -5,16 +5,15 @@ import shutil
 
 import pytest
 import torch
+from test_engine import arguments, assert_same_weights, log, result, weights
 
-from training import checkpoint
 import train_baseline
 import train_mtl
 from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset
 from models import MTLNet
-from test_engine import arguments, assert_same_weights, log, result, weights
-
+from training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

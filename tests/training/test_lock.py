@@ -9,9 +9,9 @@ import pytest
 
 import data_prepare
 import data_rechunk
-from training import lock
 from cli import InputError
 from conftest import ROOT, write_data
+from training import lock
 
 HOLD = "import sys, lock\nwith lock.hold(sys.argv[1], 'it'):\n    print('held', flush=True)\n    sys.stdin.read()"
 

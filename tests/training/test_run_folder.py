@@ -10,15 +10,12 @@ import sys
 import h5py
 import pytest
 import torch
-
-from training import checkpoint
-from training import engine
-import oeq_uncertainty
-from training import run_folder
-from cli import InputError
-from conftest import ROOT
 from test_engine import arguments, assert_same_weights, log, result, weights
 
+import oeq_uncertainty
+from cli import InputError
+from conftest import ROOT
+from training import checkpoint, engine, run_folder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
