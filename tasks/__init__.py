@@ -24,7 +24,7 @@ class Metric:
 
     @property
     def text(self):
-        """As in "box IoU" or "age, mean absolute error (years)"."""
+        """As in "box IoU" or "distance error (sides)"; an error is the mean of absolute ones."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 

@@ -12,7 +12,7 @@ COLOURS = torch.tensor([(0, 200, 120), (40, 40, 60), (255, 200, 0)], dtype=torch
 
 class Border(Task):
     needs = ("trimaps",)
-    metrics = {"trimap_iou": Metric("trimap IoU, mean of three classes"), "trimap_accuracy": Metric("trimap pixel accuracy")}
+    metrics = {"trimap_iou": Metric("trimap IoU"), "trimap_accuracy": Metric("trimap pixel accuracy")}
     labels = "a trimap"
     panel = "trimap"
 

@@ -34,9 +34,9 @@ class Column(Task):
         if not self.settings:
             return {}
         if self._is_number():
-            return {f"{self.key}_mae": Metric(f"{self.column}, mean absolute error", "as in index.csv", higher=False)}
-        return {f"{self.key}_accuracy": Metric(f"{self.column}, accuracy"),
-                f"{self.key}_balanced_accuracy": Metric(f"{self.column}, balanced accuracy")}
+            return {f"{self.key}_mae": Metric(f"{self.column} error", "as in index.csv", higher=False)}
+        return {f"{self.key}_accuracy": Metric(f"{self.column} accuracy"),
+                f"{self.key}_balanced_accuracy": Metric(f"{self.column} balanced accuracy")}
 
     @property
     def counts(self):

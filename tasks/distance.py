@@ -16,7 +16,7 @@ INSIDE, OUTSIDE = torch.tensor([230.0, 120.0, 20.0]), torch.tensor([30.0, 110.0,
 
 class Distance(Task):
     needs = ("masks",)
-    metrics = {"distance_mae": Metric("distance to the contour, mean absolute error", "sides", higher=False)}
+    metrics = {"distance_mae": Metric("distance error", "sides", higher=False)}
     labels = "a mask"
     panel = "distance"
 

@@ -9,7 +9,7 @@ from tasks import Metric, Task
 
 
 class Recon(Task):
-    metrics = {"recon_mae": Metric("reconstruction, mean absolute error", "of the range 0 to 1", higher=False)}
+    metrics = {"recon_mae": Metric("reconstruction error", "of 0 to 1", higher=False)}
     panel = "reconstruction"
 
     def value(self, raw):

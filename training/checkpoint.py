@@ -147,17 +147,17 @@ def load_model(path):
     if reason:
         raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
                          "so name another")
-    model = make_model(content)
+    model = MTLNet(make_tasks(content), width=content["width"])
     model.load_state_dict(cast(weights, torch.float32))
     return model.eval(), content
 
 
-def make_model(content):
-    """The network that a checkpoint's values name, with weights of its own."""
+def make_tasks(content):
+    """The tasks that a checkpoint's values name, as they were when it was written."""
     tasks = registry.tasks(content["tasks"])
     for name, task in tasks.items():
         task.settings = content["settings"].get(name, {})
-    return MTLNet(tasks.values(), width=content["width"])
+    return tasks.values()
 
 
 def load_parts(path, model):
@@ -188,8 +188,9 @@ def misfit(weights, content, file_bytes):
     if not contract.MIN_SIZE <= content["size"] <= contract.MAX_SIZE:
         return f"its images' side is {content['size']}"
     try:
+        tasks = make_tasks(content)  # not below: tensors of a file that is imported there would be of no use ever after
         with torch.device("meta"):
-            expected = make_model(content).state_dict()
+            expected = MTLNet(tasks, width=content["width"]).state_dict()
     except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
         return contract.shorten(error)
     if weights.keys() != expected.keys():

@@ -4,6 +4,7 @@ What a task looks like, its own file says; here is where it goes. A picture is a
 prediction with all tasks that draw into a common panel, then the panels of those that have one of their own.
 """
 
+import textwrap
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def panels(picture):
         if task.panel:
             if picture.truth is not None and picture.truth[name] is not None:
                 result.append(draw(Panel(picture.image, f"target: {task.panel}", "--"), {name: task}, picture.truth))
-            title = ", ".join([task.panel, *scores(picture, {name: task})])
+            title = ", ".join(scores(picture, {name: task})) or task.panel
             result.append(draw(Panel(picture.image, f"predicted: {title}"), {name: task}, picture.predicted))
     return result
 
@@ -146,21 +147,28 @@ def draw_pictures(pictures, path):
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
     inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
-    height = sum(aspects) * inches + 0.35 * len(rows)
+    most = int(13 * inches)  # letters in a line of a title
+    titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
+    height = sum(aspects) * inches + sum(0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles)
     figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=aspects)
     for axis in axes.flat:
         axis.axis("off")
-    for row, row_axes in zip(rows, axes):
-        for panel, axis in zip(row, row_axes):
+    for row, row_titles, row_axes in zip(rows, titles, axes):
+        for panel, title, axis in zip(row, row_titles, row_axes):
             _, h, w = panel.image.shape
             axis.imshow(panel.image.permute(1, 2, 0).numpy(), extent=(0, w, h, 0))
-            title = shorten(lettering.text(panel.title), int(13 * inches) * (1 if len(row) < 4 else 2))
-            axis.set_title(title, fontsize=9, wrap=True, **lettering.style(title))
+            axis.set_title(title, fontsize=9, **lettering.style(title))
             for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
                                          linestyle=panel.dash))
     save_figure(figure, path)
+
+
+def wrap(title, most):
+    """A title in at most two lines; breaks are put in, as layout knows nothing of those that matplotlib would make."""
+    lines = textwrap.wrap(shorten(title, 2 * most - 10), most, break_long_words=False) or [""]
+    return "\n".join(shorten(line, most) for line in [lines[0], " ".join(lines[1:])] if line)
 
 
 def shorten(title, most):
