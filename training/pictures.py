@@ -147,7 +147,7 @@ def draw_pictures(pictures, path):
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
     inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
-    most = int(13 * inches)  # letters in a line of a title
+    most = int(14.5 * inches)  # letters in a line of a title
     titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
     height = sum(aspects) * inches + sum(0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles)
     figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)), layout="constrained")

@@ -1,0 +1,131 @@
+"""README.md and docs: every command that they print is run here, on tiny budgets, and every link leads somewhere."""
+
+import re
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+
+import pytest
+
+from conftest import ROOT
+from data.sources.synthetic import draw_dataset
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
+NOT_RUN = {  # beginning of a command: why it is not run here
+    "git clone": "it needs the repository's address", "make train": "its commands are run one by one, below",
+    "make test": "this is it", "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
+    ".venv/bin/python -m pytest": "this is it", "python benchmarks/": "tests/benchmarks/ runs them",
+    "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
+}
+TINY = {  # options that come last, and so count, for each kind of script
+    "train": ["--epochs", "1", "--width", "2", "--batch-size", "4", "--precision", "fp32", "--threads", "1", "--seed", "3"],
+    "data_prepare.py": ["--size", "64"], "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1"],
+}
+# Where a number is a budget, a smaller one takes its place.
+SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
+
+
+def commands_of(page):
+    """The commands of a page's code blocks, without the comments behind them."""
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:    |```\w*\n)(\S.*)$", text, re.M)
+    found = [re.split(r"\s+#", line)[0].strip() for line in lines]
+    return [line for line in found if re.match(r"(\.venv/bin/)?python3? |git |make ", line)]
+
+
+def all_commands():
+    return [(page.relative_to(ROOT).as_posix(), line) for page in PAGES for line in commands_of(page)
+            if not line.startswith(tuple(NOT_RUN))]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory as a reader has it after the first commands: data, photographs, a run of each kind that pages name."""
+    place = tmp_path_factory.mktemp("reader")
+    draw_dataset(place / "photographs", 60)
+    names = sorted(path.stem for path in (place / "photographs" / "images").iterdir())
+    listed = "".join(f"{name} 1 {1 if name[0].isupper() else 2} 1\n" for name in names)
+    (place / "photographs" / "annotations" / "trainval.txt").write_text(listed)
+    shutil.copy(place / "photographs" / "images" / f"{names[0]}.jpg", place / "my_cat.jpg")
+    shutil.copy(place / "photographs" / "images" / f"{names[1]}.jpg", place / "another.webp")
+    (place / "results").symlink_to(ROOT / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for data, source in (("synthetic", "--synthetic 80"), ("data_new", "--root photographs")):
+            run(f"python data_prepare.py {source} --out datasets/{data}")
+            run(f"python data_rechunk.py --data datasets/{data}")
+        for script, runs in (("train_mtl.py", "runs"), ("train_mtl.py", "runs/synthetic")):
+            run(f"python {script} --data datasets/synthetic --runs {runs}", seed="0")
+        for name in ("a", "b"):
+            shutil.copytree(place / "runs/mtl/seed0", place / name)
+            (place / name / "config.json").unlink()
+    return place
+
+
+def run(command, seed="3"):
+    """Run a printed command in this process, with its budgets made tiny; returns its arguments."""
+    words = shlex.split(command)
+    script, argv = words[1], words[2:]
+    if script == "-m":
+        script, argv = words[2], words[3:]
+    for option, value in SMALLER.items():
+        if option in argv:
+            at = argv.index(option) + 1
+            end = next((k for k in range(at, len(argv)) if argv[k].startswith("-")), len(argv))
+            argv[at:end] = [value]
+    if "--download" in argv:  # what is downloaded lies here already
+        argv[argv.index("--download"):][:2] = []
+        argv += ["--root", "photographs"]
+    trains = script.startswith(("train", "oeq_"))
+    argv += TINY["train"][:-1] + [seed] if trains else TINY.get(script, [])
+    if script == "experiments.py":
+        argv[:0] = ["--only", "mtl", "baseline"]
+    if script == "data_prepare.py":
+        argv.append("--force")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook, old = sys.unraisablehook, sys.argv
+    sys.argv = [str(ROOT / script) if words[1] != "-m" else script, *argv]
+    try:
+        if words[1] == "-m":
+            runpy.run_module(script, run_name="__main__")
+        else:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        assert end.code in (0, None), f"{command}: exit status {end.code}"
+    finally:
+        sys.argv, sys.unraisablehook = old, hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return argv
+
+
+@pytest.mark.parametrize("page, command", all_commands())
+def test_a_printed_command_runs(place, monkeypatch, page, command):
+    monkeypatch.chdir(place)
+    for runs in place.glob("runs/**/seed3"):
+        shutil.rmtree(runs)
+    run(command)
+
+
+def test_every_page_has_been_looked_at():
+    found = {page for page, _ in all_commands()}
+    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md", "tasks/README.md"} <= found
+
+
+def test_the_plain_commands_are_those_of_make():
+    recipe = re.findall(r"^\t(\$\(PY.*)$", (ROOT / "Makefile").read_text(), re.M)
+    plain = [line.replace("$(PYTHON)", "python3").replace("$(PY)", ".venv/bin/python").replace("$(DATA)", "datasets/synthetic")
+             for line in recipe]
+    assert plain and set(plain) == set(re.findall(r"^    (\S.*)$", (ROOT / "docs/install.md").read_text().split("Python 3.10")[0], re.M))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_readme_is_two_screens():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
