@@ -21,7 +21,8 @@ from photographs import is_photograph_name, show_name
 
 SPECIES = ("cat", "dog")
 SPECIES_WORD = re.compile(r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE)  # as a word of its own: no catfish
-BY_LIST, BY_WORD, BY_LETTER = "list.txt", "the word cat or dog that the name begins with", "the first letter (a capital is a cat)"
+BY_LIST, BY_WORD = "list.txt", "the word cat or dog that the name begins with"
+BY_LETTER = "the first letter (a capital is a cat)"
 HALVES = ("trainval", "test")
 
 
@@ -87,8 +88,8 @@ def list_samples(root, halves=()):
         elif not is_text(name):
             reason = "its name holds bytes that are no text; rename it"
         elif species is None and listed_species is None:
-            reason = ("its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or dog_, or "
-                      "name it in list.txt")
+            reason = ("its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or "
+                      "dog_, or name it in list.txt")
         elif None not in (species, listed_species) and species != listed_species:
             reason = f"its name says {SPECIES[species]} and list.txt says {SPECIES[listed_species]}"
         elif class_id is not None and class_id != usual_class[breed]:
@@ -96,19 +97,21 @@ def list_samples(root, halves=()):
         else:
             if listed_species is not None:
                 species, rule = listed_species, BY_LIST
-            folder.samples.append(Sample(name, breed_of(name), species, rule, key in listed or not listed, half_of.get(key, ""),
-                                         paths[0], trimaps[key][0], tuple(boxes.get(key, ()))))
+            folder.samples.append(Sample(
+                name, breed, species, rule, is_listed=key in listed or not listed, half=half_of.get(key, ""),
+                image_path=paths[0], trimap_path=trimaps[key][0], box_paths=tuple(boxes.get(key, ()))))
             continue
         folder.left_out.append((name, reason))
     named_in = " and ".join(f"{half}.txt" for half in halves) or "list.txt"
     if others:
         folder.remarks.append(f"no photographs, by their names: {len(others)} in {root / 'images'} ({cli.listed(others)})")
     if halves:
-        folder.remarks.append(f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; others, not looked at: "
-                              f"{len(images.keys() - half_of.keys())}")
+        folder.remarks.append(f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
+                              f"others, not looked at: {len(images.keys() - half_of.keys())}")
     absent = sorted((half_of if halves else listed).keys() - images.keys())
     if absent:
-        folder.remarks.append(f"named in {named_in} and not in images: {len(absent)} ({cli.listed([*map(show_name, absent)])})")
+        examples = cli.listed([show_name(name) for name in absent])
+        folder.remarks.append(f"named in {named_in} and not in images: {len(absent)} ({examples})")
     return folder
 
 
@@ -182,8 +185,8 @@ def read_list(path):
             name, class_id, species, _ = line.split()
             listed[key_of(name)] = int(class_id), {"1": 0, "2": 1}[species]
         except (ValueError, KeyError):
-            raise InputError(f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces between, "
-                             "species 1 (cat) or 2 (dog)") from None
+            raise InputError(f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces "
+                             "between, species 1 (cat) or 2 (dog)") from None
     return listed
 
 
@@ -197,12 +200,12 @@ def read_halves(root, halves, images):
                              "annotations.tar.gz or prepare without --official-split and --only")
         names = {key_of(line.split()[0]) for _, line in read_lines(path)}
         if not names & images.keys():
-            raise InputError(f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the name of "
-                             "one, without its ending")
+            raise InputError(f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the "
+                             "name of one, without its ending")
         both = sorted(names & half_of.keys())
         if both:
-            raise InputError(f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained on and "
-                             "measured; take each from one of them")
+            raise InputError(f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained "
+                             "on and measured; take each from one of them")
         half_of |= dict.fromkeys(names, half)
     return half_of
 
@@ -212,6 +215,6 @@ def one_species(samples, root):
     if len({sample.species for sample in samples}) > 1:
         return None
     rules = sorted({sample.species_by for sample in samples})
-    return (f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].species]}s, by {' and '.join(rules)}; where that "
-            f"is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} and prepare them "
-            "again, and where it is right, train without classification")
+    return (f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].species]}s, by {' and '.join(rules)}; "
+            f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
+            "and prepare them again, and where it is right, train without classification")

@@ -5,12 +5,13 @@
     python data_prepare.py --synthetic 600     pets drawn in code: no data and no network needed
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete. data_oxford.py says what is taken of a folder, data_sample.py how photographs, trimaps and boxes are read.
+only when it is complete. data_oxford.py says what is taken of a folder, data_sample.py how photographs, trimaps and boxes
+are read.
 
---only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps the
-halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two numbers of
---fractions say (90-10-0 unless given). Near-duplicates stay together there too; a photograph of trainval.txt that is a
-near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it is trained on.
+--only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
+the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two
+numbers of --fractions say (90-10-0 unless given). Near-duplicates stay together there too; a photograph of trainval.txt that
+is a near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it is trained on.
 """
 
 import argparse
@@ -216,13 +217,13 @@ def ordered(pool, function, items, what):
                 yield waiting.popleft().result()
                 bar.update()
     except BrokenProcessPool:  # as a system out of memory does it
-        raise InputError("a process that read photographs was ended from outside, mostly for lack of memory; free some, or make "
-                         "the largest photographs smaller") from None
+        raise InputError("a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
+                         "make the largest photographs smaller") from None
 
 
 def inspect(job):
-    """Look at one sample: ((perceptual hash, digest of the image as stored, notes of read_sample), None), or (None, the reason
-    why it cannot be used)."""
+    """Look at one sample: ((perceptual hash, digest of the image as stored, notes of read_sample), None), or (None, the
+    reason why it cannot be used)."""
     sample, size = job
     try:
         image, _, _, notes = read_sample(sample, size)

@@ -1,11 +1,12 @@
 """One photograph with its trimap and its head box, as data_prepare.py reads them.
 
-A photograph is stored upright, as its EXIF orientation asks. Where only the shape in which it lies in its file fits the trimap
-- or, where the trimap fits both, the size that the box file states - trimap and box were drawn on that, and it stays so.
+A photograph is stored upright, as its EXIF orientation asks. Where only the shape in which it lies in its file fits the
+trimap - or, where the trimap fits both, the size that the box file states - trimap and box were drawn on that, and it stays
+so.
 
-A trimap holds 1 (pet), 2 (background) and 3 (border), some of them or all. A mask of 0 and 1, 0 and 255 or 0 and 65535 is read
-as one without border, where 0 is background and the other number pet; 1 alone is pet all over either way. Anything else is
-refused.
+A trimap holds 1 (pet), 2 (background) and 3 (border), some of them or all. A mask of 0 and 1, 0 and 255 or 0 and 65535 is
+read as one without border, where 0 is background and the other number pet; 1 alone is pet all over either way. Anything else
+is refused.
 
 A head box is relative to the frame that its file states, or to the photograph where the file states none or a side of 0. One
 that reaches at most a pixel over the frame is cut there. A box that cannot be used leaves its photograph without one.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+import cli
 import photographs
 from photographs import Unreadable, show_name
 
@@ -26,7 +28,8 @@ MIN_BOX_SIDE = 1e-4  # of the frame's; less than what float32 tells apart in the
 # What there is to say of a sample that is used all the same, as the report says it.
 TURNED = "turned upright, as their EXIF orientation says"
 UNTURNED = "not turned as their EXIF orientation says, because only so they fit their trimap or box file"
-MASKS = {white: f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border)" for white in (1, 255, 65535)}
+MASKS = {white: f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border)"
+         for white in (1, 255, 65535)}
 CLIPPED = "head boxes cut at the frame, over which they reached by at most a pixel"
 NO_BOX = "without a head box, because it cannot be used"
 EMPTY = "kept with an empty mask, as neither list.txt nor a head box says that they show a pet"
@@ -47,8 +50,9 @@ class Box:
 def read_sample(sample, size):
     """Read one sample for images of `size` pixels.
 
-    Returns (PIL image in RGB, trimap (H, W) uint8 of PET, BACKGROUND and BORDER, box, notes); the box is (4,) xyxy relative to
-    width and height, or None; notes are pairs of what the report says of such samples and a detail, "" mostly. Raises Unusable.
+    Returns (PIL image in RGB, trimap (H, W) uint8 of PET, BACKGROUND and BORDER, box, notes); the box is (4,) xyxy relative
+    to width and height, or None; notes are pairs of what the report says of such samples and a detail, "" mostly. Raises
+    Unusable.
     """
     notes = []
     trimap, white = read_trimap(sample.trimap_path)
@@ -90,7 +94,7 @@ def decode(reader, path, what, **options):
 
 
 def read_trimap(path):
-    """A trimap (H, W) uint8 of PET, BACKGROUND and BORDER, and the number that was pet where the file is a mask, else None."""
+    """A trimap (H, W) uint8 of PET, BACKGROUND and BORDER, and the number that was pet where the file is a mask, or None."""
     values = decode(photographs.read_mask, path, "trimap")
     found = distinct(values)
     if found <= {PET, BACKGROUND, BORDER}:
@@ -98,9 +102,9 @@ def read_trimap(path):
     for white in MASKS:
         if found <= {0, white}:
             return np.where(values == white, np.uint8(PET), np.uint8(BACKGROUND)), white if white in found else None
-    listed = ", ".join(map(str, sorted(found)[:6])) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-    raise Unusable(f"its trimap holds the value{'s' * (len(found) > 1)} {listed}; it should hold 1 (pet), 2 (background) and 3 "
-                   "(border), or 0 (background) and 1 or 255 (pet)")
+    listed = cli.listed([str(value) for value in sorted(found)], most=6)
+    raise Unusable(f"its trimap holds the value{'s' * (len(found) > 1)} {listed}; it should hold 1 (pet), 2 (background) "
+                   "and 3 (border), or 0 (background) and 1 or 255 (pet)")
 
 
 def distinct(values):
@@ -114,7 +118,8 @@ def read_photograph(path, trimap_size, frame, size):
     """A photograph in the orientation in which its trimap and box were drawn, and whether it was turned for that: None where
     its EXIF orientation asks for nothing."""
     def fit(shape):
-        return is_scaled(trimap_size, shape), trimap_size == shape, frame is not None and is_scaled(frame, shape), frame == shape
+        fits_frame = frame is not None and is_scaled(frame, shape)
+        return is_scaled(trimap_size, shape), trimap_size == shape, fits_frame, frame == shape
 
     upright = decode(photographs.read, path, "photograph", at_least=size)
     lying = upright.size[::-1] if upright.orientation >= 5 else upright.size
@@ -171,7 +176,8 @@ def place_box(box, photograph):
     width, height = photograph.size
     frame = box.frame or photograph.size
     if photograph.orientation >= 5 and is_scaled(frame, (height, width)) and not is_scaled(frame, (width, height)):
-        raise Unusable("it was drawn on {:g} x {:g} and the photograph beside its trimap is {} x {}".format(*frame, width, height))
+        raise Unusable("it was drawn on {:g} x {:g} and the photograph beside its trimap is {} x {}".format(
+            *frame, width, height))
     corners, frame = np.array(box.corners), np.tile(np.array(frame, float), 2)
     shown = "the box {:g} {:g} {:g} {:g}".format(*corners) + " in a frame of {:g} x {:g}".format(*frame)
     if (corners < -1).any() or (corners > frame + 1).any():

@@ -101,8 +101,9 @@ def split(groups, breeds, fractions, seed):
 def split_around_test(pairs, is_test, breeds, fractions, seed):
     """Keep a test half as it is, and share out the other images between train and val by split().
 
-    pairs: near-duplicates among the images, nearest first; is_test: (N,) bool; fractions: of train and val. An image that shows
-    what one of the test half does comes into no split (-1), so that the half stays whole and nothing of it is trained on.
+    pairs: near-duplicates among the images, nearest first; is_test: (N,) bool; fractions: of train and val. An image that
+    shows what one of the test half does comes into no split (-1), so that the half stays whole and nothing of it is trained
+    on.
     Returns (groups, assignment, {image in no split: the nearest of the test half}).
     """
     seen = {}

@@ -49,7 +49,7 @@ def voc(box, frame):
 
 
 def add(root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", ending=".jpg", **save):
-    """Add a photograph of 64 x 48 noise, or the given one, as PNG; trimap: an array or an image; box None leaves the XML out."""
+    """Add a photograph of 64 x 48 noise, or the given one; trimap: an array or an image; box None leaves the XML out."""
     image = noise(name, 64, 48) if image is None else image
     trimap = a_trimap(*image.size) if trimap is None else trimap
     trimap = Image.fromarray(trimap) if isinstance(trimap, np.ndarray) else trimap

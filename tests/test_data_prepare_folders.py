@@ -1,4 +1,4 @@
-"""What data_oxford.py makes of a folder: endings, names of every kind, species, lists in every spelling, the official halves."""
+"""What data_oxford.py makes of a folder: endings, names of every kind, species, lists as anybody saves them, the halves."""
 
 import codecs
 import shutil
@@ -59,7 +59,8 @@ def test_names_that_occur_twice_are_left_out_and_named(tmp_path, capsys):
     assert left_out(text) == {
         "Bengal_1": "3 photographs have this name (Bengal_1.JPG, Bengal_1.PNG, Bengal_1.jpg); keep one of them",
         "Bengal_2": "2 trimaps have this name (Bengal_2.PNG, Bengal_2.png); keep one of them"}
-    assert "without a head box, because it cannot be used: 1\n  Bengal_3: 2 files have its name (Bengal_3.XML, Bengal_3.xml)" in text
+    assert "without a head box, because it cannot be used: 1\n  Bengal_3: 2 files have its name (Bengal_3.XML, " \
+        "Bengal_3.xml)\n" in text
 
 
 def test_other_files_among_the_photographs_are_named_and_hidden_ones_are_not(tmp_path, capsys):
@@ -157,7 +158,8 @@ def test_where_the_name_says_nothing_the_list_does(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("names_, species, rule", [
-    (["felix_1", "tom_1"], "dogs", "the first letter (a capital is a cat)"), (["Rex_1", "Rover_2"], "cats", "the first letter"),
+    (["felix_1", "tom_1"], "dogs", "the first letter (a capital is a cat)"),
+    (["Rex_1", "Rover_2"], "cats", "the first letter (a capital is a cat)"),
     (["cat_1", "cat_2"], "cats", "the word cat or dog")])
 def test_one_species_only_is_said_loudly_with_the_rule_and_the_way_out(names_, species, rule, tmp_path, capsys):
     root = layout(tmp_path / "pets")
@@ -177,7 +179,8 @@ def utf_16(text):
 
 @pytest.mark.parametrize("encode", [
     str.encode, lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.replace("\n", "\r\n").encode(),
-    lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(), utf_16, lambda text: text.replace(" ", "\t").encode()],
+    lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(), utf_16,
+    lambda text: text.replace(" ", "\t").encode()],
     ids=["plain", "BOM", "CRLF", "BOM and CRLF", "UTF-16", "tabs"])
 def test_lists_are_read_as_windows_programs_write_them(encode, tmp_path, capsys):
     root = layout(tmp_path / "pets")
@@ -210,7 +213,7 @@ def test_names_of_a_list_without_a_photograph_are_counted(tmp_path, capsys):
 
 @pytest.fixture
 def official(pets, tmp_path):  # noqa: F811
-    """The 40 photographs with lists: every fourth of a breed in the test half, and three near-duplicates across the halves."""
+    """The 40 photographs with lists: every fourth of a breed in the test half; three near-duplicates across the halves."""
     root = tmp_path / "official"
     shutil.copytree(pets, root)
     of = {"trainval": [], "test": []}
@@ -242,7 +245,8 @@ def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(of
     assert sum(split == "val" for split in home.values()) == round(len(rest) / 4)
     assert left_out(text) == dict.fromkeys(("Bengal_1", "Bengal_3"), "it shows the same as Bengal_2 of the test half")
     assert "near-duplicates of the test half left out of the trainval half: 2\n" in text
-    assert f"photographs named in trainval.txt and test.txt: {len(of['trainval'] + of['test'])}; others, not looked at: 1\n" in text
+    n = len(of["trainval"] + of["test"])
+    assert f"photographs named in trainval.txt and test.txt: {n}; others, not looked at: 1\n" in text
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     data_check.verify(out)
 

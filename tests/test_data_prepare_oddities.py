@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oxford import BLUE, RED, a_trimap, add, halves, layout, left_out, names, only, pets, prepare, read, refused  # noqa: F401
+from oxford import (BLUE, RED, a_trimap, add, halves, layout, left_out, names, only, pets, prepare, read,  # noqa: F401
+                    refused)
 
 # ----------------------------------------------------------------------------------------- oddities: kept
 
@@ -84,8 +85,10 @@ def fault_files(root):
         "Bengal_link": "its photograph cannot be decoded: there is no such file", "Bengal_folder": "decoded: it is a folder",
         "Bengal_cuttrimap": "its trimap cannot be decoded: it is incomplete", "Bengal_nopet": "its trimap has no pet pixel",
         "Bengal_onlyborder": "its trimap has no pet pixel", "Bengal_zeros": "its trimap has no pet pixel",
-        "Bengal_values": "its trimap holds the values 1, 2, 7" + holds, "Bengal_zero": "its trimap holds the values 0, 1, 3" + holds,
-        "Bengal_many": "the values 0, 1, 2, 3, 4, 5 and 42 more" + holds, "Bengal_one": "its trimap holds the value 200" + holds,
+        "Bengal_values": "its trimap holds the values 1, 2, 7" + holds,
+        "Bengal_zero": "its trimap holds the values 0, 1, 3" + holds,
+        "Bengal_many": "the values 0, 1, 2, 3, 4, 5 and 42 more" + holds,
+        "Bengal_one": "its trimap holds the value 200" + holds,
         "Bengal_sizes": "its trimap is 48 x 64 and the photograph 64 x 48",
         "Bengal_species": "its name says cat and list.txt says dog", "Bengal_class": "class 5",
         "1Bengal_1": "does not begin with a letter"}

@@ -18,7 +18,8 @@ from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, 
 ORIENTATION = 0x0112
 # How a picture lies in a file that says: turn it like this to have it upright.
 LYING = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_270}
 
 
 def tagged(tag):
@@ -67,8 +68,9 @@ def test_a_photograph_whose_trimap_fits_it_only_as_it_lies_stays_so(tag, tmp_pat
 
 @pytest.mark.parametrize("trimap, frame, turned", [
     ((30, 30), (60, 59), False), ((30, 30), (59, 60), True), ((30, 30), None, True), ((30, 30), (120, 118), False),
-    ((30, 30), (118, 120), True), ((60, 59), None, False), ((59, 60), None, True), ((60, 59), (59, 60), False), ((59, 60), (60, 59), True)])
-def test_of_a_nearly_square_photograph_the_exact_trimap_decides_and_then_the_box_file(trimap, frame, turned, tmp_path, capsys):
+    ((30, 30), (118, 120), True), ((60, 59), None, False), ((59, 60), None, True), ((60, 59), (59, 60), False),
+    ((59, 60), (60, 59), True)])
+def test_of_a_nearly_square_photograph_the_exact_trimap_decides_then_the_box_file(trimap, frame, turned, tmp_path, capsys):
     root = layout(tmp_path / "pets")
     image = noise("n", 60, 59)
     add(root, "Bengal_1", image, a_trimap(*trimap), exif=tagged(6), box=(5, 5, 20, 20) if frame else None, frame=frame)
@@ -84,7 +86,8 @@ def test_a_box_that_was_drawn_on_the_other_shape_is_not_used(tmp_path, capsys):
     samples = all_of(root, tmp_path / "data")
     assert np.isnan(samples["Bengal_1"]["bboxes"]).all()
     assert samples["Bengal_2"]["bboxes"].tolist() == pytest.approx([10 / 3, 5 / 4, 10, 25 / 4])
-    assert "used: 1\n  Bengal_1: it was drawn on 64 x 48 and the photograph beside its trimap is 48 x 64\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "used: 1\n  Bengal_1: it was drawn on 64 x 48 and the photograph beside its trimap is 48 x 64\n" in text
 
 
 def test_near_duplicates_are_told_by_the_picture_as_it_is_stored(tmp_path, capsys):
@@ -242,6 +245,18 @@ def test_what_fits_no_rule_is_refused_with_its_values(values, listed, tmp_path, 
     assert f"its trimap holds the {listed}" in reason and "it should hold 1 (pet), 2 (background) and 3 (border)" in reason
 
 
+def test_a_palette_of_white_before_black_is_refused(tmp_path, capsys):
+    """As programs make it of a black and white picture: the pet is white there and 0, or black and 1."""
+    root = layout(tmp_path / "pets")
+    add(root, "Bengal_1")
+    for name, colours in (("Bengal_2", [255, 255, 255, 0, 0, 0]), ("Bengal_3", [0, 0, 0, 255, 255, 255])):
+        mask = Image.fromarray(pet_mask().astype(np.uint8)).convert("P")
+        mask.putpalette(colours + [9] * 762)
+        add(root, name, trimap=mask)
+    assert sorted(all_of(root, tmp_path / "data")) == ["Bengal_1", "Bengal_3"]
+    assert "palette shows 0 in white and 1 in black" in left_out(capsys.readouterr().out)["Bengal_2"]
+
+
 def test_a_mask_in_colours_is_refused_with_the_way_out(tmp_path, capsys):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
@@ -272,9 +287,11 @@ SOUND = {
     "a pixel over no frame": (voc((10, 12, 65, 24), (0, 0)), [10 / 64, 12 / 48, 1, 24 / 48])}
 BAD = {
     "flat": (voc((10, 12, 10, 24), (64, 48)), "the box 10 12 10 24 in a frame of 64 x 48 is out of order or has no extent"),
-    "turned": (voc((30, 12, 10, 24), (64, 48)), "out of order"), "a hair": (voc((10, 12, 10.0001, 24), (64, 48)), "no extent"),
+    "turned": (voc((30, 12, 10, 24), (64, 48)), "out of order"),
+    "a hair": (voc((10, 12, 10.0001, 24), (64, 48)), "no extent"),
     "outside": (voc((10, 12, 65.5, 24), (64, 48)), "the box 10 12 65.5 24 in a frame of 64 x 48 is out of it"),
-    "beyond": (voc((64, 12, 65, 24), (64, 48)), "no extent"), "left of it": (voc((-2, 12, 30, 24), (64, 48)), "is out of it"),
+    "beyond": (voc((64, 12, 65, 24), (64, 48)), "no extent"),
+    "left of it": (voc((-2, 12, 30, 24), (64, 48)), "is out of it"),
     "nan": (voc(("nan", 12, 30, 24), (64, 48)), "its xmin is 'nan', no number"),
     "infinite": (voc((10, 12, 30, "1e999"), (64, 48)), "its ymax is '1e999', no number"),
     "word": (voc((10, "left", 30, 24), (64, 48)), "its ymin is 'left', no number"),
@@ -285,7 +302,8 @@ BAD = {
     "no corner": (xml("", SIDES.replace("ymin", "top")), "it has no ymin"),
     "empty corner": (xml("", SIDES.replace(">12<", "> <")), "it has no ymin"),
     "no box": ("<annotation><object><name>cat</name></object></annotation>", "its object has no bndbox"),
-    "cut off": (voc((10, 12, 30, 24), (64, 48))[:90], "its file cannot be read as XML ("), "empty": ("", "cannot be read as XML"),
+    "cut off": (voc((10, 12, 30, 24), (64, 48))[:90], "its file cannot be read as XML ("),
+    "empty": ("", "cannot be read as XML"),
     "encoding": ('<?xml version="1.0" encoding="none-such"?><annotation/>', "cannot be read as XML"),
     "a heart": ("I ♥ pets", "cannot be read as XML")}
 
@@ -299,8 +317,8 @@ def test_boxes_that_are_sound_or_nearly(tmp_path, capfd):
     assert {name: sample["bboxes"].tolist() for name, sample in samples.items()} == {
         f"Bengal {name}": pytest.approx([32 * c for c in corners]) for name, (_, corners) in SOUND.items()}
     captured = capfd.readouterr()
-    assert "head boxes cut at the frame, over which they reached by at most a pixel: 3 (Bengal a pixel over no frame, Bengal a " \
-        "pixel over, Bengal a side over)\n" in captured.out
+    assert "head boxes cut at the frame, over which they reached by at most a pixel: 3 (Bengal a pixel over no frame, " \
+        "Bengal a pixel over, Bengal a side over)\n" in captured.out
     assert "Warning" not in captured.err and "head box, because" not in captured.out
 
 
@@ -315,7 +333,8 @@ def test_a_bad_box_leaves_its_photograph_without_one_and_is_named(tmp_path, capf
     out = prepare(root, tmp_path / "data", "--fractions", "0-0-100")
     captured = capfd.readouterr()
     assert len(names(out)) == len(BAD) + 2 and left_out(captured.out) == {}
-    lines = captured.out.partition(f"without a head box, because it cannot be used: {len(BAD) + 1}\n")[2].splitlines()[:len(BAD) + 1]
+    n = len(BAD) + 1
+    lines = captured.out.partition(f"without a head box, because it cannot be used: {n}\n")[2].splitlines()[:n]
     reasons = dict(line.strip().split(": ", 1) for line in lines)
     assert reasons.pop("Bengal folder") == "its file cannot be read as XML (Is a directory)"
     assert {name for name, reason in reasons.items() if BAD[name.removeprefix("Bengal ")][1] not in reason} == set()
