@@ -5,7 +5,13 @@
     python data_prepare.py --synthetic 600     pets drawn in code: no data and no network needed
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete.
+only when it is complete. data_oxford.py says what is taken of a folder, data_sample.py how photographs, trimaps and boxes
+are read.
+
+--only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
+the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two
+numbers of --fractions say (90-10-0 unless given). Near-duplicates stay together there too; a photograph of trainval.txt that
+is a near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it is trained on.
 """
 
 import argparse
@@ -13,9 +19,9 @@ import csv
 import hashlib
 import os
 import shutil
-import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -24,41 +30,27 @@ from PIL import Image
 from tqdm import tqdm
 
 import cli
+import data_check
+import data_oxford
+import data_split
+import lock
+import synthetic
 from cli import InputError
-from data import contract
-from data import split as data_split
-from data.contract import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
-from data.sources import synthetic
-from training import lock
-
-SPECIES = ("cat", "dog")
-PET, BACKGROUND, BORDER = 1, 2, 3
+from data_check import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
+from data_oxford import BY_LIST, HALVES, SPECIES
+from data_sample import BORDER, COMMON, NO_BOX, PET, Unusable, read_sample
+from photographs import show_name
 
 
-class Unusable(Exception):
-    """One image cannot be used; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A photograph of the folder and what its name says of it."""
-    root: Path
-    name: str
-    breed: str
-    species: int
-    is_listed: bool = True  # by list.txt; also where there is no such file
-
-    @property
-    def image_path(self):
-        return self.root / "images" / f"{self.name}.jpg"
-
-    @property
-    def trimap_path(self):
-        return self.root / "annotations" / "trimaps" / f"{self.name}.png"
-
-    @property
-    def box_path(self):
-        return self.root / "annotations" / "xmls" / f"{self.name}.xml"
+@dataclass
+class Outcome:
+    """What went into a data folder and what did not, for report()."""
+    chosen: list = field(default_factory=list)     # the samples of each split
+    has_box: dict = field(default_factory=dict)    # of each sample of a split
+    together: list = field(default_factory=list)   # names of near-duplicates
+    folder: data_oxford.Folder | None = None       # with whatever is left out
+    notes: dict = field(default_factory=dict)      # sentence of data_sample.py -> [(name, detail)]
+    warning: str | None = None
 
 
 def parse_args(argv=None):
@@ -70,12 +62,22 @@ def parse_args(argv=None):
     parser.add_argument("--out", type=Path, default=Path("datasets/data_new"), help="the data folder to make")
     parser.add_argument("--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=256,
                         help="side of the square images in pixels")
-    parser.add_argument("--fractions", type=fractions, default=(80.0, 10.0, 10.0), metavar="80-10-10",
-                        help="train, val and test in percent")
+    parser.add_argument("--fractions", type=fractions, metavar="80-10-10",
+                        help="train, val and test in percent; with --official-split 90-10-0, as test has its own")
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument("--official-split", action="store_true",
+                        help="the official test half is the test split, and val is taken out of the trainval half")
+    halves.add_argument("--only", choices=HALVES, help="take the photographs of that official half alone")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the shuffle, and of the synthetic pets")
     parser.add_argument("--border", choices=("pet", "background"), default="pet", help="what the trimap's border counts as")
     parser.add_argument("--force", action="store_true", help="replace an existing data folder")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.synthetic and (args.official_split or args.only):
+        parser.error("--official-split and --only are for --root and --download; drawn pets have no official halves")
+    if args.official_split and args.fractions and args.fractions[2]:
+        parser.error("the third number of --fractions has to be 0 with --official-split, whose test split is test.txt")
+    args.fractions = args.fractions or ((90.0, 10.0, 0.0) if args.official_split else (80.0, 10.0, 10.0))
+    return args
 
 
 def fractions(text):
@@ -93,7 +95,7 @@ def main(args):
         raise InputError(f"--out {args.out} would replace {source}, from which it is made; choose another --out")
     with lock.hold(out.with_name(f".{out.name}.lock"), args.out):
         outcome = make(args, out)
-    report(args, *outcome)
+    report(args, outcome)
 
 
 def make(args, out):
@@ -137,34 +139,49 @@ def check_target(out, force):
 def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
     root = find_root(args, out)
-    samples, left_out = list_samples(root)
+    folder = data_oxford.list_samples(root, HALVES if args.official_split else (args.only,) if args.only else ())
+    outcome = Outcome(folder=folder)
     with cli.processes() as pool:
-        usable, hashes, contents, empty = [], [], [], []
-        for sample, (found, reason) in zip(samples, ordered(pool, inspect, [(s, args.size) for s in samples], "inspect")):
+        usable, hashes, contents = [], [], []
+        jobs = [(sample, args.size) for sample in folder.samples]
+        for sample, (found, reason) in zip(folder.samples, ordered(pool, inspect, jobs, "inspect")):
             if reason:
-                left_out.append((sample.name, reason))
-            else:
-                usable.append(sample)
-                hashes.append(found[0])
-                contents.append(found[1])
-                empty += [sample.name] * found[2]
+                folder.left_out.append((sample.name, reason))
+                continue
+            usable.append(sample)
+            hashes.append(found[0])
+            contents.append(found[1])
+            for what, detail in found[2]:
+                outcome.notes.setdefault(what, []).append((sample.name, detail))
         if not usable:
-            reason = f"; the first of {len(left_out)} left out is {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
-            raise InputError(f"{root} has no usable photograph{reason}; it needs images/NAME.jpg with "
+            reasons = [f"; the first of {len(folder.left_out)} left out is {show_name(name)}: {reason}"
+                       for name, reason in folder.left_out[:1]] or [f"; {remark}" for remark in folder.remarks[:1]] or [""]
+            raise InputError(f"{root} has no usable photograph{reasons[0]}; it needs images/NAME.jpg with "
                              "annotations/trimaps/NAME.png")
         pairs = data_split.copies(contents) + data_split.near_duplicates(np.stack(hashes))
-        groups = data_split.group_duplicates(len(usable), pairs)
-        assignment = data_split.split(groups, [s.breed for s in usable], args.fractions, args.seed)
+        breeds, shares = [sample.breed for sample in usable], args.fractions
+        if args.official_split:
+            shares = (*args.fractions[:2], 100)
+            groups, assignment, seen = data_split.split_around_test(
+                pairs, np.array([sample.half == "test" for sample in usable]), breeds, args.fractions[:2], args.seed)
+            folder.left_out += [(usable[k].name, f"it shows the same as {show_name(usable[test].name)} of the test half")
+                                for k, test in sorted(seen.items())]
+            folder.remarks.append(f"near-duplicates of the test half left out of the trainval half: {len(seen)}")
+        else:
+            groups = data_split.group_duplicates(len(usable), pairs)
+            assignment = data_split.split(groups, breeds, args.fractions, args.seed)
         # Shuffled, so that the first N of a split are a fair sample of it.
         order = np.random.default_rng(args.seed).permutation(len(usable))
-        chosen = [[usable[k] for k in order if assignment[k] == number] for number in range(len(SPLITS))]
-        for split, members, fraction in zip(SPLITS, chosen, args.fractions):
+        outcome.chosen = [[usable[k] for k in order if assignment[k] == number] for number in range(len(SPLITS))]
+        for split, members, fraction in zip(SPLITS, outcome.chosen, shares):
             if fraction and not members:
                 raise InputError(f"{len(usable)} photographs are too few for a {split} split of {fraction:g}%; use more of "
                                  "them or other --fractions")
-        has_box = {split: write_split(pool, out / split, members, args)
-                   for split, members in zip(SPLITS, chosen) if members}
-    return chosen, has_box, groups, usable, left_out, empty
+        outcome.has_box = {split: write_split(pool, out / split, members, args)
+                           for split, members in zip(SPLITS, outcome.chosen) if members}
+    outcome.together = [[usable[k].name for k in group] for group in groups if len(group) > 1]
+    outcome.warning = data_oxford.one_species(sum(outcome.chosen, []), root)
+    return outcome
 
 
 def find_root(args, out):
@@ -181,69 +198,7 @@ def find_root(args, out):
             raise InputError(f"the download into {args.download} failed ({contract.shorten(error)}); try again, or unpack "
                              "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root") from None
         return args.download / "oxford-iiit-pet"
-    for root in (args.root, args.root / "oxford-iiit-pet"):
-        if (root / "images").is_dir() and (root / "annotations" / "trimaps").is_dir():
-            return root
-    raise InputError(f"{args.root} has no folders images and annotations/trimaps; --root takes the folder that the "
-                     "Oxford-IIIT Pet archives are unpacked in")
-
-
-def list_samples(root):
-    """The photographs of a folder that have a trimap, sorted by name, and (name, reason) for those left out."""
-    listed = read_list(root / "annotations" / "list.txt")
-    class_of = Counter((breed_of(name), class_id) for name, (class_id, _) in listed.items())
-    usual_class = {breed: class_id for (breed, class_id), _ in reversed(class_of.most_common())}
-    samples, left_out = [], []
-    for path in sorted((root / "images").glob("*.jpg")):
-        name = path.stem
-        if name.startswith("."):  # AppleDouble files, which macOS puts beside the real ones
-            continue
-        sample = Sample(root, name, breed_of(name), int(not name[0].isupper()), name in listed or not listed)
-        class_id, species = listed.get(name, (None, None))
-        if not sample.trimap_path.is_file():
-            left_out.append((name, "it has no trimap"))
-        elif not name[0].isalpha():
-            left_out.append((name, "its name does not begin with a letter, which tells cat from dog"))
-        elif not is_text(name):
-            left_out.append((name, "its name holds bytes that are no text; rename it"))
-        elif species is not None and species != sample.species:
-            left_out.append((name, f"its name says {SPECIES[sample.species]} and list.txt says {SPECIES[species]}"))
-        elif class_id is not None and class_id != usual_class[sample.breed]:
-            left_out.append((name, f"list.txt gives it class {class_id} and most of its breed {usual_class[sample.breed]}"))
-        else:
-            samples.append(sample)
-    return samples, left_out
-
-
-def is_text(name):
-    """Whether a file's name can be written in UTF-8, as index.csv is."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def breed_of(name):
-    """The breed that a name begins with: saint_bernard of saint_bernard_12."""
-    return name.rpartition("_")[0] or name
-
-
-def read_list(path):
-    """list.txt as {name: (class id, species)}, species 0 cat and 1 dog; empty where there is no such file."""
-    listed = {}
-    if not path.is_file():
-        return listed
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            name, class_id, species, _ = line.split()
-            listed[name] = int(class_id), {"1": 0, "2": 1}[species]
-        except (ValueError, KeyError):
-            raise InputError(f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID, with species "
-                             "1 (cat) or 2 (dog)") from None
-    return listed
+    return data_oxford.find_root(args.root)
 
 
 def ordered(pool, function, items, what):
@@ -251,77 +206,32 @@ def ordered(pool, function, items, what):
     items = iter(items)
     waiting = deque()
     total = items.__length_hint__()
-    with tqdm(total=total, desc=what, unit="image", disable=None) as bar:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 64:
+    try:
+        with tqdm(total=total, desc=what, unit="image", disable=None) as bar:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= 64:
+                    yield waiting.popleft().result()
+                    bar.update()
+            while waiting:
                 yield waiting.popleft().result()
                 bar.update()
-        while waiting:
-            yield waiting.popleft().result()
-            bar.update()
+    except BrokenProcessPool:  # as a system out of memory does it
+        raise InputError("a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
+                         "make the largest photographs smaller") from None
 
 
 def inspect(job):
-    """Look at one sample: ((perceptual hash, digest of the image as stored, whether its mask is empty), None), or
-    (None, the reason why it cannot be used)."""
+    """Look at one sample: ((perceptual hash, digest of the image as stored, notes of read_sample), None), or (None, the
+    reason why it cannot be used)."""
     sample, size = job
     try:
-        image, trimap, _ = read_sample(sample)
-        return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest(),
-                PET not in trimap), None
+        image, _, _, notes = read_sample(sample, size)
     except Unusable as reason:
         return None, str(reason)
-
-
-def read_sample(sample):
-    """Read one sample: (PIL image in RGB, trimap (H, W) uint8 of 1, 2 and 3, box).
-
-    The box is four floats relative to width and height, or None. Raises Unusable.
-    """
-    image = decode(sample.image_path, "RGB", "photograph")
-    trimap = np.asarray(decode(sample.trimap_path, "L", "trimap"))
-    height, width = trimap.shape
-    if abs(width * image.height - height * image.width) > max(width, height, *image.size):
-        raise Unusable(f"its trimap is {width} x {height} and the photograph {image.width} x {image.height}")
-    foreign = np.setdiff1d(trimap, (PET, BACKGROUND, BORDER))
-    if foreign.size:
-        raise Unusable(f"its trimap holds the value {foreign[0]}, not only 1, 2 and 3")
-    box = read_box(sample.box_path, image.size)
-    # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one that is neither, such as the
-    # archives' Abyssinian_34, the trimap is all that is known, and it is taken at its word.
-    if PET not in trimap and (sample.is_listed or box is not None):
-        raise Unusable("its trimap has no pet pixel")
-    return image, trimap, box
-
-
-def decode(path, mode, what):
-    """Decode a picture of whatever format, whole, so that a truncated one is noticed."""
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except Exception as error:  # Pillow raises many kinds, down to SyntaxError and struct.error
-        raise Unusable(f"its {what} cannot be decoded ({contract.shorten(error)})") from None
-
-
-def read_box(path, image_size):
-    """The head box of a PASCAL VOC file relative to the frame, (4,) xyxy in [0, 1]; None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        tree = ElementTree.parse(path)
-        if tree.find("object") is None:
-            return None
-        box = tree.find("object/bndbox")
-        box = np.array([float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")])
-        size = tree.find("size")
-        frame = image_size if size is None else (float(size.findtext("width")), float(size.findtext("height")))
-        box /= np.tile(frame, 2)
-    except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
-        raise Unusable(f"its head box cannot be read ({contract.shorten(error)})") from None
-    if not (np.isfinite(box).all() and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise Unusable("its head box is out of order or out of the frame")
-    return box
+    except MemoryError:
+        return None, "there is not enough memory for it; make photograph and trimap smaller"
+    return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest(), notes), None
 
 
 def stretch(image, size):
@@ -333,12 +243,15 @@ def stretch(image, size):
 def convert(job):
     """One sample in the contract's form: a dict of arrays."""
     sample, size, border = job
-    image, trimap, box = read_sample(sample)
+    try:
+        image, trimap, box, _ = read_sample(sample, size)
+    except Unusable as reason:
+        raise InputError(f"{sample.image_path} has changed while it was read: {reason}; prepare the data again") from None
+    trimap = np.asarray(Image.fromarray(trimap).resize((size, size), Image.Resampling.NEAREST))
     mask = (trimap == PET) | ((trimap == BORDER) & (border == "pet"))
-    mask = Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
     return {
         "images": stretch(image, size),
-        "masks": np.asarray(mask)[:, :, None],
+        "masks": mask.astype(np.uint8)[:, :, None],
         "bboxes": np.full(4, np.nan) if box is None else box * size,
         "binary": np.array([sample.species]),
     }
@@ -371,24 +284,36 @@ def write_split(pool, folder, samples, args):
     return has_box
 
 
-def report(args, chosen, has_box, groups, usable, left_out, empty):
+def report(args, outcome):
     """Print what went into the data folder and what did not."""
     print(f"{'split':8}{'images':>8}{'cats':>8}{'dogs':>8}{'with box':>10}")
     rows = [(split, len(members), sum(not s.species for s in members), sum(s.species for s in members),
-             sum(has_box.get(split, ()))) for split, members in zip(SPLITS, chosen)]
+             sum(outcome.has_box.get(split, ()))) for split, members in zip(SPLITS, outcome.chosen)]
     rows.append(("all", *(sum(column) for column in list(zip(*rows))[1:])))
     for name, *counts in rows:
         print(f"{name:8}{counts[0]:8}{counts[1]:8}{counts[2]:8}{counts[3]:10}")
-    together = [group for group in groups if len(group) > 1]
-    print(f"near-duplicates kept together: {len(together)} groups, {sum(map(len, together))} images "
+    print(f"near-duplicates kept together: {len(outcome.together)} groups, {sum(map(len, outcome.together))} images "
           f"(256-bit difference hash, at most {data_split.NEAR_DUPLICATE_BITS} bits apart)")
-    for group in together:
-        print("  " + ", ".join(usable[k].name for k in group))
-    if empty:
-        print(f"kept with an empty mask, as neither list.txt nor a head box says that they show a pet: {', '.join(empty)}")
-    print(f"left out: {len(left_out)}")
-    for name, reason in left_out:
-        print(f"  {name}: {reason}")
+    for group in outcome.together:
+        print("  " + ", ".join(map(show_name, group)))
+    rules = Counter(sample.species_by for members in outcome.chosen for sample in members)
+    if set(rules) != {BY_LIST}:
+        print("cat or dog by " + "; by ".join(f"{rule}: {count}" for rule, count in sorted(rules.items())))
+    for what, found in outcome.notes.items():
+        names = [show_name(name) for name, _ in found]
+        if what == NO_BOX:
+            print(f"{what}: {len(names)}")
+            for name, (_, reason) in zip(names, found):
+                print(f"  {name}: {reason}")
+        else:
+            print(f"{what}: {len(names)} ({cli.listed(names) if what in COMMON else ', '.join(names)})")
+    for remark in outcome.folder.remarks:
+        print(remark)
+    print(f"left out: {len(outcome.folder.left_out)}")
+    for name, reason in outcome.folder.left_out:
+        print(f"  {show_name(name)}: {reason}")
+    if outcome.warning:
+        cli.warn(outcome.warning)
     print(f"written to {args.out}; next: python data_rechunk.py --data {args.out}")
 
 

@@ -70,8 +70,9 @@ def rechunk(data, split, kind):
                 with h5py.File(temporary, "w") as target:
                     digest = write_chunked(target, kind, dataset, to_contract, size, helper)
                     target[chunked(kind)].attrs["sha256"] = digest
-                    attributes["split_hash"] = split_hash(path, kind, digest, attributes)
+                    belongs_to = split_hash(path, kind, digest, attributes)
                     copy_attributes(path, attributes, target)
+                    target.attrs["split_hash"] = belongs_to
                 flushed = helper.submit(flush_to_disk, temporary)
                 compare(temporary, kind, dataset, to_contract)
                 flushed.result()

@@ -7,8 +7,10 @@
                                        trimaps.h5  (N, S, S, 1) uint8    1 pet, 2 background, 3 border, 255 unlabelled
                                        index.csv   row, name, breed, species, has_box, and any column of one's own
 
-Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Every
-function raises cli.InputError, naming the file, the value and the way out, also for who writes the files himself.
+Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Attributes
+of the files say more: `border` and `unlabelled` (255, where that value may be in them) of masks.h5, `classes` (two texts, for
+other classes than cat and dog) of binary.h5. Every function raises cli.InputError, naming the file, the value and the way
+out, also for who writes the files himself.
 """
 
 import errno
@@ -26,8 +28,9 @@ from data.index import check_index, read_index
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary", "trimaps")
 PICTURES = ("images", "masks", "trimaps")  # of them those that are cropped and mirrored with the image
+READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes before the masks that they are held against
 UNLABELLED = 255  # in masks, binary and trimaps: nothing is known there
-READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes come before the masks that they are held against
+CLASSES = ("cat", "dog")  # of binary, where the file names no others
 LAYOUT = {  # what each file holds under its kind's name, for who writes it himself
     "images": "(N, S, S, 3) uint8, RGB",
     "masks": "(N, S, S, 1) uint8, 1 pet and 0 background, 255 where nothing is known",
@@ -36,10 +39,11 @@ LAYOUT = {  # what each file holds under its kind's name, for who writes it hims
     "trimaps": "(N, S, S, 1) uint8, 1 pet, 2 background, 3 border, 255 where nothing is known",
 }
 ALLOWED = {  # values, and what they mean
-    "masks": ((0, 1, UNLABELLED), "1 where the pet is, 0 elsewhere, and 255 where nothing is known"),
+    "masks": ((0, 1, UNLABELLED), "1 where the pet is, 0 elsewhere and 255 where nothing is known"),
     "binary": ((0, 1, UNLABELLED), "0 (cat), 1 (dog) or 255 (unknown)"),
     "trimaps": ((1, 2, 3, UNLABELLED), "1 (pet), 2 (background), 3 (border) or 255 (unknown)"),
 }
+USUAL = {"masks": (0, 1), "binary": (0, 1), "trimaps": (1, 3)}  # from, to: by far the most hold no others, as is seen at a glance
 VALID = {kind: np.isin(np.arange(256), values) for kind, (values, _) in ALLOWED.items()}  # (256,) bool each
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
@@ -50,7 +54,8 @@ HEAP_MARK, HEAP_SEARCH = b"GCOL\1\0\0\0", 1 << 16
 
 def sample_shape(kind, size):
     """Shape of one sample of a kind of data at S = size."""
-    return {"images": (size, size, 3), "masks": (size, size, 1), "bboxes": (4,), "binary": (1,), "trimaps": (size, size, 1)}[kind]
+    picture = (size, size, 1)
+    return {"images": (size, size, 3), "masks": picture, "bboxes": (4,), "binary": (1,), "trimaps": picture}[kind]
 
 
 def sample_dtype(kind):
@@ -209,7 +214,7 @@ def conversion(shape, wanted):
 
 def check_values(path, kind, rows, size, start=0):
     """Check the values of some rows in the contract's form; `start` is the row that the first of them is."""
-    if kind in ALLOWED and (rows.max(initial=0) > 1 or kind == "trimaps"):  # masks of 0 and 1, by far the most, are seen at a glance
+    if kind in ALLOWED and not is_within(rows, *USUAL[kind]):
         wrong = ~VALID[kind][rows].reshape(len(rows), -1)
         if wrong.any():
             bad = int(np.argmax(wrong.any(axis=1)))
@@ -229,6 +234,22 @@ def check_values(path, kind, rows, size, start=0):
         if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
             raise InputError(f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
                              f"multiply them by {size} and re-chunk again")
+
+
+def is_within(rows, least, most):
+    """Whether all of some rows of uint8 are from least to most."""
+    return rows.max(initial=least) <= most and (least == 0 or rows.min(initial=most) >= least)
+
+
+def class_names(path, attributes):
+    """The names of the classes 0 and 1 of binary.h5, as its attributes give them, or cat and dog."""
+    given = attributes.get("classes", CLASSES)
+    given = [given] if np.ndim(given) == 0 else list(given)
+    names = tuple(text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in given)
+    if len(set(names)) != 2 or len(names) != 2 or not all(isinstance(text, (bytes, str)) and text.strip() for text in given):
+        raise InputError(f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes 0 and "
+                         "1, two different texts; write it so, or leave it out where they are cat and dog")
+    return names
 
 
 def is_rechunked(file, kind):
@@ -282,10 +303,11 @@ def refuse_other_images(path, ours, images):
 def describe(data):
     """What the attributes say of a re-chunked data folder, without reading the samples.
 
-    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "border": "pet", "background" or "unknown",
-    "split_hash": 16 hex digits}. Checks that the files of every split agree in N and S, and belong together.
+    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "classes": names of the classes 0 and 1, "border":
+    "pet", "background", "ignore" or "unknown", "split_hash": 16 hex digits}. Checks that the files of every split agree in N,
+    S and classes, and belong together.
     """
-    splits, sizes, borders, hashes = {}, {}, {}, {}
+    splits, sizes, borders, classes, hashes = {}, {}, {}, {}, {}
     kinds = {split: kinds_of(data, split) for split in find_splits(data)}
     for split in kinds:
         for kind in kinds[split]:
@@ -297,18 +319,22 @@ def describe(data):
                     sizes[path] = dataset.shape[1]
                 if kind == "masks":
                     borders[path] = str(file.attrs.get("border", "unknown"))
+                if kind == "binary":
+                    classes[path] = class_names(path, file.attrs)
                 digest = str(file.attrs.get("split_hash", ""))
                 refuse_other_images(path, digest, hashes.setdefault(split, digest))
         read_index(data, split, splits[split])
     for what, found, way in (
         ("image side", sizes, "resize them to one side, or keep them in folders of their own"),
         ("border rule", borders, "prepare them with one --border, or keep them in folders of their own"),
+        ("names of the classes 0 and 1", classes, "give the files one attribute 'classes', or keep them in folders of their own"),
     ):
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{path}: {value}" for path, value in found.items())
             raise InputError(f"the files of {data} differ in the {what} ({listed}); {way}")
     combined = hashlib.sha256("\n".join(f"{split} {hashes[split]}" for split in splits).encode()).hexdigest()[:16]
     return {"splits": splits, "kinds": kinds, "size": sizes.popitem()[1],
+            "classes": classes.popitem()[1] if classes else CLASSES,
             "border": borders.popitem()[1] if borders else "unknown", "split_hash": combined}
 
 
@@ -331,7 +357,7 @@ def verify(data, look=None):
                     digest.update(rows)
                     check_values(path, kind, rows, summary["size"], start)
                     if kind in ("bboxes", "binary"):
-                        check_index(data, split, n, kind, rows, start)
+                        check_index(data, split, n, kind, rows, start, summary["classes"])
                     if look:
                         look(split, kind, start, rows)
                     if kind == "images":

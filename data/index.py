@@ -1,7 +1,8 @@
-"""A split's index.csv: row, name, breed, species, has_box. All of it may be missing, all columns but row and name too.
+"""A split's index.csv: row, name, breed, species, has_box, and any column of one's own; an empty cell is unknown.
 
-Written by data_prepare.py, or by hand or a spreadsheet: a mark before the first word (BOM), lines that end as on Windows and
-lines of empty cells are taken. Raises cli.InputError, naming the file, the value and the way out.
+All of it may be missing, all columns but row and name too. Written by data_prepare.py, or by hand or a spreadsheet: a mark
+before the first word (BOM), lines that end as on Windows and lines of empty cells are taken. Raises cli.InputError, naming
+the file, the value and the way out.
 """
 
 import csv
@@ -12,6 +13,7 @@ import numpy as np
 
 from cli import InputError
 
+FIELDS = ("row", "name", "breed", "species", "has_box")
 MOST_SHOWN = 60  # characters of a cell or a first line, in a message
 WITHOUT = "or delete it, as images have numbers too"
 
@@ -46,16 +48,21 @@ def read_index_rows(data, split, n):
 def fault(columns, rows, n):
     """What is wrong with an index of n images, and the way out; None where nothing is."""
     missing = [column for column in ("row", "name") if column not in columns]
+    twice = next((column for k, column in enumerate(columns) if column and column in columns[:k]), None)
     marks = [mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]]
     if marks:
         return f"and its columns are separated by {'semicolons' if marks[0] == ';' else 'tabs'}; save it with commas"
     if missing:
         return f"and its first line names no column {' and no '.join(missing)} ({shown(','.join(columns))}); add that"
+    if twice:
+        return f"and its first line names the column {shown(twice)} twice; rename one of them"
     for k, row in enumerate(rows[:n]):
         if row["row"] != str(k):
             return f"and where {k} should stand it says {shown(row['row'])}; correct that"
         if not row["name"]:
             return f"and row {k} has none; give it one"
+        if any(row.get(None, ())):  # all cells behind a comma too many stand in the wrong column
+            return f"and row {k} has more cells than there are columns; put cells that hold a comma into double quotes"
     return None if len(rows) == n else f"and it lists {len(rows)} rows; list one for each image"
 
 
@@ -64,12 +71,31 @@ def shown(text):
     return repr(text) if text is None or len(text) <= MOST_SHOWN else repr(text[:MOST_SHOWN]) + "..."
 
 
-def check_index(data, split, n, kind, rows, start):
-    """Check that index.csv, where it tells species and boxes, tells the same as some rows of binary.h5 and bboxes.h5."""
-    field, words = {"binary": ("species", ("cat", "dog")), "bboxes": ("has_box", ("0", "1"))}[kind]
+def column_names(rows):
+    """The named columns of an index's rows, in order; none where there is no index."""
+    return [column for column in rows[0] if column] if rows and "row" in rows[0] else []
+
+
+def contents(rows, column):
+    """(number of different values, number of empty cells) of a column."""
+    cells = [(row[column] or "").strip() for row in rows]
+    return len(set(cells) - {""}), cells.count("")
+
+
+def check_index(data, split, n, kind, rows, start, classes=("cat", "dog")):
+    """Check that index.csv, where it tells species and boxes, tells the same as some rows of binary.h5 and bboxes.h5.
+
+    classes: what the classes 0 and 1 are called. An empty cell says nothing, and so does a class of 255.
+    """
+    field, words = {"binary": ("species", classes), "bboxes": ("has_box", ("0", "1"))}[kind]
     facts = rows[:, 0] if kind == "binary" else ~np.isnan(rows[:, 0])
+    # With classes of one's own, a column called species may be about something else: only the other class contradicts.
+    is_other = tuple(words) not in (("cat", "dog"), ("0", "1"))
     for row, fact in zip(read_index_rows(data, split, n)[start:], facts):
-        if (row.get(field) or words[int(fact)]) != words[int(fact)]:  # an empty cell says nothing
-            path = Path(data) / split / "index.csv"
-            raise InputError(f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
-                             f"{words[int(fact)]}; correct one of them, or leave the column {field} out")
+        cell = (row.get(field) or "").strip()
+        if not cell or fact > 1 or cell == words[int(fact)] or is_other and cell not in words:
+            continue
+        path = Path(data) / split / "index.csv"
+        named = ", or name the classes in the attribute 'classes' of binary.h5" if kind == "binary" and cell not in words else ""
+        raise InputError(f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
+                         f"{words[int(fact)]}; correct one of them, or leave the column {field} out{named}")

@@ -103,6 +103,9 @@ def read_mask(path):
         load(image)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
+        if image.mode == "P" and image.getextrema()[1] <= 1 and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
+            raise Unreadable("its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
+                             "sees; save it in grey")
         if image.mode in ("L", "P"):
             return np.asarray(image).copy()
         if image.mode == "PA":

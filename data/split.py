@@ -70,7 +70,7 @@ def group_duplicates(n, pairs):
 def split(groups, breeds, fractions, seed):
     """Assign images to splits by a seeded shuffle.
 
-    groups     lists of indices that must stay together; all together they hold each index once.
+    groups     lists of indices that must stay together; none stands in two. What stands in none stays out (-1).
     breeds     the breed of every image.
     fractions  target sizes relative to each other, such as (80, 10, 10).
     Returns (N,) int, the split of each image. Near-duplicates stay together, then each breed is spread as the fractions
@@ -81,7 +81,7 @@ def split(groups, breeds, fractions, seed):
     by_breed = {}
     for group in groups:
         by_breed.setdefault(breeds[group[0]], []).append(group)
-    assignment = np.empty(len(breeds), dtype=int)
+    assignment = np.full(len(breeds), -1)
     owed = np.zeros(len(fractions))
     for breed in sorted(by_breed):
         members = [by_breed[breed][k] for k in rng.permutation(len(by_breed[breed]))]
@@ -96,6 +96,25 @@ def split(groups, breeds, fractions, seed):
             owed[chosen] -= len(group)
             assignment[group] = chosen
     return assignment
+
+
+def split_around_test(pairs, is_test, breeds, fractions, seed):
+    """Keep a test half as it is, and share out the other images between train and val by split().
+
+    pairs: near-duplicates among the images, nearest first; is_test: (N,) bool; fractions: of train and val. An image that
+    shows what one of the test half does comes into no split (-1), so that the half stays whole and nothing of it is trained
+    on.
+    Returns (groups, assignment, {image in no split: the nearest of the test half}).
+    """
+    seen = {}
+    for _, i, j in pairs:
+        if is_test[i] != is_test[j]:
+            seen.setdefault(*((j, i) if is_test[i] else (i, j)))
+    groups = group_duplicates(len(is_test), [pair for pair in pairs if not seen.keys() & set(pair[1:])])
+    others = [group for group in groups if not is_test[group[0]] and group[0] not in seen]
+    assignment = split(others, breeds, fractions, seed)
+    assignment[np.asarray(is_test)] = len(fractions)
+    return groups, assignment, seen
 
 
 def apportion(total, owed):

@@ -1,6 +1,7 @@
 """Small folders in the Oxford-IIIT Pet layout for the tests of data_prepare.py, and what it makes of them."""
 
 import csv
+import os
 import zlib
 
 import h5py
@@ -22,7 +23,7 @@ def layout(root):
 
 
 def noise(name, width, height):
-    pixels = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(zlib.crc32(os.fsencode(name))).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -47,12 +48,13 @@ def voc(box, frame):
     return f"<annotation>{size}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
 
 
-def add(root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", **save):
-    """Add a photograph of 64 x 48 noise, or the given one; box None leaves the XML out."""
+def add(root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", ending=".jpg", **save):
+    """Add a photograph of 64 x 48 noise, or the given one; trimap: an array or an image; box None leaves the XML out."""
     image = noise(name, 64, 48) if image is None else image
     trimap = a_trimap(*image.size) if trimap is None else trimap
-    image.save(root / "images" / f"{name}.jpg", **{"format": "PNG", **save})
-    Image.fromarray(trimap).save(root / "annotations" / "trimaps" / f"{name}.png")
+    trimap = Image.fromarray(trimap) if isinstance(trimap, np.ndarray) else trimap
+    image.save(root / "images" / f"{name}{ending}", **{"format": "PNG", **save})
+    trimap.save(root / "annotations" / "trimaps" / f"{name}.png")
     if box is not None:
         xml = voc(box, image.size if frame == "image" else frame)
         (root / "annotations" / "xmls" / f"{name}.xml").write_text(xml)
@@ -92,6 +94,20 @@ def only(root, out, *options):
 
 def names(out, split="test"):
     return [row["name"] for row in read(out, split)[1]]
+
+
+def all_of(root, out, *options):
+    """Prepare a folder as one split: {name: its arrays by kind}."""
+    arrays, rows = read(prepare(root, out, "--fractions", "0-0-100", *options))
+    return {row["name"]: {kind: array[k] for kind, array in arrays.items()} for k, row in enumerate(rows)}
+
+
+def left_out(text):
+    """What a report says of the photographs left out: {name: reason}; the number that it states is checked."""
+    count, *lines = text.partition("left out: ")[2].splitlines()
+    found = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
+    assert int(count) == len(found)
+    return found
 
 
 @pytest.fixture(scope="module")

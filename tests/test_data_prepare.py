@@ -183,7 +183,7 @@ def test_the_originals(tmp_path, capsys):
     arrays, rows = read(out)
     assert len(rows) == 38 and arrays["images"].shape == (38, 64, 64, 3)
     text = capsys.readouterr().out
-    assert "left out: 0\n" in text and "show a pet: Abyssinian_34\n" in text
+    assert "left out: 0\n" in text and "show a pet: 1 (Abyssinian_34)\n" in text
     assert [row["name"] for row, mask in zip(rows, arrays["masks"]) if not mask.any()] == ["Abyssinian_34"]
     assert sorted(row["name"] for row in rows if row["has_box"] == "0") == ["Abyssinian_34", "Abyssinian_5"]
 

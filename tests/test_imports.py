@@ -19,7 +19,7 @@ ALLOWED = {
     "data_index": {"cli"},
     "data_check": {"cli", "data_index"},
     "data_oxford": {"cli", "photographs"},
-    "data_sample": {"photographs"},
+    "data_sample": {"cli", "photographs"},
     "data_prepare": {"cli", "data_check", "data_oxford", "data_sample", "data_split", "lock", "photographs", "synthetic"},
     "data_report": {"data_check", "data_index"},
     "data_rechunk": {"cli", "data_check", "data_report", "lock"},

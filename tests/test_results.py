@@ -184,6 +184,28 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-30])
 
 
+def change_json_values(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def without_boxes(folder):
+    """As a run leaves it whose data hold no head box."""
+    change_json_values(folder / "test.json", box_iou=None)
+    for line in range(1, 71):
+        edit_cell(folder / "test_per_image.csv", line, "box_iou", "")
+
+
+def without_pets(folder):
+    for line in range(1, 71):
+        for column, value in (("intersection", "0"), ("predicted", "9"), ("target", "0"), ("dice", "0.0")):
+            edit_cell(folder / "test_per_image.csv", line, column, value)
+
+
+def add_column(path, name, value):
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},{name}", *(f"{row},{value}" for row in rows)]) + "\n")
+
+
 BAD = {
     "empty": (empty, "empty"),
     "foreign": (lambda f: (empty(f), (f / "notes.txt").touch()), "no run folder"),
@@ -220,6 +242,20 @@ BAD = {
     "no dice of an image": (lambda f: edit_cell(f / "test_per_image.csv", 3, "dice", ""), "its pixel counts do not give"),
     "half right": (lambda f: edit_cell(f / "test_per_image.csv", 3, "correct", "0.5"), "correct"),
     "a name twice": (lambda f: edit_cell(f / "test_per_image.csv", 3, "name", "pet_0"), "pet_0 more than once"),
+    "no box taught": (lambda f: change_json(f / "config.json", taught={"seg": 500, "cls": [200, 300], "bbox": 0}),
+                      "nothing taught it the task bbox (config.json: taught 0)"),
+    "one class taught": (lambda f: change_json(f / "config.json", taught={"seg": 500, "cls": [0, 500], "bbox": 9}),
+                         "nothing taught it the task cls (config.json: taught [0, 500])"),
+    "nothing taught": (lambda f: change_json(f / "config.json", taught={}), "nothing taught it the task seg"),
+    "taught nonsense": (lambda f: change_json(f / "config.json", taught={"seg": "many", "cls": [1, 1], "bbox": 1}),
+                        "nothing taught it the task seg (config.json: taught many)"),
+    "no boxes, older": (without_boxes, "does not say that anything taught it the task bbox, and box_iou was not measured"),
+    "no boxes, newer": (lambda f: (without_boxes(f), change_json(f / "config.json", taught={
+        "seg": 500, "cls": [200, 300], "bbox": 0})), "nothing taught it the task bbox"),
+    "no boxes in training": (lambda f: add_column(f / "log.csv", "train_loss_bbox", "0.0"),
+                             "nothing taught it the task bbox (its loss is 0 in every epoch)"),
+    "no pets": (lambda f: change_json_values(f / "test.json", dice=None), "its test images could not measure dice"),
+    "no pets, older": (without_pets, "dice in test.json is"),
     "other names": (lambda f: edit_cell(f / "test_per_image.csv", 3, "name", "somebody"), "order or names of its test"),
 }
 
@@ -233,6 +269,26 @@ def test_an_unsound_run_is_left_out_by_name_and_reason(few, tmp_path, what, caps
     assert "mtl/seed1 is left out" in errors and reason in errors
     assert reason in " ".join(text.partition("## Left out")[2].split())
     assert cells(text, "Test Dice", "mtl")[0] == "1" and cells(text, "Test Dice", "baseline")[0] == "2"
+
+
+def test_what_was_taught_and_could_not_be_measured_is_no_reason_to_leave_a_run_out(few, tmp_path):
+    """A test split without a head box says nothing of them; the run's Dice is as good as any."""
+    without_boxes(few / "mtl/seed1")
+    change_json(few / "mtl/seed1/config.json", taught={"seg": 500, "cls": [200, 300], "bbox": 499})
+    add_column(few / "mtl/seed1/log.csv", "train_loss_bbox", "0.5")
+    text = run(few, tmp_path / "out")
+    assert "## Left out" not in text and cells(text, "Test Dice", "mtl")[0] == "2"
+    assert cells(text, "Other measures", "mtl")[1] == "only in 1 of 2 runs"
+
+
+def test_no_verdict_for_a_row_whose_task_was_never_taught(study, tmp_path, capsys):
+    root = shutil.copytree(study, tmp_path / "runs")
+    for folder in (root / "ablation_bbox").iterdir():
+        without_boxes(folder)
+    text = run(root, tmp_path / "out")
+    assert "ablation_bbox" not in text.partition("## Left out")[0]
+    said = capsys.readouterr()
+    assert "ablation_bbox" not in said.out and said.err.count("nothing") + said.err.count("anything taught") == 5
 
 
 def test_order_and_masks_of_the_test_images_must_agree(few):

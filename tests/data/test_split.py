@@ -165,3 +165,24 @@ def test_any_configuration_keeps_groups_breeds_and_totals(seeds):
         single = data_split.split(singles(len(breeds)), breeds.tolist(), fractions, seed)
         for breed, counts in table(single, breeds).items():
             assert np.abs(counts - (breeds == breed).sum() * fractions / 100).max() < 1.5, (seed, breed, counts)
+
+
+# ------------------------------------------------------------------------------------- around a test half
+
+def test_around_a_test_half_what_shows_the_same_as_one_of_it_stays_out():
+    is_test = np.array([False] * 8 + [True] * 4)
+    #        copy of two of the half     near it      within trainval   within the half
+    pairs = [(-1, 0, 8), (2, 0, 9), (5, 1, 10), (6, 2, 3), (7, 0, 4), (8, 8, 9)]
+    groups, assignment, seen = data_split.split_around_test(pairs, is_test, ["a"] * 12, (50, 50), seed=0)
+    assert seen == {0: 8, 1: 10}
+    assert assignment[is_test].tolist() == [2] * 4 and assignment[:2].tolist() == [-1, -1]
+    assert sorted(assignment[2:8].tolist()) == [0, 0, 0, 1, 1, 1] and assignment[2] == assignment[3]
+    assert [group for group in groups if len(group) > 1] == [[2, 3], [8, 9]]
+
+
+def test_around_a_test_half_the_others_are_split_as_they_are_without_it():
+    breeds = ["a", "b", "c"] * 20
+    is_test = np.arange(60) >= 45
+    _, assignment, seen = data_split.split_around_test([(3, 1, 4)], is_test, breeds, (80, 20), seed=7)
+    alone = data_split.split(data_split.group_duplicates(45, [(3, 1, 4)]), breeds[:45], (80, 20), seed=7)
+    assert seen == {} and assignment[:45].tolist() == alone.tolist() and (assignment[45:] == 2).all()
