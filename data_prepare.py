@@ -5,7 +5,7 @@
     python data_prepare.py --synthetic 600     pets drawn in code: no data and no network needed
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete. data_oxford.py says what is taken of a folder, data_sample.py how photographs, trimaps and boxes
+only when it is complete. data/sources/oxford.py says what is taken of a folder, data/sample.py how photographs, trimaps and boxes
 are read.
 
 --only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
@@ -30,16 +30,15 @@ from PIL import Image
 from tqdm import tqdm
 
 import cli
-import data_check
-import data_oxford
-import data_split
-import lock
-import synthetic
 from cli import InputError
-from data_check import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
-from data_oxford import BY_LIST, HALVES, SPECIES
-from data_sample import BORDER, COMMON, NO_BOX, PET, Unusable, read_sample
-from photographs import show_name
+from data import contract
+from data import split as data_split
+from data.contract import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
+from data.photographs import show_name
+from data.sample import BORDER, COMMON, NO_BOX, PET, Unusable, read_sample
+from data.sources import oxford, synthetic
+from data.sources.oxford import BY_LIST, HALVES, SPECIES
+from training import lock
 
 
 @dataclass
@@ -48,8 +47,8 @@ class Outcome:
     chosen: list = field(default_factory=list)     # the samples of each split
     has_box: dict = field(default_factory=dict)    # of each sample of a split
     together: list = field(default_factory=list)   # names of near-duplicates
-    folder: data_oxford.Folder | None = None       # with whatever is left out
-    notes: dict = field(default_factory=dict)      # sentence of data_sample.py -> [(name, detail)]
+    folder: oxford.Folder | None = None       # with whatever is left out
+    notes: dict = field(default_factory=dict)      # sentence of data/sample.py -> [(name, detail)]
     warning: str | None = None
 
 
@@ -139,7 +138,7 @@ def check_target(out, force):
 def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
     root = find_root(args, out)
-    folder = data_oxford.list_samples(root, HALVES if args.official_split else (args.only,) if args.only else ())
+    folder = oxford.list_samples(root, HALVES if args.official_split else (args.only,) if args.only else ())
     outcome = Outcome(folder=folder)
     with cli.processes() as pool:
         usable, hashes, contents = [], [], []
@@ -180,7 +179,7 @@ def prepare(args, out):
         outcome.has_box = {split: write_split(pool, out / split, members, args)
                            for split, members in zip(SPLITS, outcome.chosen) if members}
     outcome.together = [[usable[k].name for k in group] for group in groups if len(group) > 1]
-    outcome.warning = data_oxford.one_species(sum(outcome.chosen, []), root)
+    outcome.warning = oxford.one_species(sum(outcome.chosen, []), root)
     return outcome
 
 
@@ -198,7 +197,7 @@ def find_root(args, out):
             raise InputError(f"the download into {args.download} failed ({contract.shorten(error)}); try again, or unpack "
                              "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root") from None
         return args.download / "oxford-iiit-pet"
-    return data_oxford.find_root(args.root)
+    return oxford.find_root(args.root)
 
 
 def ordered(pool, function, items, what):

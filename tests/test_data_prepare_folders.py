@@ -1,4 +1,4 @@
-"""What data_oxford.py makes of a folder: endings, names of every kind, species, lists as anybody saves them, the halves."""
+"""What data/sources/oxford.py makes of a folder: endings, names of every kind, species, lists as anybody saves them, the halves."""
 
 import codecs
 import shutil
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_check
-import data_oxford
 import data_prepare
 import data_rechunk
+from data import contract
+from data.sources import oxford
 from oxford import add, all_of, halves, layout, left_out, names, noise, pets, prepare, read, refused  # noqa: F401
 
 
@@ -103,7 +103,7 @@ def test_names_in_every_script_are_kept_and_found_again(tmp_path, capfd):
     captured = capfd.readouterr()
     assert left_out(captured.out) == {} and captured.err == ""
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    assert data_check.verify(out)["splits"] == {"test": 9}
+    assert contract.verify(out)["splits"] == {"test": 9}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
@@ -128,7 +128,7 @@ def test_a_photograph_whose_name_is_no_text_is_left_out(tmp_path, capfd):
     ("catfish_1", 1), ("Dogge_1", 0), ("Catalan_1", 0), ("my_cat_1", 1),  # no words of their own, or not the first one
     ("猫_1", None), ("7_cats", None), ("_cat", None), ("cat猫_1", 1)])
 def test_what_a_name_says_of_the_species(name, species):
-    assert data_oxford.species_of(name)[0] == species
+    assert oxford.species_of(name)[0] == species
 
 
 def test_cats_and_dogs_by_their_names_without_a_list(tmp_path, capfd):
@@ -230,7 +230,7 @@ def official(pets, tmp_path):  # noqa: F811
 
 
 def split_of(out):
-    return {name: split for split in data_check.SPLITS if (out / split).is_dir() for name in names(out, split)}
+    return {name: split for split in contract.SPLITS if (out / split).is_dir() for name in names(out, split)}
 
 
 def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(official, tmp_path, capsys):
@@ -248,7 +248,7 @@ def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(of
     n = len(of["trainval"] + of["test"])
     assert f"photographs named in trainval.txt and test.txt: {n}; others, not looked at: 1\n" in text
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    data_check.verify(out)
+    contract.verify(out)
 
 
 def test_near_duplicates_of_the_trainval_half_stay_together(official, tmp_path, capsys):
@@ -288,7 +288,7 @@ def test_a_folder_of_one_half_alone_and_that_half_of_the_whole_folder_are_the_sa
     for name in of["test"]:
         (root / "images" / f"{name}.jpg").unlink()
     alone = prepare(root, tmp_path / "alone", "--fractions", "50-25-25")
-    for split in data_check.SPLITS:
+    for split in contract.SPLITS:
         (a, rows), (b, others) = read(whole, split), read(alone, split)
         assert rows == others and all(a[kind].tobytes() == b[kind].tobytes() for kind in a)
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oxford import (BLUE, RED, a_trimap, add, halves, layout, left_out, names, only, pets, prepare, read,  # noqa: F401
-                    refused)
+from oxford import BLUE, RED, a_trimap, add, halves, layout, left_out, names, only, pets, prepare, read, refused  # noqa: F401
 
 # ----------------------------------------------------------------------------------------- oddities: kept
 

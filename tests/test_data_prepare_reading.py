@@ -1,4 +1,4 @@
-"""What data_sample.py makes of one photograph, trimap and box: orientations, masks of every kind, boxes that are off."""
+"""What data/sample.py makes of one photograph, trimap and box: orientations, masks of every kind, boxes that are off."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from PIL import Image
 
 import data_prepare
 import data_rechunk
-import data_sample
 from cli import InputError, processes
 from conftest import ROOT
+from data import sample as data_sample
 from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, prepare, voc
 
 ORIENTATION = 0x0112

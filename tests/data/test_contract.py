@@ -247,9 +247,9 @@ def test_a_file_that_may_not_be_read_is_refused_for_that_reason(data, monkeypatc
     def denied(path):  # as chmod 0 does, but for an administrator, who may run this test
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(data_check, "refuse_endless_heap", denied)
+    monkeypatch.setattr(contract, "refuse_endless_heap", denied)
     with pytest.raises(InputError, match="images.h5 may not be read by this user; give yourself the right to"):
-        data_check.describe(data)
+        contract.describe(data)
 
 
 def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_path):

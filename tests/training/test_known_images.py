@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_engine import arguments, result
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
-import checkpoint
 import data_prepare
 import evaluate
-import known_images
 import train_mtl
 import utils
 from cli import InputError
 from conftest import rechunk, write_data
-from data_split import NEAR_DUPLICATE_BITS, difference_hash, near_duplicates
+from data.split import NEAR_DUPLICATE_BITS, difference_hash, near_duplicates
 from dataloader_mtl import MTLDataset
-from test_engine import arguments, result
+from training import checkpoint, known_images
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 import cli
-import photographs
-from photographs import Unreadable, show_name
+from data import photographs
+from data.photographs import Unreadable, show_name
 
 PET, BACKGROUND, BORDER = 1, 2, 3
 MIN_BOX_SIDE = 1e-4  # of the frame's; less than what float32 tells apart in the largest pictures
@@ -84,7 +84,7 @@ def read_sample(sample, size):
 
 
 def decode(reader, path, what, **options):
-    """What a reader of photographs.py makes of a file."""
+    """What a reader of data/photographs.py makes of a file."""
     try:
         return reader(path, **options)
     except Unreadable as error:

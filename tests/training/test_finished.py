@@ -5,16 +5,14 @@ import os
 import shutil
 
 import pytest
+from test_engine import FILES, arguments, assert_same_weights, log, result, weights
 
-import checkpoint
-import engine
 import experiments
 import mtl_vis
 import train_baseline
 import train_mtl
 from cli import InputError
 from conftest import rechunk, write_data
-from test_engine import FILES, arguments, assert_same_weights, log, result, weights
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from test_engine import arguments, assert_same_weights, log, result, weights
 
 import evaluate
 import mtl_vis
@@ -12,8 +13,7 @@ import train_baseline
 import train_mtl
 from cli import InputError
 from dataloader_mtl import MTLDataset
-from models import MTLNet, TASKS
-from test_engine import arguments, assert_same_weights, log, result, weights
+from models import TASKS, MTLNet
 
 
 @pytest.fixture

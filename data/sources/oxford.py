@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cli
 from cli import InputError
-from photographs import is_photograph_name, show_name
+from data.photographs import is_photograph_name, show_name
 
 SPECIES = ("cat", "dog")
 SPECIES_WORD = re.compile(r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE)  # as a word of its own: no catfish
