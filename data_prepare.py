@@ -15,29 +15,24 @@ is a near-duplicate of one of the test half is left out, so that the half stays 
 """
 
 import argparse
-import csv
-import hashlib
 import os
 import shutil
-from collections import Counter, deque
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 import cli
 from cli import InputError
 from data import contract
 from data import split as data_split
-from data.contract import INDEX_FIELDS, KINDS, SPLITS, sample_dtype, sample_shape
+from data.contract import KINDS, SPLITS
 from data.photographs import show_name
-from data.sample import BORDER, COMMON, NO_BOX, PET, Unusable, read_sample
+from data.sample import COMMON, MASKS, NO_BOX
 from data.sources import oxford, synthetic
-from data.sources.oxford import BY_LIST, HALVES, SPECIES
+from data.sources.oxford import BY_LIST, HALVES
+from data.writing import BORDERS, inspect, ordered, write_split
 from training import lock
 
 
@@ -68,7 +63,8 @@ def parse_args(argv=None):
                         help="the official test half is the test split, and val is taken out of the trainval half")
     halves.add_argument("--only", choices=HALVES, help="take the photographs of that official half alone")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the shuffle, and of the synthetic pets")
-    parser.add_argument("--border", choices=("pet", "background"), default="pet", help="what the trimap's border counts as")
+    parser.add_argument("--border", choices=BORDERS, default="pet",
+                        help="what the trimap's border counts as; ignored pixels teach and measure nothing")
     parser.add_argument("--force", action="store_true", help="replace an existing data folder")
     args = parser.parse_args(argv)
     if args.synthetic and (args.official_split or args.only):
@@ -176,7 +172,8 @@ def prepare(args, out):
             if fraction and not members:
                 raise InputError(f"{len(usable)} photographs are too few for a {split} split of {fraction:g}%; use more of "
                                  "them or other --fractions")
-        outcome.has_box = {split: write_split(pool, out / split, members, args)
+        masks = {name for what in MASKS.values() for name, _ in outcome.notes.get(what, ())}
+        outcome.has_box = {split: write_split(pool, out / split, members, masks, args)
                            for split, members in zip(SPLITS, outcome.chosen) if members}
     outcome.together = [[usable[k].name for k in group] for group in groups if len(group) > 1]
     outcome.warning = oxford.one_species(sum(outcome.chosen, []), root)
@@ -198,89 +195,6 @@ def find_root(args, out):
                              "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root") from None
         return args.download / "oxford-iiit-pet"
     return oxford.find_root(args.root)
-
-
-def ordered(pool, function, items, what):
-    """Map over the processes, in order, with a bar; only a few results wait at a time, however many items there are."""
-    items = iter(items)
-    waiting = deque()
-    total = items.__length_hint__()
-    try:
-        with tqdm(total=total, desc=what, unit="image", disable=None) as bar:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= 64:
-                    yield waiting.popleft().result()
-                    bar.update()
-            while waiting:
-                yield waiting.popleft().result()
-                bar.update()
-    except BrokenProcessPool:  # as a system out of memory does it
-        raise InputError("a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
-                         "make the largest photographs smaller") from None
-
-
-def inspect(job):
-    """Look at one sample: ((perceptual hash, digest of the image as stored, notes of read_sample), None), or (None, the
-    reason why it cannot be used)."""
-    sample, size = job
-    try:
-        image, _, _, notes = read_sample(sample, size)
-    except Unusable as reason:
-        return None, str(reason)
-    except MemoryError:
-        return None, "there is not enough memory for it; make photograph and trimap smaller"
-    return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest(), notes), None
-
-
-def stretch(image, size):
-    """A PIL image as (size, size, 3) uint8."""
-    # Pillow's bilinear filter widens with the reduction: antialiased, the same as torchvision's antialias=True.
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def convert(job):
-    """One sample in the contract's form: a dict of arrays."""
-    sample, size, border = job
-    try:
-        image, trimap, box, _ = read_sample(sample, size)
-    except Unusable as reason:
-        raise InputError(f"{sample.image_path} has changed while it was read: {reason}; prepare the data again") from None
-    trimap = np.asarray(Image.fromarray(trimap).resize((size, size), Image.Resampling.NEAREST))
-    mask = (trimap == PET) | ((trimap == BORDER) & (border == "pet"))
-    return {
-        "images": stretch(image, size),
-        "masks": mask.astype(np.uint8)[:, :, None],
-        "bboxes": np.full(4, np.nan) if box is None else box * size,
-        "binary": np.array([sample.species]),
-    }
-
-
-def write_split(pool, folder, samples, args):
-    """Write the four files and index.csv of a split, one sample after another; returns has_box of each."""
-    folder.mkdir()
-    digest, has_box = hashlib.sha256(), []
-    files = {kind: h5py.File(folder / f"{kind}.h5", "w") for kind in KINDS}
-    try:
-        stores = {kind: files[kind].create_dataset(kind, (len(samples), *sample_shape(kind, args.size)), sample_dtype(kind))
-                  for kind in KINDS}
-        jobs = [(sample, args.size, args.border) for sample in samples]
-        for row, arrays in enumerate(ordered(pool, convert, jobs, f"write {folder.name}")):
-            for kind in KINDS:
-                stores[kind][row] = arrays[kind]
-            digest.update(arrays["images"])
-            has_box.append(not np.isnan(arrays["bboxes"]).any())
-        for file in files.values():
-            file.attrs.update(split_hash=digest.hexdigest(), border=args.border)
-    finally:
-        for file in files.values():
-            file.close()
-    with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(INDEX_FIELDS)
-        writer.writerows((row, sample.name, sample.breed, SPECIES[sample.species], int(box))
-                         for row, (sample, box) in enumerate(zip(samples, has_box)))
-    return has_box
 
 
 def report(args, outcome):

@@ -24,10 +24,10 @@ def test_files_are_as_the_contract_says(pets, tmp_path):
     seen = []
     for split, n in (("train", 20), ("val", 10), ("test", 10)):
         assert sorted(p.name for p in (out / split).iterdir()) == [
-            "bboxes.h5", "binary.h5", "images.h5", "index.csv", "masks.h5"]
+            "bboxes.h5", "binary.h5", "images.h5", "index.csv", "masks.h5", "trimaps.h5"]
         arrays, rows = read(out, split)
         assert {k: (a.shape, a.dtype.name) for k, a in arrays.items()} == {
-            "images": ((n, 32, 32, 3), "uint8"), "masks": ((n, 32, 32, 1), "uint8"),
+            "images": ((n, 32, 32, 3), "uint8"), "masks": ((n, 32, 32, 1), "uint8"), "trimaps": ((n, 32, 32, 1), "uint8"),
             "bboxes": ((n, 4), "float32"), "binary": ((n, 1), "uint8")}
         assert list(rows[0]) == ["row", "name", "breed", "species", "has_box"]
         for k, row in enumerate(rows):
@@ -164,7 +164,7 @@ def test_drawn_pets_end_to_end(tmp_path):
 
     text = script("data_prepare.py", "--synthetic", "20", "--size", "64")
     assert ["all", "20", "10", "10"] in [line.split()[:4] for line in text.splitlines()]
-    assert "12 files re-chunked" in script("data_rechunk.py")
+    assert "15 files re-chunked" in script("data_rechunk.py")
     assert "train 16, val 2, test 2; 64 px, border pet" in script("data_rechunk.py", "--check")
     assert sorted(p.name for p in (tmp_path / "datasets").iterdir()) == ["data_new"]
 

@@ -13,7 +13,8 @@ import data_rechunk
 from cli import InputError, processes
 from conftest import ROOT
 from data import sample as data_sample
-from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, prepare, voc
+from data import writing
+from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, prepare, read, voc
 
 ORIENTATION = 0x0112
 # How a picture lies in a file that says: turn it like this to have it upright.
@@ -75,7 +76,7 @@ def test_of_a_nearly_square_photograph_the_exact_trimap_decides_then_the_box_fil
     image = noise("n", 60, 59)
     add(root, "Bengal_1", image, a_trimap(*trimap), exif=tagged(6), box=(5, 5, 20, 20) if frame else None, frame=frame)
     stored = only(root, tmp_path / "data")["images"]
-    assert (stored == data_prepare.stretch(image.transpose(Image.Transpose.ROTATE_270) if turned else image, 32)).all()
+    assert (stored == writing.stretch(image.transpose(Image.Transpose.ROTATE_270) if turned else image, 32)).all()
     assert ("not turned" in capsys.readouterr().out) != turned
 
 
@@ -105,7 +106,7 @@ def test_near_duplicates_are_told_by_the_picture_as_it_is_stored(tmp_path, capsy
 def test_an_orientation_that_does_not_exist_turns_nothing(tag, tmp_path, capsys):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1", exif=tagged(tag))
-    assert (only(root, tmp_path / "data")["images"] == data_prepare.stretch(noise("Bengal_1", 64, 48), 32)).all()
+    assert (only(root, tmp_path / "data")["images"] == writing.stretch(noise("Bengal_1", 64, 48), 32)).all()
     assert "EXIF" not in capsys.readouterr().out
 
 
@@ -166,17 +167,17 @@ def vanish(_):
 
 def test_a_process_that_was_ended_is_said_in_one_sentence():
     with pytest.raises(InputError, match="lack of memory"), processes(2) as pool:
-        list(data_prepare.ordered(pool, vanish, [1, 2], "vanish"))
+        list(writing.ordered(pool, vanish, [1, 2], "vanish"))
 
 
 def test_a_photograph_that_changes_meanwhile_is_refused_by_name(tmp_path):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
-    sample, = data_prepare.data_oxford.list_samples(root).samples
-    assert data_prepare.inspect((sample, 32))[1] is None
+    sample, = data_prepare.oxford.list_samples(root).samples
+    assert writing.inspect((sample, 32))[1] is None
     sample.image_path.write_bytes(b"")
     with pytest.raises(InputError, match="Bengal_1.jpg has changed while it was read: .* the file is empty"):
-        data_prepare.convert((sample, 32, "pet"))
+        writing.convert((sample, 32, "pet", False))
 
 
 # --------------------------------------------------------------------------------------------------- masks
@@ -213,10 +214,45 @@ def test_masks_and_trimaps_of_every_kind_are_read_and_said(tmp_path, capsys):
     samples = all_of(root, tmp_path / "data", "--border", "background")
     text = capsys.readouterr().out
     expected = all_of(twins, tmp_path / "expected", "--border", "background")
-    assert len(samples) == len(AS_MASKS) and all(same(samples[name], expected[name]) for name in expected)
+    assert len(samples) == len(AS_MASKS)
+    for name, (_, white) in AS_MASKS.items():
+        found, twin = samples[f"Bengal_{name}"], expected[f"Bengal_{name}"]
+        trimap, whole = found.pop("trimaps"), twin.pop("trimaps")
+        assert same(found, twin), name
+        # A mask says nothing of the border; neither does "without_border", but nothing tells that it does not.
+        if white is not None:
+            assert (trimap == 255).all()
+        elif name != "without_border":
+            assert (trimap == whole).all()
     for white, count in ((1, 3), (255, 2), (65535, 1)):
         assert f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border): {count} (" in text
     assert "masks of" not in capsys.readouterr().out
+
+
+def test_trimaps_are_stored_as_they_are_and_an_ignored_border_is_unlabelled(tmp_path):
+    root = layout(tmp_path / "pets")
+    add(root, "Bengal_1", trimap=a_trimap(64, 64), image=noise("Bengal_1", 64, 64))
+    expected = a_trimap(64, 64)[::2, ::2]  # nearest, at half the side
+    stored = {border: only(root, tmp_path / border, "--border", border) for border in ("pet", "background", "ignore")}
+    for border, value in (("pet", 1), ("background", 0), ("ignore", 255)):
+        trimap, mask = stored[border]["trimaps"][:, :, 0], stored[border]["masks"][:, :, 0]
+        assert set(np.unique(trimap)) == {1, 2, 3} and abs((trimap == 3).mean() - (expected == 3).mean()) < 0.05
+        assert (mask[trimap == 1] == 1).all() and (mask[trimap == 2] == 0).all() and (mask[trimap == 3] == value).all()
+
+
+def test_re_chunking_keeps_an_ignored_border(tmp_path):
+    root = layout(tmp_path / "pets")
+    add(root, "Bengal_1")
+    prepare(root, tmp_path / "data", "--border", "ignore", "--fractions", "0-0-100")
+    before = read(tmp_path / "data")[0]["masks"]
+    data_rechunk.main(data_rechunk.parse_args(["--data", str(tmp_path / "data")]))
+    assert set(np.unique(before)) == {0, 1, 255} and (read(tmp_path / "data")[0]["masks"] == before).all()
+
+
+def test_a_folder_of_masks_alone_has_no_trimaps(tmp_path):
+    root = layout(tmp_path / "pets")
+    add(root, "Bengal_1", trimap=pet_mask().astype(np.uint8) * 255)
+    assert "trimaps" not in only(root, tmp_path / "data")
 
 
 def test_a_mask_has_no_border_whatever_the_border_counts_as(tmp_path):
@@ -340,7 +376,7 @@ def test_a_bad_box_leaves_its_photograph_without_one_and_is_named(tmp_path, capf
     assert {name for name, reason in reasons.items() if BAD[name.removeprefix("Bengal ")][1] not in reason} == set()
     assert len(reasons) == len(BAD) and captured.err == ""
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    data_prepare.data_check.verify(out)
+    data_prepare.contract.verify(out)
 
 
 def test_a_bad_box_says_all_the_same_that_there_is_a_pet(tmp_path, capsys):
