@@ -13,6 +13,7 @@ import re
 
 import cli
 import registry
+from cli import InputError
 from models import MTLNet
 from training import engine
 from utils import make_criterion
@@ -33,9 +34,17 @@ def default_name(args):
     return "_".join(parts)[:100]
 
 
+def make_tasks(args):
+    """The tasks of --tasks, which have looked at the training split."""
+    try:
+        return registry.tasks(engine.learn(registry.tasks(args.tasks), args).values()).values()
+    except ValueError as error:
+        raise InputError(f"--tasks {' '.join(args.tasks)}: {error}") from None
+
+
 def main(args):
     args.name = args.name or default_name(args)
-    tasks = engine.learn(registry.tasks(args.tasks), args).values()
+    tasks = make_tasks(args)
     model = MTLNet(tasks, width=args.width, seed=args.seed)
     criterion = make_criterion(args.weighting, tasks)
     engine.run(args.name, model, criterion, args)
