@@ -17,10 +17,15 @@ from utils import UNLABELLED
 
 @dataclass(frozen=True)
 class Metric:
-    """How a figure reads: its name, its unit ("" for a share or an index), and whether more of it is better."""
+    """How a figure reads: its name, its unit ("" for a share or an index), and whether more of it is better.
+
+    percent: a share that tables give in percent; note: what it is the mean of, where that goes without saying for nobody.
+    """
     label: str
     unit: str = ""
     higher: bool = True
+    percent: bool = False
+    note: str = ""
 
     @property
     def text(self):
@@ -33,7 +38,7 @@ class Task(ABC):
 
     needs    what `target` reads: masks, bboxes, binary, trimaps (files of a data folder) or "index:COLUMN".
     metrics  {name: Metric} of the figures of a split, the one that chooses the checkpoint first.
-    counts   per-image values that are whole numbers.
+    counts   per-image values that are whole numbers; flags: those that are 0 or 1.
     labels   what a user has to bring, in words.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
     """
@@ -41,6 +46,7 @@ class Task(ABC):
     needs = ()
     metrics = {}
     counts = ()
+    flags = ()
     labels = "labels"
     panel = None
 

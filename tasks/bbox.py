@@ -14,7 +14,7 @@ MIN_VISIBLE = 0.2  # a head box that keeps less of its area after a crop is no b
 
 class Bbox(Task):
     needs = ("bboxes",)
-    metrics = {"box_iou": Metric("box IoU")}
+    metrics = {"box_iou": Metric("box IoU", note="mean over images with a box")}
     labels = "a head box"
 
     def target(self, raw):

@@ -12,7 +12,8 @@ COLOURS = torch.tensor([(0, 200, 120), (40, 40, 60), (255, 200, 0)], dtype=torch
 
 class Border(Task):
     needs = ("trimaps",)
-    metrics = {"trimap_iou": Metric("trimap IoU"), "trimap_accuracy": Metric("trimap pixel accuracy")}
+    metrics = {"trimap_iou": Metric("trimap IoU", note="mean over classes, then over images"),
+               "trimap_accuracy": Metric("trimap pixel accuracy", percent=True)}
     labels = "a trimap"
     panel = "trimap"
 

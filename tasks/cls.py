@@ -10,8 +10,9 @@ CLASSES = ("cat", "dog")
 
 class Cls(Task):
     needs = ("binary",)
-    metrics = {"accuracy": Metric("accuracy")}
-    counts = ("correct",)
+    metrics = {"accuracy": Metric("accuracy", percent=True)}
+    counts = ("correct", "label")
+    flags = ("correct",)
     labels = "a class"
 
     def value(self, raw):
@@ -32,10 +33,14 @@ class Cls(Task):
         return F.cross_entropy(output[known], target[known]) if known.any() else nothing(output)
 
     def measure(self, output, target):
-        return {"correct": blank((output.argmax(dim=1) == target).long(), self.labelled(target))}
+        known = self.labelled(target)
+        return {"correct": blank((output.argmax(dim=1) == target).long(), known), "label": blank(target, known)}
 
     def summarise(self, measured):
-        return {"accuracy": mean(measured["correct"])}
+        """None where only one class occurs, which a network that always says the same would get right; records of earlier
+        versions do not have the labels."""
+        labels = measured["label"][~measured["label"].isnan()] if "label" in measured else None
+        return {"accuracy": None if labels is not None and len(labels.unique()) < 2 else mean(measured["correct"])}
 
     def answer(self, output, height, width):
         """(name of the class, its probability)."""

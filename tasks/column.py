@@ -35,12 +35,16 @@ class Column(Task):
             return {}
         if self._is_number():
             return {f"{self.key}_mae": Metric(f"{self.column} error", "as in index.csv", higher=False)}
-        return {f"{self.key}_accuracy": Metric(f"{self.column} accuracy"),
-                f"{self.key}_balanced_accuracy": Metric(f"{self.column} balanced accuracy")}
+        return {f"{self.key}_accuracy": Metric(f"{self.column} accuracy", percent=True),
+                f"{self.key}_balanced_accuracy": Metric(f"{self.column} balanced accuracy", percent=True, note="mean over classes")}
+
+    @property
+    def flags(self):
+        return () if self._is_number() else (f"{self.key}_correct",)
 
     @property
     def counts(self):
-        return () if self._is_number() else (f"{self.key}_correct", f"{self.key}_class")
+        return () if self._is_number() else (*self.flags, f"{self.key}_class")
 
     def learn(self, dataset):
         cells = [cell.strip() for cell in dataset.column(self.column)]

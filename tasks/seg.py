@@ -13,7 +13,7 @@ COLOUR = (0, 200, 120)
 class Seg(Task):
     needs = ("masks",)
     metrics = {"dice": Metric("Dice"), "dice_pooled": Metric("pooled Dice"), "iou_pooled": Metric("pooled IoU"),
-               "border_iou": Metric("border IoU")}
+               "border_iou": Metric("border IoU", note="mean over images with a contour")}
     counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
     labels = "a mask"
 
@@ -47,11 +47,13 @@ class Seg(Task):
         return {name: blank(value, labelled) for name, value in values.items()}
 
     def summarise(self, measured):
+        """None where no mask of the split holds a pet: a network that says nothing would have a Dice of 1."""
         counts = [measured[name].nan_to_num().sum() if measured[name].is_floating_point() else measured[name].sum()
                   for name in self.counts[:3]]
-        is_measured = not measured["dice"].isnan().all()
-        return {"dice": mean(measured["dice"]), "dice_pooled": dice_score(*counts).item() if is_measured else None,
-                "iou_pooled": iou_score(*counts).item() if is_measured else None, "border_iou": mean(measured["border_iou"])}
+        if not counts[2]:
+            return dict.fromkeys(self.metrics)
+        return {"dice": mean(measured["dice"]), "dice_pooled": dice_score(*counts).item(), "iou_pooled": iou_score(*counts).item(),
+                "border_iou": mean(measured["border_iou"])}
 
     def answer(self, output, height, width):
         """The mask, (H, W) bool."""

@@ -60,6 +60,15 @@ def test_seg_pools_over_labelled_images():
     assert metrics["dice"] == metrics["dice_pooled"] == pytest.approx(6 / 7) and metrics["iou_pooled"] == 0.75
 
 
+def test_nothing_is_measured_where_no_mask_holds_a_pet():
+    task, ground = make("seg"), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    ground[1] = 255
+    for logits in (torch.full((2, 1, 8, 8), -5.0), torch.full((2, 1, 8, 8), 5.0)):
+        measured = task.measure(logits, ground)
+        assert measured["target"][0] == 0 and measured["target"][1].isnan()
+        assert task.summarise(measured) == dict.fromkeys(("dice", "dice_pooled", "iou_pooled", "border_iou"))
+
+
 def test_border_iou_sees_the_contour_alone():
     # 50 x 50, so near is 1 pixel: the columns 24 and 25 beside the contour. The prediction is a column too wide.
     target = torch.zeros(1, 1, 50, 50, dtype=torch.uint8)
@@ -82,10 +91,20 @@ def test_border_iou_of_a_mask_without_contour_is_not_measured():
 
 
 def test_cls_leaves_unknown_classes_out():
-    logits, target = torch.tensor([[0.0, math.log(3)], [9.0, 0.0]]), torch.tensor([1, 255])
-    assert make("cls").loss(logits, target).item() == pytest.approx(math.log(4 / 3))
+    logits, target = torch.tensor([[0.0, math.log(3)], [9.0, 0.0], [0.0, math.log(3)]]), torch.tensor([1, 255, 0])
+    assert make("cls").loss(logits, target).item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
     measured = make("cls").measure(logits, target)
-    assert measured["correct"][0] == 1 and make("cls").summarise(measured) == {"accuracy": 1.0}
+    assert measured["correct"].tolist()[::2] == [1, 0] and measured["label"].tolist()[::2] == [1, 0]
+    assert measured["correct"][1].isnan() and measured["label"][1].isnan()
+    assert make("cls").summarise(measured) == {"accuracy": 0.5}
+
+
+def test_accuracy_is_not_measured_where_only_one_class_occurs():
+    logits, target = torch.tensor([[0.0, 9], [0, 9], [0, 9]]), torch.tensor([1, 1, 255])
+    measured = make("cls").measure(logits, target)
+    assert measured["correct"].tolist()[:2] == [1, 1] and make("cls").summarise(measured) == {"accuracy": None}
+    # Records of earlier versions hold what was right and not the labels.
+    assert make("cls").summarise({"correct": measured["correct"]}) == {"accuracy": 1.0}
 
 
 def test_bbox_is_relative_to_the_stored_side_and_follows_crop_and_mirror():
