@@ -1,13 +1,15 @@
 """Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random access wants.
 
-    python data_rechunk.py [--data datasets/data_new]          re-chunk what is not yet
-    python data_rechunk.py [--data datasets/data_new] --check  verify a re-chunked folder, write nothing
+    python data_rechunk.py [--data datasets/data_new] [--ignore 255]  re-chunk what is not yet
+    python data_rechunk.py [--data datasets/data_new] --check         verify a re-chunked folder, write nothing
 
 Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and a digest of its
 content. It streams (memory does not grow with N), checks what it wrote against what it read, and replaces a file only
-then, so it needs room for one more copy of the largest file. Folders that others prepared in this layout work too, with
-images.h5 and whichever of the other files there are; their masks of 0/255 become 0/1. Takes about twice as long as copying
-the files.
+then, so it needs room for one more copy of the largest file. Takes about twice as long as copying the files.
+
+Folders that others prepared in this layout work too, with images.h5 and whichever of the other files there are. In a file
+of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless `--ignore 255` says that those pixels are unlabelled.
+Beside 1, or where the file's attribute `unlabelled` is 255, 255 is an unlabelled pixel and stays one.
 """
 
 import hashlib
@@ -22,8 +24,8 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
-from data import contract, report
-from data.contract import LAYOUT, chunked, sample_dtype, sample_shape
+from data import contract, conversion, report
+from data.contract import LAYOUT, UNLABELLED, chunked, sample_dtype, sample_shape
 from training import lock
 
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
@@ -32,6 +34,8 @@ SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
+    parser.add_argument("--ignore", type=int, choices=[UNLABELLED],
+                        help="255: in masks of 0 and 255 alone, 255 is no pet but unlabelled")
     parser.add_argument("--check", action="store_true", help="verify without writing")
     return parser.parse_args(argv)
 
@@ -44,26 +48,30 @@ def main(args):
     jobs = [(split, kind) for split in contract.find_splits(args.data) for kind in contract.kinds_of(args.data, split)]
     with lock.hold(args.data / "lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
-            done += rechunk(args.data, split, kind)
+            done += rechunk(args.data, split, kind, args.ignore)
     summary = contract.describe(args.data)
     state = f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
 
 
-def rechunk(data, split, kind):
-    """Re-chunk one file in place; returns whether there was anything to do."""
+def rechunk(data, split, kind, ignore=None):
+    """Re-chunk one file in place; returns whether there was anything to do. ignore: 255 where it is unlabelled in masks."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
     with contract.open_h5(path) as source:
         with contract.naming(path):
             if contract.is_rechunked(source, kind):
+                conversion.refuse_other_reading(path, source.attrs, ignore)
                 return False
             dataset = source_dataset(path, source, kind)
             n, size = images_shape(data, split)
             contract.check_shape(path, dataset.name[1:], dataset, kind, size)
             contract.refuse_other_number(path, len(dataset), n)
-            to_contract = converter(path, kind, dataset)
-            attributes = {"border": "unknown", **source.attrs}
+            attributes = {"border": "unknown", **dataset_attributes(dataset), **source.attrs}
+            attributes.pop(conversion.PET_WAS, None)  # it told of the content before
+            if kind == "binary":
+                contract.class_names(path, attributes)
+            to_contract = conversion.make_converter(path, kind, dataset, attributes, ignore)
         try:
             # The cores and the disk work side by side: hashing beside writing, flushing beside reading back.
             with ThreadPoolExecutor(1) as helper:
@@ -71,7 +79,7 @@ def rechunk(data, split, kind):
                     digest = write_chunked(target, kind, dataset, to_contract, size, helper)
                     target[chunked(kind)].attrs["sha256"] = digest
                     belongs_to = split_hash(path, kind, digest, attributes)
-                    copy_attributes(path, attributes, target)
+                    copy_attributes(path, attributes | to_contract.attributes, target)
                     target.attrs["split_hash"] = belongs_to
                 flushed = helper.submit(flush_to_disk, temporary)
                 compare(temporary, kind, dataset, to_contract)
@@ -80,7 +88,14 @@ def rechunk(data, split, kind):
             temporary.unlink(missing_ok=True)
             raise
     os.replace(temporary, path)
+    for sentence in to_contract.notes:
+        tqdm.write(f"{path}: {sentence}")
     return True
+
+
+def dataset_attributes(dataset):
+    """What somebody wrote to the dataset that belongs to the file."""
+    return {name: dataset.attrs[name] for name in ("classes", "unlabelled") if name in dataset.attrs}
 
 
 def copy_attributes(path, attributes, target):
@@ -108,46 +123,6 @@ def images_shape(data, split):
     with contract.open_h5(path) as file, contract.naming(path):
         dataset = source_dataset(path, file, "images")
         return len(dataset), contract.check_shape(path, dataset.name[1:], dataset, "images")
-
-
-def converter(path, kind, dataset):
-    """A function (rows, start) -> rows in the contract's type; what cannot be converted without loss is refused."""
-    if kind == "images":
-        if dataset.dtype != np.uint8:
-            raise InputError(
-                f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; convert them first, for floats "
-                "in [0, 1] with (255 * x).round().astype('uint8')"
-            )
-        return lambda rows, start: rows
-    if dataset.dtype.kind not in "buif":
-        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; write {LAYOUT[kind]}")
-    if kind == "bboxes":
-        def as_float32(rows, start):
-            with np.errstate(over="ignore"):  # what becomes infinite is refused with its row
-                return rows.astype(np.float32)
-        return as_float32
-    top = pet_value(dataset) if kind == "masks" else 1
-
-    def convert(rows, start):
-        wrong = (rows != 0) & (rows != top)
-        if wrong.any():
-            bad = int(np.argmax(wrong.reshape(len(rows), -1).any(axis=1)))
-            allowed = "0 (cat) and 1 (dog)" if kind == "binary" else "0 and 1, or 0 and 255, unmixed"
-            value = rows[bad][wrong[bad]].flat[0]
-            raise InputError(f"{path}, row {start + bad} holds the value {value}; allowed in one file are {allowed}; "
-                             f"write {LAYOUT[kind].partition('uint8, ')[2]}")
-        return (rows != 0).astype(np.uint8)
-
-    return convert
-
-
-def pet_value(dataset):
-    """1 or 255, whichever a file of masks uses for the pet: the first pet pixel decides for all."""
-    for _, rows in contract.slabs(dataset):
-        values = rows[rows != 0]
-        if values.size:
-            return 255 if values[0] == 255 else 1
-    return 1
 
 
 def write_chunked(file, kind, source, to_contract, size, helper):

@@ -7,9 +7,9 @@
                                        trimaps.h5  (N, S, S, 1) uint8    1 pet, 2 background, 3 border, 255 unlabelled
                                        index.csv   row, name, breed, species, has_box, and any column of one's own
 
-Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Attributes
-of the files say more: `border` and `unlabelled` (255, where that value may be in them) of masks.h5, `classes` (two texts, for
-other classes than cat and dog) of binary.h5. Every function raises cli.InputError, naming the file, the value and the way
+Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Two files
+say more in attributes: masks.h5 its `border` rule and `unlabelled` (255, where that value may be in it), binary.h5 `classes`
+(two texts, where they are not cat and dog). Every function raises cli.InputError, naming the file, the value and the way
 out, also for who writes the files himself.
 """
 
@@ -28,7 +28,7 @@ from data.index import check_index, read_index
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary", "trimaps")
 PICTURES = ("images", "masks", "trimaps")  # of them those that are cropped and mirrored with the image
-READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes before the masks that they are held against
+READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes before masks, to compare the two
 UNLABELLED = 255  # in masks, binary and trimaps: nothing is known there
 CLASSES = ("cat", "dog")  # of binary, where the file names no others
 LAYOUT = {  # what each file holds under its kind's name, for who writes it himself
@@ -38,13 +38,11 @@ LAYOUT = {  # what each file holds under its kind's name, for who writes it hims
     "binary": "(N, 1) uint8, 0 cat and 1 dog, 255 where it is unknown",
     "trimaps": "(N, S, S, 1) uint8, 1 pet, 2 background, 3 border, 255 where nothing is known",
 }
-ALLOWED = {  # values, and what they mean
-    "masks": ((0, 1, UNLABELLED), "1 where the pet is, 0 elsewhere and 255 where nothing is known"),
-    "binary": ((0, 1, UNLABELLED), "0 (cat), 1 (dog) or 255 (unknown)"),
-    "trimaps": ((1, 2, 3, UNLABELLED), "1 (pet), 2 (background), 3 (border) or 255 (unknown)"),
+ALLOWED = {  # the least and the greatest value beside 255, and what they mean
+    "masks": (0, 1, "1 where the pet is, 0 elsewhere and 255 where nothing is known"),
+    "binary": (0, 1, "0 (cat), 1 (dog) or 255 (unknown)"),
+    "trimaps": (1, 3, "1 (pet), 2 (background), 3 (border) or 255 (unknown)"),
 }
-USUAL = {"masks": (0, 1), "binary": (0, 1), "trimaps": (1, 3)}  # from, to: by far the most hold no others, as is seen at a glance
-VALID = {kind: np.isin(np.arange(256), values) for kind, (values, _) in ALLOWED.items()}  # (256,) bool each
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
 # How much is read at a time: large enough for full speed, small enough to leave memory alone.
@@ -95,8 +93,9 @@ def require(data, split, tasks):
     for task in tasks:
         for kind in (need for need in task.needs if need in KINDS and need not in known):
             path = folder / f"{kind}.h5"
-            raise InputError(f"{path} is missing, which the task {task.name} needs (beside it: {', '.join(h5_files(folder))}); "
-                             f"{anew(path)}, or train without that task")
+            beside = ", ".join(h5_files(folder))
+            raise InputError(f"{path} is missing, which the task {task.name} needs (beside it: {beside}); {anew(path)}, or "
+                             "train without that task")
 
 
 def find_splits(data):
@@ -214,12 +213,14 @@ def conversion(shape, wanted):
 
 def check_values(path, kind, rows, size, start=0):
     """Check the values of some rows in the contract's form; `start` is the row that the first of them is."""
-    if kind in ALLOWED and not is_within(rows, *USUAL[kind]):
-        wrong = ~VALID[kind][rows].reshape(len(rows), -1)
+    if kind in ALLOWED and not is_plain(kind, rows):
+        least, most, meaning = ALLOWED[kind]
+        wrong = (((rows < least) | (rows > most)) & (rows != UNLABELLED)).reshape(len(rows), -1)
         if wrong.any():
             bad = int(np.argmax(wrong.any(axis=1)))
-            raise InputError(f"{path}, row {start + bad} holds the value {rows[bad].reshape(-1)[wrong[bad]][0]} and should hold "
-                             f"{ALLOWED[kind][1]}; write it so")
+            value = rows[bad].reshape(-1)[wrong[bad]][0]
+            raise InputError(f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; write "
+                             "it so")
     if kind == "bboxes":
         nan = np.isnan(rows)
         x1, y1, x2, y2 = rows.T
@@ -236,8 +237,9 @@ def check_values(path, kind, rows, size, start=0):
                              f"multiply them by {size} and re-chunk again")
 
 
-def is_within(rows, least, most):
-    """Whether all of some rows of uint8 are from least to most."""
+def is_plain(kind, rows):
+    """Whether some rows of uint8 hold what they may and no 255, as most do: seen at a glance."""
+    least, most, _ = ALLOWED[kind]
     return rows.max(initial=least) <= most and (least == 0 or rows.min(initial=most) >= least)
 
 
@@ -247,8 +249,8 @@ def class_names(path, attributes):
     given = [given] if np.ndim(given) == 0 else list(given)
     names = tuple(text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in given)
     if len(set(names)) != 2 or len(names) != 2 or not all(isinstance(text, (bytes, str)) and text.strip() for text in given):
-        raise InputError(f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes 0 and "
-                         "1, two different texts; write it so, or leave it out where they are cat and dog")
+        raise InputError(f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes "
+                         "0 and 1, two different texts; write it so, or leave it out where they are cat and dog")
     return names
 
 
@@ -303,9 +305,9 @@ def refuse_other_images(path, ours, images):
 def describe(data):
     """What the attributes say of a re-chunked data folder, without reading the samples.
 
-    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "classes": names of the classes 0 and 1, "border":
-    "pet", "background", "ignore" or "unknown", "split_hash": 16 hex digits}. Checks that the files of every split agree in N,
-    S and classes, and belong together.
+    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "classes": names of the classes 0 and 1,
+    "border": "pet", "background", "ignore" or "unknown", "split_hash": 16 hex digits}. Checks that the files of every split
+    agree in N, S and classes, and belong together.
     """
     splits, sizes, borders, classes, hashes = {}, {}, {}, {}, {}
     kinds = {split: kinds_of(data, split) for split in find_splits(data)}
@@ -327,7 +329,7 @@ def describe(data):
     for what, found, way in (
         ("image side", sizes, "resize them to one side, or keep them in folders of their own"),
         ("border rule", borders, "prepare them with one --border, or keep them in folders of their own"),
-        ("names of the classes 0 and 1", classes, "give the files one attribute 'classes', or keep them in folders of their own"),
+        ("names of the two classes", classes, "give them one attribute 'classes', or keep them in folders of their own"),
     ):
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{path}: {value}" for path, value in found.items())

@@ -13,7 +13,6 @@ import numpy as np
 
 from cli import InputError
 
-FIELDS = ("row", "name", "breed", "species", "has_box")
 MOST_SHOWN = 60  # characters of a cell or a first line, in a message
 WITHOUT = "or delete it, as images have numbers too"
 
@@ -96,6 +95,8 @@ def check_index(data, split, n, kind, rows, start, classes=("cat", "dog")):
         if not cell or fact > 1 or cell == words[int(fact)] or is_other and cell not in words:
             continue
         path = Path(data) / split / "index.csv"
-        named = ", or name the classes in the attribute 'classes' of binary.h5" if kind == "binary" and cell not in words else ""
+        ways = f"correct one of them, or leave the column {field} out"
+        if kind == "binary" and cell not in words:
+            ways += ", or name the two classes in the attribute 'classes' of binary.h5"
         raise InputError(f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
-                         f"{words[int(fact)]}; correct one of them, or leave the column {field} out{named}")
+                         f"{words[int(fact)]}; {ways}")

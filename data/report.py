@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import contract
+from data import contract, conversion
 from data import index as data_index
 
 EXAMPLES = 3          # named of each oddity
@@ -22,10 +22,11 @@ class Oddities:
 
     def __init__(self, data):
         self.data = Path(data)
-        self.found = {}  # sentence -> [(split, row)]
-        self.dogs = {}   # split -> [number of images, of dogs]
-        self.boxes = {}  # split -> N arrays (4,)
-        self.pets = {}   # split -> [number of masks, of those with a pet]
+        self.found = {}    # sentence -> [(split, row)]
+        self.classes = {}  # split -> [number of images of class 0, of class 1, of neither]
+        self.boxes = {}    # split -> N arrays (4,)
+        self.masks = {}    # split -> [number of masks, of those with a pet, of those that are in part unlabelled]
+        self.trimaps = {}  # split -> number of trimaps
 
     def look(self, split, kind, start, rows):
         """Take note of some rows of one file."""
@@ -35,17 +36,24 @@ class Oddities:
         self.boxes.setdefault(split, []).extend(rows)
 
     def look_at_binary(self, split, start, rows):
-        count = self.dogs.setdefault(split, [0, 0])
-        count[0] += len(rows)
-        count[1] += int(rows.sum())
+        count = self.classes.setdefault(split, [0, 0, 0])
+        for k, value in enumerate((0, 1, contract.UNLABELLED)):
+            count[k] += int(np.count_nonzero(rows == value))
+
+    def look_at_trimaps(self, split, start, rows):
+        labelled = (rows.reshape(len(rows), -1) != contract.UNLABELLED).any(axis=1)
+        self.trimaps[split] = self.trimaps.get(split, 0) + int(labelled.sum())
 
     def look_at_masks(self, split, start, rows):
-        size, count = rows.shape[1], self.pets.setdefault(split, [0, 0])
+        size, count = rows.shape[1], self.masks.setdefault(split, [0, 0, 0])
+        is_plain = contract.is_plain("masks", rows)
         for row, mask in enumerate(rows[..., 0], start):
-            pets = np.count_nonzero(mask)
-            count[0] += 1
+            known = mask.size if is_plain else np.count_nonzero(mask != contract.UNLABELLED)
+            pets = np.count_nonzero(mask) - (mask.size - known)
+            count[0] += known > 0
             count[1] += pets > 0
-            if pets == 0:
+            count[2] += 0 < known < mask.size
+            if known and pets == 0:
                 self.note("masks without any pet", split, row)
             elif pets == mask.size:
                 self.note("masks that are pet all over", split, row)
@@ -54,7 +62,7 @@ class Oddities:
                 continue
             x1, y1, x2, y2 = box
             inside = mask[int(y1):int(np.ceil(y2)), int(x1):int(np.ceil(x2))]
-            if pets and np.count_nonzero(inside) < MIN_PET_IN_BOX * inside.size:
+            if pets and np.count_nonzero(inside == 1) < MIN_PET_IN_BOX * np.count_nonzero(inside != contract.UNLABELLED):
                 self.note(f"head boxes with less than {MIN_PET_IN_BOX:.0%} of pet in them", split, row)
             if (x2 - x1) * (y2 - y1) >= WHOLE_IMAGE * size**2:
                 self.note("head boxes that are the whole image", split, row)
@@ -79,28 +87,48 @@ class Oddities:
             # repr spells out what would move the cursor.
             listed = ", ".join(f"{split} row {row} ({repr(names[split][row])[1:-1]})" for split, row in places[:EXAMPLES])
             sentences.append(f"{len(places)} {what}: {listed}{', ...' if len(places) > EXAMPLES else ''}")
-        return (sentences + self.unbalanced() + self.without_boxes() + self.without_pets()
-                + [sentence for split, n in summary["splits"].items()
-                   for sentence in self.missing(split, n, summary["kinds"][split])])
+        return (sentences + self.unbalanced(summary["classes"]) + self.without_boxes() + self.without_pets()
+                + [sentence for split in summary["splits"] for sentence in self.missing(split, summary)]
+                + self.read_differently(summary))
 
-    def counts(self, split):
+    def counts(self, split, summary):
         """How many images of a split there are of each kind, in words."""
-        n, dogs = self.dogs.get(split, (0, 0))
-        classes = [f"{n - dogs} cats", f"{dogs} dogs"] if n else ["cats and dogs unknown"]
+        names = plural(summary["classes"])
+        *known, unknown = self.classes.get(split, (0, 0, 0))
+        words = [f"{n} {name}" for n, name in zip(known, names)] + [f"{unknown} of unknown class"] * (unknown > 0)
+        if split not in self.classes:
+            words = [f"{names[0]} and {names[1]} unknown"]
         boxed = int((~np.isnan(self.boxes[split]).any(axis=1)).sum()) if split in self.boxes else "none"
-        return classes + [f"{boxed} with a head box"] + ([] if split in self.pets else ["none with a mask"])
+        words.append(f"{boxed} with a head box")
+        masked, _, in_part = self.masks.get(split, (0, 0, 0))
+        if in_part or masked < summary["splits"][split]:
+            words.append(f"{masked or 'none'} with a mask" + (f" ({in_part} of them in part unlabelled)" if in_part else ""))
+        return words + ([f"{self.trimaps[split] or 'none'} with a trimap"] if split in self.trimaps else [])
 
-    def unbalanced(self):
-        if not self.dogs:
-            return []
-        total, dogs = map(sum, zip(*self.dogs.values()))
-        share, sentences = dogs / total, []
-        for split, (n, k) in self.dogs.items():
-            if k in (0, n):
+    def columns(self, split, n):
+        """The columns of one's own in a split's index.csv, in words."""
+        rows = data_index.read_index_rows(self.data, split, n)
+        words = []
+        for column in data_index.column_names(rows):
+            if column not in contract.INDEX_FIELDS:
+                values, empty = data_index.contents(rows, column)
+                cells = f"{values} value{'s' * (values != 1)}, {empty} empty"
+                words.append(f"{shown(column)} ({cells.removesuffix(', 0 empty')})")
+        return words
+
+    def unbalanced(self, classes):
+        known = {split: (n, m) for split, (n, m, _) in self.classes.items() if n + m}
+        sentences = [f"{split} holds no known class: {of_no_use(split)} classification" for split in self.classes
+                     if split not in known]
+        first, second = plural(classes)
+        share = sum(m for _, m in known.values()) / max(1, sum(map(sum, known.values())))
+        for split, (n, m) in known.items():
+            if 0 in (n, m):
                 says = "nothing teaches to tell them apart" if split == "train" else "its accuracy says nothing"
-                sentences.append(f"{split} holds {'dogs' if k else 'cats'} only: {says}")
-            elif abs(k / n - share) > max(MAX_BALANCE, MAX_DEVIATIONS * (share * (1 - share) / n) ** 0.5):
-                sentences.append(f"{k / n:.0%} of {split} are dogs and {share:.0%} of all: the splits are not alike")
+                sentences.append(f"{split} holds {second if m else first} only: {says}")
+            elif abs(m / (n + m) - share) > max(MAX_BALANCE, MAX_DEVIATIONS * (share * (1 - share) / (n + m)) ** 0.5):
+                sentences.append(f"{m / (n + m):.0%} of {split} are {second} and {share:.0%} of all: the splits are not "
+                                 "alike")
         return sentences
 
     def without_boxes(self):
@@ -108,20 +136,55 @@ class Oddities:
         return [f"{split} holds no head box: {of_no_use(split)} that task" for split in without]
 
     def without_pets(self):
-        without = [split for split, (_, pets) in self.pets.items() if not pets]
+        without = [split for split, (_, pets, _) in self.masks.items() if not pets]
         return [f"{split} holds no mask with a pet in it: {of_no_use(split)} segmentation" for split in without]
 
-    def missing(self, split, n, kinds):
+    def missing(self, split, summary):
         """What is not known of a split, whether it seems lost, and files that might be meant to tell it."""
-        sentences, index = [], data_index.read_index_rows(self.data, split, n)
+        sentences, kinds = [], summary["kinds"][split]
+        index = {other: data_index.read_index_rows(self.data, other, n) for other, n in summary["splits"].items()}
         for kind, task, column in (("masks", "segmentation", ""), ("bboxes", "the head box", "has_box"),
                                    ("binary", "classification", "species")):
             if kind not in kinds:
-                lost = any(row.get(column, "") not in (None, "", "0") for row in index)
+                lost = any(row.get(column, "") not in (None, "", "0") for row in index[split])
                 sentences.append(f"{split} has no {kind}.h5{', though index.csv tells of it' if lost else ''}: "
                                  f"{of_no_use(split)} {task}")
+        having = [other for other in summary["splits"] if "trimaps" in summary["kinds"][other]]
+        if having and split not in having:  # few data have them, so that none at all is not odd
+            sentences.append(f"{split} has no trimaps.h5, though {having[0]} has: {of_no_use(split)} the border")
+        columns = {other: data_index.column_names(rows) for other, rows in index.items()}
+        for column in dict.fromkeys(column for names in columns.values() for column in names):
+            having = [other for other in columns if column in columns[other]]
+            if split not in having and column not in ("row", "name", "species", "has_box"):
+                sentences.append(f"index.csv of {split} has no column {shown(column)}, though that of {having[0]} has: "
+                                 f"{of_no_use(split)} it")
         others = [name for name in contract.h5_files(self.data / split) if name.removesuffix(".h5") not in kinds]
         return sentences + ([f"{split} holds {', '.join(others)}: nothing reads that"] if others else [])
+
+    def read_differently(self, summary):
+        """Whether 255 was the pet in the masks of one split, and stands for unlabelled in those of another."""
+        pet, unlabelled = [], []
+        for split, kinds in summary["kinds"].items():
+            if "masks" in kinds:
+                file, _ = contract.open_rechunked(self.data, split, "masks")
+                with file, contract.naming(file.filename):
+                    pet += [split] * (conversion.PET_WAS in file.attrs)
+                    unlabelled += [split] * ("unlabelled" in file.attrs)
+        if not pet or not unlabelled:
+            return []
+        return [f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those of "
+                f"{' and '.join(unlabelled)}: where it means one thing, write them anew and re-chunk with --ignore 255, or with "
+                "1 for the pet"]
+
+
+def plural(classes):
+    """What images of the two classes are called; names of one's own are quoted."""
+    return [f"{name}s" for name in classes] if tuple(classes) == contract.CLASSES else [repr(name) for name in classes]
+
+
+def shown(name):
+    """A column's name without what would move the cursor, and its beginning only where it is long."""
+    return repr(name[:data_index.MOST_SHOWN])[1:-1] + "..." * (len(name) > data_index.MOST_SHOWN)
 
 
 def of_no_use(split):
@@ -139,6 +202,9 @@ def check(data):
     print(f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, "
           f"split hash {summary['split_hash']}")
     for split in summary["splits"]:
-        print(f"  {split}: {', '.join(oddities.counts(split))}")
+        print(f"  {split}: {', '.join(oddities.counts(split, summary))}")
+        columns = oddities.columns(split, summary["splits"][split])
+        if columns:
+            print(f"  {split}, index.csv: {', '.join(columns)}")
     for warning in oddities.warnings(summary):
         print(f"odd: {warning}")

@@ -1,0 +1,118 @@
+"""What others wrote, in the contract's types and values, as data_rechunk.py streams it by.
+
+In masks of 0 and 255 alone, 255 is the pet, unless the user or the file says otherwise; beside 1 it is an unlabelled pixel.
+A file of nothing but 255 holds no mask: a pet all over, in every image of a split, is no data for segmentation.
+"""
+
+import numpy as np
+
+from cli import InputError
+from data import contract
+from data.contract import LAYOUT, UNLABELLED, sample_dtype
+
+PET_WAS = "pet_was"  # attribute of masks whose pet was 255
+IDENTITY = {0: 0, 1: 1, UNLABELLED: UNLABELLED}
+CODES = {  # value that others write -> the contract's; what 255 is in masks is seen when the first is met
+    "masks": {0: 0, 1: 1}, "binary": IDENTITY, "trimaps": {1: 1, 2: 2, 3: 3, UNLABELLED: UNLABELLED},
+}
+MAY_HOLD = {  # the same for messages
+    "masks": "0 and 1 with 255 where nothing is known, or 0 and 255 alone",
+    "binary": "0 (cat) and 1 (dog), and 255 where it is unknown",
+    "trimaps": "1, 2 and 3, and 255 where nothing is known",
+}
+
+
+def refuse_other_reading(path, attributes, ignore):
+    """Refuse to leave masks as they are whose 255 was taken for the pet before and should be unlabelled now."""
+    if ignore is not None and PET_WAS in attributes:
+        raise InputError(f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it anew as it "
+                         f"was, and re-chunk it with --ignore {ignore}")
+
+
+def make_converter(path, kind, dataset, attributes, ignore):
+    """A Converter that refuses what cannot be converted without loss."""
+    if kind == "images":
+        if dataset.dtype != np.uint8:
+            raise InputError(
+                f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; convert them first, for floats "
+                "in [0, 1] with (255 * x).round().astype('uint8')"
+            )
+        return Converter(path, kind)
+    if dataset.dtype.kind not in "buif":
+        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; write {LAYOUT[kind]}")
+    if kind == "bboxes":
+        return Converter(path, kind)
+    if kind == "masks":
+        return MaskConverter(path, dataset, np.array_equal(attributes.get("unlabelled"), UNLABELLED), ignore)
+    return CodeConverter(path, kind)
+
+
+class Converter:
+    """Rows of a file in the contract's type, as converter(rows, start); images and boxes as they are.
+
+    `attributes` and `notes` (sentences) are what is to be said of the file once all of it has been converted.
+    """
+
+    def __init__(self, path, kind):
+        self.path, self.kind, self.attributes, self.notes = path, kind, {}, []
+
+    def __call__(self, rows, start):
+        with np.errstate(over="ignore"):  # a box that becomes infinite is refused with its row
+            return rows.astype(sample_dtype(self.kind), copy=False)
+
+
+class CodeConverter(Converter):
+    """Values that stand for something: of any type of number, but only those that have a meaning."""
+
+    def __init__(self, path, kind):
+        super().__init__(path, kind)
+        self.codes = CODES[kind]
+
+    def __call__(self, rows, start):
+        if rows.dtype == np.uint8 and contract.is_plain(self.kind, rows):
+            return rows
+        converted, known = np.zeros(rows.shape, np.uint8), np.zeros(rows.shape, bool)
+        for value, code in self.codes.items():
+            there = rows == value
+            known |= there
+            converted |= there * np.uint8(code)
+        if not known.all():
+            bad = int(np.argmin(known.reshape(len(rows), -1).all(axis=1)))
+            value = rows[bad][~known[bad]].flat[0]
+            raise InputError(f"{self.path}, row {start + bad} holds the value {value}; allowed in one file are "
+                             f"{MAY_HOLD[self.kind]}; write {LAYOUT[self.kind].partition('uint8, ')[2]}")
+        return converted
+
+
+class MaskConverter(CodeConverter):
+    """The same of masks; whether 255 is pet or unlabelled is decided where the first is met, from the whole file."""
+
+    def __init__(self, path, dataset, is_marked, ignore):
+        super().__init__(path, "masks")
+        self.dataset, self.is_marked, self.ignore = dataset, is_marked, ignore
+
+    def __call__(self, rows, start):
+        if UNLABELLED not in self.codes and (rows == UNLABELLED).any():
+            self.decide()
+        return super().__call__(rows, start)
+
+    def decide(self):
+        meaning, reason = self.meaning_of_255()
+        self.codes = {0: 0, UNLABELLED: 1} if meaning == "pet" else IDENTITY
+        self.attributes = {PET_WAS: UNLABELLED} if meaning == "pet" else {"unlabelled": UNLABELLED}
+        self.notes = [f"255 was read as {meaning}, as {reason}"]
+
+    def meaning_of_255(self):
+        """("pet" or "unlabelled", the reason); reads the file until it holds a 1, if there is none all of it."""
+        if self.ignore == UNLABELLED:
+            return "unlabelled", f"--ignore {UNLABELLED} says"
+        if self.is_marked:
+            return "unlabelled", "its attribute 'unlabelled' says"
+        has_ground = False
+        for _, rows in contract.slabs(self.dataset):
+            if (rows == 1).any():
+                return "unlabelled", "the file holds 1 too"
+            has_ground = has_ground or bool((rows == 0).any())
+        if not has_ground:
+            return "unlabelled", "the file holds nothing else"
+        return "pet", f"the file holds no 1; where that is wrong, write it anew and re-chunk it with --ignore {UNLABELLED}"
