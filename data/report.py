@@ -164,17 +164,16 @@ class Oddities:
     def read_differently(self, summary):
         """Whether 255 was the pet in the masks of one split, and stands for unlabelled in those of another."""
         pet, unlabelled = [], []
-        for split, kinds in summary["kinds"].items():
-            if "masks" in kinds:
-                file, _ = contract.open_rechunked(self.data, split, "masks")
-                with file, contract.naming(file.filename):
-                    pet += [split] * (conversion.PET_WAS in file.attrs)
-                    unlabelled += [split] * ("unlabelled" in file.attrs)
+        for split, (masked, _, in_part) in self.masks.items():
+            file, _ = contract.open_rechunked(self.data, split, "masks")
+            with file, contract.naming(file.filename):
+                pet += [split] * (conversion.PET_WAS in file.attrs)
+            unlabelled += [split] * (in_part > 0 or masked < summary["splits"][split])
         if not pet or not unlabelled:
             return []
         return [f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those of "
-                f"{' and '.join(unlabelled)}: where it means one thing, write them anew and re-chunk with --ignore 255, or with "
-                "1 for the pet"]
+                f"{' and '.join(unlabelled)}: where it means one thing, write them anew and re-chunk with --ignore 255, or "
+                "with 1 for the pet"]
 
 
 def plural(classes):

@@ -39,7 +39,8 @@ class Task(ABC):
     needs    what `target` reads: masks, bboxes, binary, trimaps (files of a data folder) or "index:COLUMN".
     metrics  {name: Metric} of the figures of a split, the one that chooses the checkpoint first.
     counts   per-image values that are whole numbers; flags: those that are 0 or 1.
-    labels   what a user has to bring, in words.
+    labels   what a user has to bring for each image, in words.
+    wanted   what to bring where `lacking` finds a fault, or None: the labels for each image.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
     """
 
@@ -48,6 +49,7 @@ class Task(ABC):
     counts = ()
     flags = ()
     labels = "labels"
+    wanted = None
     panel = None
 
     def __init__(self, name, argument=None):

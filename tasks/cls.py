@@ -13,7 +13,7 @@ class Cls(Task):
     metrics = {"accuracy": Metric("accuracy", percent=True)}
     counts = ("correct", "label")
     flags = ("correct",)
-    labels = "a class"
+    labels, wanted = "a class", "images of both classes"
 
     def value(self, raw):
         return [None if label == UNLABELLED else CLASSES[label] for label in self.target(raw).tolist()]

@@ -15,7 +15,7 @@ class Seg(Task):
     metrics = {"dice": Metric("Dice"), "dice_pooled": Metric("pooled Dice"), "iou_pooled": Metric("pooled IoU"),
                "border_iou": Metric("border IoU", note="mean over images with a contour")}
     counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
-    labels = "a mask"
+    labels, wanted = "a mask", "masks of pets"
 
     def value(self, raw):
         known = self.labelled(raw["masks"])

@@ -60,6 +60,6 @@ def data(tmp_path_factory):
 def no_pictures():
     """Drawing takes most of so short a run's time, and other tests look at pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtl_vis.draw_curves", lambda history, path: path.touch())
-        patch.setattr("mtl_vis.draw_pictures", lambda pictures, path: path.touch())
+        patch.setattr("training.pictures.draw_curves", lambda history, tasks, path: path.touch())
+        patch.setattr("training.pictures.draw_pictures", lambda pictures, path: path.touch())
         yield

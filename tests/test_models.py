@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from models import TASKS, BoxHead, MTLNet, count_parameters
+from cli import InputError
+from models import BoxHead, MTLNet, count_parameters
+from registry import PUBLISHED
 
 CONFIGURATIONS = [("seg", "cls", "bbox"), ("seg",), ("seg", "cls"), ("seg", "bbox")]
 
@@ -26,29 +28,29 @@ def test_only_the_asked_tasks_exist(tasks):
 
 
 def test_default_width_has_about_three_million_parameters():
-    assert 3.0e6 < count_parameters(MTLNet(TASKS)) < 3.5e6
+    assert 3.0e6 < count_parameters(MTLNet(PUBLISHED)) < 3.5e6
 
 
 def test_bytes_and_floats_give_the_same():
-    model = MTLNet(TASKS, width=2).eval()
+    model = MTLNet(PUBLISHED, width=2).eval()
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     for a, b in zip(model(image).values(), model(image.float()).values()):
         assert torch.equal(a, b)
 
 
 def test_configurations_of_one_seed_share_their_initial_weights():
-    full = MTLNet(TASKS, width=4, seed=3).state_dict()
+    full = MTLNet(PUBLISHED, width=4, seed=3).state_dict()
     for tasks in CONFIGURATIONS[1:]:
         other = MTLNet(tasks, width=4, seed=3).state_dict()
         assert all(torch.equal(full[name], value) for name, value in other.items())
-    assert not torch.equal(full["encoder.stem.0.weight"], MTLNet(TASKS, width=4, seed=4).state_dict()["encoder.stem.0.weight"])
+    assert not torch.equal(full["encoder.stem.0.weight"], MTLNet(PUBLISHED, width=4, seed=4).state_dict()["encoder.stem.0.weight"])
 
 
 def test_initialisation_leaves_the_global_random_state_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    MTLNet(TASKS, width=2, seed=9)
+    MTLNet(PUBLISHED, width=2, seed=9)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -57,7 +59,7 @@ def test_boxes_are_ordered_and_inside_whatever_the_weights():
     for scale in (0.1, 1, 10, 100):
         head = BoxHead(8)
         torch.nn.init.normal_(head.cells.weight, std=scale)
-        x1, y1, x2, y2 = head(torch.randn(32, 8, 3, 5) * scale).detach().T
+        x1, y1, x2, y2 = head([torch.randn(32, 8, 3, 5) * scale], None).detach().T
         assert ((0 <= x1) & (x1 <= x2) & (x2 <= 1) & (0 <= y1) & (y1 <= y2) & (y2 <= 1)).all()
 
 
@@ -71,9 +73,9 @@ def test_boxes_reach_every_place(target):
     optimizer = torch.optim.Adam(head.parameters(), lr=0.005)
     for _ in range(400):
         optimizer.zero_grad()
-        (head(features) - target).square().sum().backward()
+        (head([features], None) - target).square().sum().backward()
         optimizer.step()
-    assert (head(features) - target).abs().max() < 0.02
+    assert (head([features], None) - target).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 10, 100])
@@ -84,7 +86,7 @@ def test_no_score_can_throw_the_box_about(scale):
     torch.nn.init.normal_(head.cells.weight, std=scale)
     head.cells.register_forward_hook(lambda module, inputs, output: output.retain_grad() or kept.append(output))
     for side in range(4):
-        head(torch.randn(32, 8, 3, 5))[:, side].sum().backward()
+        head([torch.randn(32, 8, 3, 5)], None)[:, side].sum().backward()
         assert 0 < kept[-1].grad[:, 0].abs().max() <= 3.25 / 4
 
 
@@ -92,14 +94,14 @@ def test_a_box_outside_the_frame_still_learns():
     head = BoxHead(8).eval()
     with torch.no_grad():  # sides far outside: the output is clamped to the whole frame
         head.cells.bias.copy_(torch.tensor([0.0, -2, -2, 2, 2]))
-    box = head(torch.zeros(1, 8, 2, 2))
+    box = head([torch.zeros(1, 8, 2, 2)], None)
     assert box.tolist() == [[0, 0, 1, 1]]
     (box - torch.tensor([[0.2, 0.2, 0.8, 0.8]])).abs().sum().backward()
     assert head.cells.bias.grad[1:].abs().min() > 0
 
 
 def test_evaluation_is_deterministic_and_gradients_reach_every_parameter():
-    model = MTLNet(TASKS, width=2)
+    model = MTLNet(PUBLISHED, width=2)
     image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     sum(value.sum() for value in model(image).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -107,13 +109,14 @@ def test_evaluation_is_deterministic_and_gradients_reach_every_parameter():
     assert all(torch.equal(a, b) for a, b in zip(model(image).values(), model(image).values()))
 
 
-@pytest.mark.parametrize("tasks, width", [((), 4), (("seg", "seg"), 4), (("seg", "depth"), 4), (("seg",), 0)])
-def test_wrong_configurations_are_refused(tasks, width):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize("tasks, width, error", [((), 4, ValueError), (("seg", "seg"), 4, ValueError), (("seg",), 0, ValueError),
+                                                 (("seg", "depth"), 4, InputError)])
+def test_wrong_configurations_are_refused(tasks, width, error):
+    with pytest.raises(error):
         MTLNet(tasks, width=width)
 
 
 def test_every_subset_of_tasks_can_be_built():
     for n in (1, 2, 3):
-        for tasks in itertools.combinations(TASKS, n):
+        for tasks in itertools.combinations(PUBLISHED, n):
             assert set(MTLNet(tasks, width=1).eval()(torch.zeros(1, 3, 32, 32))) == set(tasks)

@@ -19,7 +19,7 @@ from cli import InputError
 from conftest import ROOT
 from data import lettering
 from dataloader_mtl import MTLDataset
-from models import TASKS, MTLNet
+from models import MTLNet
 from study import figures
 from training import checkpoint
 
@@ -52,8 +52,8 @@ def test_a_prediction_comes_back_at_the_photographs_own_size():
 
 @pytest.fixture()
 def network(tmp_path):
-    model = MTLNet(TASKS, width=2)
-    checkpoint.save({"model": model.state_dict(), "tasks": list(TASKS), "width": 2, "size": 64, "metrics": {}, "experiment": "mtl",
+    model = MTLNet(PUBLISHED, width=2)
+    checkpoint.save({"model": model.state_dict(), "tasks": list(PUBLISHED), "width": 2, "size": 64, "metrics": {}, "experiment": "mtl",
                      "seed": 0, "split_hash": "", "border": "pet"}, tmp_path / "net.pt")
     return tmp_path / "net.pt"
 
@@ -85,10 +85,10 @@ def test_test_images_are_drawn_with_their_targets(data, tmp_path, network):
 @pytest.fixture()
 def tested(data, tmp_path):
     """A run folder with what a gallery needs: the network, and its Dice on each test image as measured."""
-    dataset, model = MTLDataset(data, "test"), MTLNet(TASKS, width=2).eval()
+    dataset, model = MTLDataset(data, "test"), MTLNet(PUBLISHED, width=2).eval()
     run = tmp_path / "runs/mtl/seed0"
     run.mkdir(parents=True)
-    checkpoint.save({"model": model.state_dict(), "tasks": list(TASKS), "width": 2, "size": 64, "metrics": {}, "experiment": "mtl",
+    checkpoint.save({"model": model.state_dict(), "tasks": list(PUBLISHED), "width": 2, "size": 64, "metrics": {}, "experiment": "mtl",
                      "seed": 0, "split_hash": dataset.summary["split_hash"], "border": "pet"}, run / "best.pt")
     with open(run / "test_per_image.csv", "w", newline="") as file:
         writer = csv.writer(file)

@@ -11,7 +11,8 @@ import data_prepare
 import data_rechunk
 from conftest import ROOT
 from data.sources.synthetic import draw_dataset
-from models import TASKS, count_parameters
+from models import count_parameters
+from registry import PUBLISHED
 from training import checkpoint
 
 NETWORK = ROOT / checkpoint.DEFAULT
@@ -20,7 +21,7 @@ NETWORK = ROOT / checkpoint.DEFAULT
 def test_what_the_card_says_of_it():
     model, info = checkpoint.load_model(NETWORK)
     assert NETWORK.stat().st_size < 16e6 and count_parameters(model) == 3_228_059
-    assert (set(info["tasks"]), info["experiment"], info["size"], info["border"]) == (set(TASKS), "mtl", 256, "pet")
+    assert (set(info["tasks"]), info["experiment"], info["size"], info["border"]) == (set(PUBLISHED), "mtl", 256, "pet")
     assert len(info["trained_on"]) == 2937
     weights = checkpoint.load(NETWORK)["model"]
     assert {value.dtype.itemsize for value in weights.values() if value.is_floating_point()} == {2}

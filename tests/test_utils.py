@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+import registry
 import utils
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss, WeightedLoss
 
 LN2 = math.log(2)
+TASKS = registry.tasks(registry.PUBLISHED)
 
 
 def logit(p):
@@ -37,28 +39,28 @@ def test_seg_loss_by_hand():
     # BCE: -ln of 0.75, 0.75, 0.5, 0.5, mean; plus the Dice loss above.
     logits = mask([logit(0.75), logit(0.25)], [0.0, 0.0])
     expected = (2 * -math.log(0.75) + 2 * LN2) / 4 + 0.3
-    assert utils.seg_loss(logits, mask([1, 0], [0, 1]).byte()).item() == pytest.approx(expected)
+    assert TASKS["seg"].loss(logits, mask([1, 0], [0, 1]).byte()).item() == pytest.approx(expected)
 
 
 def test_cls_loss_by_hand():
     # Softmax of (0, ln 3) is (1/4, 3/4): -ln 1/4 for a cat, -ln 3/4 for a dog.
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    assert utils.cls_loss(logits, torch.tensor([0, 1])).item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
+    assert TASKS["cls"].loss(logits, torch.tensor([0, 1])).item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
 
 
 def test_bbox_loss_by_hand():
     # Boxes 0.5 x 0.5, side by side, touching: L1 mean = (0.5 + 0 + 0.5 + 0) / 4; IoU 0, hull 1 x 0.5 all covered: GIoU 0.
     predicted, target = torch.tensor([[0.0, 0, 0.5, 0.5]]), torch.tensor([[0.5, 0, 1, 0.5]])
-    assert utils.bbox_loss(predicted, target).item() == pytest.approx(0.25 + 1)
+    assert TASKS["bbox"].loss(predicted, target).item() == pytest.approx(0.25 + 1)
     # Diagonal neighbours: hull 1, union 0.5: GIoU = 0 - 0.5; L1 0.5.
-    assert utils.bbox_loss(predicted, torch.tensor([[0.5, 0.5, 1, 1]])).item() == pytest.approx(0.5 + 1.5)
+    assert TASKS["bbox"].loss(predicted, torch.tensor([[0.5, 0.5, 1, 1]])).item() == pytest.approx(0.5 + 1.5)
 
 
 def test_bbox_loss_leaves_out_images_without_a_box():
     nan = torch.full((1, 4), math.nan)
     predicted = torch.tensor([[0.0, 0, 0.5, 0.5], [0.1, 0.1, 0.2, 0.2]], requires_grad=True)
     target = torch.cat([torch.tensor([[0.5, 0, 1, 0.5]]), nan])
-    loss = utils.bbox_loss(predicted, target)
+    loss = TASKS["bbox"].loss(predicted, target)
     loss.backward()
     assert loss.item() == pytest.approx(1.25)
     assert predicted.grad.isfinite().all() and predicted.grad[1].eq(0).all() and predicted.grad[0].ne(0).any()
@@ -66,7 +68,7 @@ def test_bbox_loss_leaves_out_images_without_a_box():
 
 def test_bbox_loss_of_a_batch_without_boxes_is_zero_with_a_gradient():
     predicted = torch.rand(3, 4, requires_grad=True)
-    loss = utils.bbox_loss(predicted, torch.full((3, 4), math.nan))
+    loss = TASKS["bbox"].loss(predicted, torch.full((3, 4), math.nan))
     loss.backward()
     assert loss.item() == 0 and predicted.grad.eq(0).all()
 
@@ -114,6 +116,12 @@ def test_a_criterion_returns_unweighted_losses_of_its_tasks_only():
     assert set(losses) == {"seg", "cls"} and losses["cls"].item() == pytest.approx(LN2)
 
 
+def measured(outputs, targets):
+    """The metrics of a split that is one batch, of the tasks that have an output."""
+    tasks = {task: TASKS[task] for task in outputs}
+    return utils.summarise(tasks, utils.measure(tasks, outputs, targets))
+
+
 def counts_example():
     """Three images of 1 x 4 pixels: (I, P, T) = (1, 2, 2), (0, 0, 0), (0, 0, 3)."""
     logits = torch.cat([mask([1.0, 1.0, -1.0, -1.0]), mask([-1.0] * 4), mask([-1.0] * 4)])
@@ -135,7 +143,7 @@ def test_summary_by_hand():
                "bbox": torch.tensor([[0.0, 0, 0.5, 1], [0, 0, 1, 1], [0, 0, 0.5, 0.5]])}
     targets = {"seg": target, "cls": torch.tensor([0, 1, 0]),
                "bbox": torch.tensor([[0.0, 0, 1, 1], [math.nan] * 4, [0.5, 0.5, 1, 1]])}
-    metrics = utils.summarise(utils.per_image(outputs, targets))
+    metrics = measured(outputs, targets)
     assert metrics["dice"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert metrics["dice_pooled"] == pytest.approx(2 * 1 / (2 + 5))
     assert metrics["iou_pooled"] == pytest.approx(1 / (2 + 5 - 1))
@@ -145,10 +153,10 @@ def test_summary_by_hand():
 
 def test_what_cannot_be_measured_is_none():
     logits, target = counts_example()
-    metrics = utils.summarise(utils.per_image({"seg": logits}, {"seg": target}))
+    metrics = measured({"seg": logits}, {"seg": target})
     assert metrics["accuracy"] is None and metrics["box_iou"] is None
     nowhere = {"bbox": torch.full((2, 4), math.nan)}
-    assert utils.summarise(utils.per_image({"bbox": torch.rand(2, 4)}, nowhere))["box_iou"] is None
+    assert measured({"bbox": torch.rand(2, 4)}, nowhere)["box_iou"] is None
 
 
 def test_published_dice_grows_with_an_incomplete_batch_and_ours_does_not():
@@ -156,8 +164,8 @@ def test_published_dice_grows_with_an_incomplete_batch_and_ours_does_not():
     n, batch = 738, 32
     published = sum(1.0 for _ in range(0, n, batch)) / n * batch
     assert published == pytest.approx(1.0407, abs=1e-4)  # a Dice above one
-    ones = torch.full((n,), 10)
-    assert utils.summarise({"intersection": ones, "predicted": ones, "target": ones})["dice"] == 1.0
+    perfect = torch.ones(n, 1, 2, 5, dtype=torch.uint8)
+    assert measured({"seg": perfect.float()}, {"seg": perfect})["dice"] == 1.0
 
 
 def test_published_box_iou_gives_half_for_nonsense_and_ours_gives_zero():
@@ -171,6 +179,7 @@ def test_published_box_iou_gives_half_for_nonsense_and_ours_gives_zero():
         return inter / (sum(area) - inter)
 
     whole, half = [0.0, 0, 1, 1], [0.5, 0.5, 1, 1]
-    assert published_iou(whole, half) > 0.5 > 0.25 == utils.per_image({"bbox": torch.tensor([half])}, {"bbox": torch.tensor([whole])})["box_iou"]
+    assert published_iou(whole, half) > 0.5
+    assert measured({"bbox": torch.tensor([half])}, {"bbox": torch.tensor([whole])})["box_iou"] == 0.25
     assert published_iou(a[0].tolist(), b[0].tolist()) > 0
-    assert utils.per_image({"bbox": a}, {"bbox": b})["box_iou"].item() == 0
+    assert measured({"bbox": a}, {"bbox": b})["box_iou"] == 0

@@ -85,7 +85,7 @@ def panels(picture):
     """The panels of a picture, from left to right."""
     common = {name: task for name, task in picture.tasks.items() if not task.panel}
     result = [Panel(picture.image, picture.name)]
-    if picture.truth is not None:
+    if picture.truth is not None and any(value is not None for value in picture.truth.values()):
         said = words(picture, common, picture.truth)
         result.append(draw(Panel(picture.image, f"target: {said}" if said else "target", "--"), common, picture.truth))
     # The first task's score comes last: it is the one that all pictures have.

@@ -28,7 +28,7 @@ def taught(dataset):
     missing = {name: found for name in counts if (found := dataset.tasks[name].lacking(counts[name]))}
     if missing:
         ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (len(missing) < len(counts))
-        ways.append(f"bring {' and '.join(f'{dataset.tasks[name].labels} for each image' for name in missing)}")
+        ways.append(f"bring {' and '.join(wanted(dataset.tasks[name]) for name in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
             whole = MTLDataset(dataset.data, dataset.split, tasks=[dataset.tasks[name] for name in missing])
             if not any(dataset.tasks[name].lacking(count) for name, count in survey(whole).items()):
@@ -45,7 +45,7 @@ def refuse_blind_choice(dataset):
     found = first.lacking(survey(dataset, [first.name])[first.name])
     if found:
         raise InputError(f"{dataset.data / dataset.split} cannot choose a network: of {images(len(dataset))} {found}; bring "
-                         f"{first.labels} for each image, or split the data again")
+                         f"{wanted(first)}, or split the data again")
 
 
 def warn_of_unmeasured(dataset):
@@ -54,8 +54,13 @@ def warn_of_unmeasured(dataset):
         task = dataset.tasks[name]
         found = task.lacking(count)
         if found:
-            measures = " and ".join(metric.label for metric in task.metrics.values())
-            cli.warn(f"{dataset.data / dataset.split} cannot measure {measures}, null there: of {images(len(dataset))} {found}")
+            *others, last = [metric.label for metric in task.metrics.values()]
+            measures = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+            cli.warn(f"{dataset.data / dataset.split} cannot measure {measures} null there: of {images(len(dataset))} {found}")
+
+
+def wanted(task):
+    return task.wanted or f"{task.labels} for each image"
 
 
 def images(n):

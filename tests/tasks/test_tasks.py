@@ -30,16 +30,16 @@ def tasks(names):
 
 
 def a_batch(labelled=True, size=64):
-    """Two images; of the second nothing is known, and with labelled=False of neither."""
-    masks = torch.full((2, 1, size, size), 255, dtype=torch.uint8)
-    trimaps, bboxes, binary = masks.clone(), torch.full((2, 4), math.nan), torch.full((2, 1), 255, dtype=torch.uint8)
+    """Three images; of the third nothing is known, and with labelled=False of none."""
+    masks = torch.full((3, 1, size, size), 255, dtype=torch.uint8)
+    trimaps, bboxes, binary = masks.clone(), torch.full((3, 4), math.nan), torch.full((3, 1), 255, dtype=torch.uint8)
     if labelled:
-        masks[0], trimaps[0], bboxes[0], binary[0] = 0, 2, torch.tensor([8.0, 8, 32, 16]), 1
-        masks[0, :, 8:40, 8:40] = 1
-        trimaps[0, :, 8:40, 8:40] = 1
-    image = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        masks[:2], trimaps[:2], bboxes[:2], binary[:2, 0] = 0, 2, torch.tensor([8.0, 8, 32, 16]), torch.tensor([1, 0])
+        masks[:2, :, 8:40, 8:40] = 1
+        trimaps[:2, :, 8:40, 8:40] = 1
+    image = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return {"image": image, "masks": masks, "trimaps": trimaps, "bboxes": bboxes, "binary": binary, "size": size,
-            "index:breed": ["boxer" if labelled else "", ""], "index:age": ["4" if labelled else "", ""]}
+            "index:breed": ["boxer", "pug", ""] if labelled else [""] * 3, "index:age": ["4", "1.5", ""] if labelled else [""] * 3}
 
 
 def targets(found, batch):
@@ -73,11 +73,11 @@ def test_measurements_are_nan_and_metrics_none_where_nothing_is_labelled(name):
         for labelled in (True, False):
             batch = a_batch(labelled)
             target = targets(found, batch)
-            expected = [True, True] if name == "recon" else [labelled, False]
+            expected = [True] * 3 if name == "recon" else [labelled, labelled, False]
             assert task.labelled(target[name]).tolist() == expected
             measured = measure(found, model(batch["image"]), target)
-            assert all(value.shape == (2,) for value in measured.values())
-            assert all(value[1].isnan() for value in measured.values()) == (name != "recon")
+            assert all(value.shape == (3,) for value in measured.values())
+            assert all(value[2].isnan() for value in measured.values()) == (name != "recon")
             metrics = task.summarise(measured)
             assert list(metrics) == list(task.metrics) and task.metrics
             assert all((value is None) == (not labelled and name != "recon") for value in metrics.values())
@@ -106,7 +106,7 @@ def test_targets_and_outputs_can_be_drawn_and_described(name):
         task.draw(Panel, value, False)
         assert Panel.image.shape == (3, 90, 50) and Panel.image.dtype == torch.uint8
         assert isinstance(task.describe(value, 90, 50), str)
-    assert (task.truth(target[1], 90, 50) is None) == (name != "recon")
+    assert (task.truth(target[2], 90, 50) is None) == (name != "recon")
 
 
 def test_metrics_of_the_published_tasks_are_always_there():

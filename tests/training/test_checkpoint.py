@@ -7,12 +7,14 @@ import zipfile
 import pytest
 import torch
 
+import export
 from cli import InputError
-from models import TASKS, MTLNet
+from models import MTLNet
+from registry import PUBLISHED
 from training import checkpoint
 
 
-def content(width=2, tasks=TASKS):
+def content(width=2, tasks=PUBLISHED):
     return {"model": MTLNet(tasks, width=width, seed=1).state_dict(), "tasks": list(tasks), "width": width, "size": 64,
             "metrics": {"dice": 0.5, "box_iou": None}, "experiment": "mtl", "seed": 1, "split_hash": "0" * 16, "border": "pet",
             "trained_on": torch.arange(5)}
@@ -30,7 +32,7 @@ def test_a_round_trip_gives_the_same_network(tmp_path):
 def test_the_half_precision_copy_is_half_the_size_and_nearly_the_same(tmp_path):
     saved = content(width=8)
     checkpoint.save(saved, tmp_path / "best.pt")
-    checkpoint.main(checkpoint.parse_args([str(tmp_path / "best.pt"), str(tmp_path / "small.pt")]))
+    export.main(export.parse_args([str(tmp_path / "best.pt"), str(tmp_path / "small.pt")]))
     assert (tmp_path / "small.pt").stat().st_size < 0.55 * (tmp_path / "best.pt").stat().st_size
     model, _ = checkpoint.load_model(tmp_path / "small.pt")
     for name, value in model.state_dict().items():
@@ -39,7 +41,7 @@ def test_the_half_precision_copy_is_half_the_size_and_nearly_the_same(tmp_path):
 
 
 def copy(*paths):
-    checkpoint.main(checkpoint.parse_args(list(map(str, paths))))
+    export.main(export.parse_args(list(map(str, paths))))
 
 
 def test_a_copy_of_several_is_the_mean_of_their_weights(tmp_path):
@@ -81,7 +83,7 @@ def test_a_run_keeps_its_own_files(tmp_path):
 
 def test_the_default_network_fits_the_16_mb_of_the_shared_file(tmp_path):
     checkpoint.save(content(width=48), tmp_path / "best.pt")
-    checkpoint.main(checkpoint.parse_args([str(tmp_path / "best.pt"), str(tmp_path / "mtl_model.pt")]))
+    export.main(export.parse_args([str(tmp_path / "best.pt"), str(tmp_path / "mtl_model.pt")]))
     assert (tmp_path / "mtl_model.pt").stat().st_size < 16e6
 
 
@@ -124,7 +126,7 @@ def test_a_checkpoint_of_an_earlier_version_is_used_with_a_warning(tmp_path, cap
     torch.save(earlier, tmp_path / "old.pt")
     assert checkpoint.load_model(tmp_path / "old.pt")[1]["trained_on"] is None
     assert "does not say which images" in capsys.readouterr().err
-    checkpoint.main(checkpoint.parse_args([str(tmp_path / "old.pt"), str(tmp_path / "new.pt")]))
+    export.main(export.parse_args([str(tmp_path / "old.pt"), str(tmp_path / "new.pt")]))
     assert checkpoint.load_model(tmp_path / "new.pt")[1]["trained_on"] is None
 
 
@@ -173,7 +175,7 @@ def write_other_width(path):
 
 
 def write_other_tasks(path):
-    checkpoint.save({**content(tasks=("seg",)), "tasks": list(TASKS)}, path)
+    checkpoint.save({**content(tasks=("seg",)), "tasks": list(PUBLISHED)}, path)
 
 
 @pytest.mark.parametrize("write", [
@@ -221,7 +223,7 @@ def test_hostile_weights_are_refused(tmp_path, replace):
 def test_a_small_file_cannot_ask_for_a_large_network(tmp_path):
     """Views of one number in all the shapes of the widest network: three gigabytes, if they were taken at their word."""
     with torch.device("meta"):
-        shapes = {name: value for name, value in MTLNet(TASKS, width=256).state_dict().items()}
+        shapes = {name: value for name, value in MTLNet(PUBLISHED, width=256).state_dict().items()}
     model = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in shapes.items()}
     checkpoint.save({**content(), "width": 256, "model": model}, tmp_path / "x.pt")
     with pytest.raises(InputError, match="more weights than its file has bytes"):

@@ -8,6 +8,7 @@ import shutil
 import h5py
 import pytest
 import torch
+from tiny import FILES, arguments, assert_same_weights, log, result, targets, weights
 
 import oeq_splits
 import oeq_uncertainty
@@ -18,44 +19,22 @@ import train_mtl
 from cli import InputError
 from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, make_loader
-from models import TASKS, MTLNet
-from training import checkpoint, engine
+from models import MTLNet
+from registry import PUBLISHED
+from tasks.bbox import Bbox
+from training import checkpoint, engine, recipe
 from training.run_folder import RunFolder
-from utils import EqualWeightedLoss, UncertaintyWeightedLoss, per_image
+from utils import EqualWeightedLoss, UncertaintyWeightedLoss
 
-TINY = ("--epochs", "2", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu")
-FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "test.json", "test_per_image.csv", "curves.png", "mask.png"}
-TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "n_images", "epochs", "best_epoch",
-             "parameters", "train_seconds", "images_per_second", "split_hash", "border", "size", "device", "precision"}
-TIMES = ("train_seconds", "seconds", "images_per_second", "waiting")
-
-
-def arguments(data, runs, *more):
-    return engine.make_parser("").parse_args(["--data", str(data), "--runs", str(runs), *TINY, *more])
-
-
-def result(folder):
-    return {key: value for key, value in json.loads((folder / "test.json").read_text()).items() if key not in TIMES}
-
-
-def log(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
-
-
-def weights(folder, name="last.pt"):
-    return torch.load(folder / name, weights_only=True)["model"]
-
-
-def assert_same_weights(a, b):
-    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "border_iou", "accuracy", "box_iou", "n_images", "epochs",
+             "best_epoch", "parameters", "train_seconds", "images_per_second", "split_hash", "border", "size", "device", "precision"}
 
 
 # ------------------------------------------------------------------------------------------------ the ten experiments
 
 EXPERIMENTS = [
-    (train_mtl, "mtl", TASKS), (train_baseline, "baseline", ("seg",)), (train_ablation_cls, "ablation_cls", ("seg", "cls")),
-    (train_ablation_bbox, "ablation_bbox", ("seg", "bbox")), (oeq_uncertainty, "uncertainty", TASKS),
+    (train_mtl, "mtl", PUBLISHED), (train_baseline, "baseline", ("seg",)), (train_ablation_cls, "ablation_cls", ("seg", "cls")),
+    (train_ablation_bbox, "ablation_bbox", ("seg", "bbox")), (oeq_uncertainty, "uncertainty", PUBLISHED),
 ]
 
 
@@ -101,7 +80,8 @@ def test_per_image_rows_add_up_to_the_metrics(runs):
     with open(folder / "test_per_image.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     test = json.loads((folder / "test.json").read_text())
-    assert list(rows[0]) == ["name", "dice", "intersection", "predicted", "target", "correct", "box_iou"] and len(rows) == 10
+    assert list(rows[0]) == ["name", "dice", "intersection", "predicted", "target", "border_intersection", "border_union", "border_iou",
+                             "correct", "box_iou"] and len(rows) == 10
     column = {key: [float(row[key]) for row in rows if row[key]] for key in rows[0] if key != "name"}
     assert sum(column["dice"]) / 10 == pytest.approx(test["dice"])
     assert 2 * sum(column["intersection"]) / (sum(column["predicted"]) + sum(column["target"])) == pytest.approx(test["dice_pooled"])
@@ -113,9 +93,9 @@ def test_per_image_rows_add_up_to_the_metrics(runs):
 
 def test_weights_of_a_split_are_logged_normalised(runs):
     row = log(runs / "split_75_15_15/seed0")[0]
-    assert [float(row[f"weight_{task}"]) for task in TASKS] == pytest.approx([75 / 105, 15 / 105, 15 / 105])
+    assert [float(row[f"weight_{task}"]) for task in PUBLISHED] == pytest.approx([75 / 105, 15 / 105, 15 / 105])
     row = log(runs / "mtl/seed0")[0]
-    total = sum(float(row[f"weight_{task}"]) * float(row[f"train_loss_{task}"]) for task in TASKS)
+    total = sum(float(row[f"weight_{task}"]) * float(row[f"train_loss_{task}"]) for task in PUBLISHED)
     assert float(row["loss"]) == pytest.approx(total)
 
 
@@ -164,7 +144,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_p
     target, name, count = {
         "in the first epoch": (engine, "step", 2), "in the second epoch": (engine, "step", 5),
         "between best.pt and last.pt": (checkpoint, "save", 2), "between last.pt and log.csv": (RunFolder, "write_log", 2),
-        "in the test": (engine.mtl_vis, "draw_pictures", 1),
+        "in the test": (engine.pictures, "draw_pictures", 1),
     }[moment]
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(target, name, kill_at(count, getattr(target, name)))
@@ -207,15 +187,15 @@ def test_an_existing_run_is_refused(data, runs):
 
 @pytest.mark.parametrize("batch_size", [7, 32])
 def test_metrics_do_not_depend_on_the_batch_size(data, batch_size):
-    model, dataset = MTLNet(TASKS, width=4, seed=1), MTLDataset(data, "train")
-    one, _ = engine.evaluate(model, make_loader(dataset, 1), EqualWeightedLoss(TASKS))
-    other, _ = engine.evaluate(model, make_loader(dataset, batch_size), EqualWeightedLoss(TASKS))
+    model, dataset = MTLNet(PUBLISHED, width=4, seed=1), MTLDataset(data, "train")
+    one, _ = engine.evaluate(model, make_loader(dataset, 1), EqualWeightedLoss(PUBLISHED))
+    other, _ = engine.evaluate(model, make_loader(dataset, batch_size), EqualWeightedLoss(PUBLISHED))
     keys = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "loss_seg", "loss_cls")
     assert [other[key] for key in keys] == pytest.approx([one[key] for key in keys], abs=1e-5)
 
 
 def test_evaluation_leaves_the_model_as_it_was(data):
-    model = MTLNet(TASKS, width=2).train()
+    model = MTLNet(PUBLISHED, width=2).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     engine.evaluate(model, make_loader(MTLDataset(data, "val"), 4))
     assert model.training
@@ -241,7 +221,7 @@ def test_all_configurations_see_the_same_batches(data, tmp_path, monkeypatch):
 
 
 def test_a_criterion_that_would_not_be_trained_is_refused(data, tmp_path):
-    model, criterion = MTLNet(TASKS, width=2), UncertaintyWeightedLoss(TASKS)
+    model, criterion = MTLNet(PUBLISHED, width=2), UncertaintyWeightedLoss(PUBLISHED)
     forgotten = torch.optim.AdamW(model.parameters())  # what the published code did
     with pytest.raises(InputError, match="log_variance.seg"):
         engine.refuse_untrained(criterion, forgotten)
@@ -252,7 +232,7 @@ def test_a_criterion_that_would_not_be_trained_is_refused(data, tmp_path):
 
 
 def test_uncertainty_parameters_do_not_decay():
-    optimizer = engine.make_optimizer(MTLNet(TASKS, width=2), criterion := UncertaintyWeightedLoss(TASKS), 1e-3)
+    optimizer = recipe.make_optimizer(MTLNet(PUBLISHED, width=2), criterion := UncertaintyWeightedLoss(PUBLISHED), 1e-3)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert [decay[id(p)] for p in criterion.parameters()] == [0, 0, 0]
 
@@ -263,19 +243,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(data, tmp_pat
             losses = super().forward(outputs, targets)
             return losses | {"cls": losses["cls"] * math.nan}
 
-    model = MTLNet(TASKS, width=2)
+    model = MTLNet(PUBLISHED, width=2)
     before = {key: value.clone() for key, value in model.named_parameters()}
     with pytest.raises(InputError, match="train_loss_cls nan.*images "):
-        engine.run("broken", model, Broken(TASKS), arguments(data, tmp_path))
+        engine.run("broken", model, Broken(PUBLISHED), arguments(data, tmp_path))
     assert_same_weights(before, dict(model.named_parameters()))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(data, tmp_path):
-    model = MTLNet(TASKS, width=2)
+    model = MTLNet(PUBLISHED, width=2)
     before = {key: value.clone() for key, value in model.named_parameters()}
     model.cls.logits.bias.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(InputError, match="gradient of cls.logits.bias is not finite in epoch 1 .*loss.*train_loss_cls.*images "):
-        engine.run("broken", model, EqualWeightedLoss(TASKS), arguments(data, tmp_path))
+        engine.run("broken", model, EqualWeightedLoss(PUBLISHED), arguments(data, tmp_path))
     assert_same_weights(before, dict(model.named_parameters()))
 
 
@@ -305,9 +285,9 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(data, tmp_path,
         row = log(tmp_path / f"x{factor:g}" / "seed0")[0]
         lengths.append((float(row["gradient_norm"]), max(updates)))
     (low, low_used), (usual, usual_used), (high, high_used) = lengths
-    assert low <= usual < engine.MAX_GRADIENT_NORM < high
-    assert low_used < engine.MAX_GRADIENT_NORM and usual_used < engine.MAX_GRADIENT_NORM
-    assert high_used == pytest.approx(engine.MAX_GRADIENT_NORM, rel=1e-4)
+    assert low <= usual < recipe.MAX_GRADIENT_NORM < high
+    assert low_used < recipe.MAX_GRADIENT_NORM and usual_used < recipe.MAX_GRADIENT_NORM
+    assert high_used == pytest.approx(recipe.MAX_GRADIENT_NORM, rel=1e-4)
 
 
 def test_parameters_that_the_loss_does_not_reach_are_refused(data, tmp_path):
@@ -316,7 +296,7 @@ def test_parameters_that_the_loss_does_not_reach_are_refused(data, tmp_path):
             return sum(losses.values())
 
     with pytest.raises(InputError, match="criterion.log_variance.seg"):
-        engine.run("x", MTLNet(TASKS, width=2), Forgetful(TASKS), arguments(data, tmp_path))
+        engine.run("x", MTLNet(PUBLISHED, width=2), Forgetful(PUBLISHED), arguments(data, tmp_path))
     model = MTLNet(("seg",), width=2)
     model.spare = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match="spare.weight, spare.bias"):
@@ -336,7 +316,7 @@ def test_a_checkpoint_remembers_its_training_images(data, runs, tmp_path):
 
 
 def test_learning_rate_rises_and_falls():
-    rates = [engine.learning_rate(k, 100, 1.0) for k in range(100)]
+    rates = [recipe.learning_rate(k, 100, 1.0) for k in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1) and rates[-1] == pytest.approx(0, abs=1e-9)
     assert rates[54] == pytest.approx(0.5)  # half-way down the cosine
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
@@ -357,12 +337,12 @@ def test_the_smallest_images_train_or_are_refused(tmp_path, size, batch_size):
 
 @pytest.mark.parametrize("epochs, size", [(1, 256), (2, 256), (8, 256), (60, 256), (5, 64), (3, 100)])
 def test_images_grow_and_end_at_full_size(epochs, size):
-    sides = engine.training_sides(epochs, size)
+    sides = recipe.training_sides(epochs, size)
     assert len(sides) == epochs and sides == sorted(sides) and sides[-1] == size and min(sides) >= min(64, size)
 
 
 def test_images_grow_as_the_recipe_says():
-    assert engine.training_sides(10, 256) == 6 * [128] + 2 * [192] + 2 * [256]
+    assert recipe.training_sides(10, 256) == 6 * [128] + 2 * [192] + 2 * [256]
 
 
 def test_precision_auto_measures_once_and_is_recorded(data, tmp_path, capsys):
@@ -382,6 +362,6 @@ def test_the_network_learns(tmp_path):
     folder = rechunk(write_data(tmp_path / "d", {"train": 96, "val": 32, "test": 32}))
     train_mtl.main(arguments(folder, tmp_path, "--epochs", "24", "--width", "24", "--lr", "0.005"))
     test = result(tmp_path / "mtl/seed0")
-    train, truth = MTLDataset(folder, "train").bboxes, MTLDataset(folder, "test").bboxes
-    constant = per_image({"bbox": train.nanmean(0).expand_as(truth)}, {"bbox": truth})["box_iou"].nanmean().item()
+    train, truth = (targets(MTLDataset(folder, split), "bbox") for split in ("train", "test"))
+    constant = Bbox("bbox").measure(train.nanmean(0).expand_as(truth), truth)["box_iou"].nanmean().item()
     assert test["dice"] > 0.93 and test["accuracy"] > 0.95 and test["box_iou"] > constant + 0.1

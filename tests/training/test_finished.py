@@ -5,14 +5,14 @@ import os
 import shutil
 
 import pytest
-from test_engine import FILES, arguments, assert_same_weights, log, result, weights
+from tiny import FILES, arguments, assert_same_weights, log, result, weights
 
 import experiments
-import mtl_vis
 import train_baseline
 import train_mtl
 from cli import InputError
 from conftest import rechunk, write_data
+from training import pictures
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def failing(error):
 def test_a_picture_that_fails_is_a_warning_and_resume_draws_it(data, whole, tmp_path, monkeypatch, capsys, error, reason):
     with monkeypatch.context() as patch:
         for name in ("draw_curves", "draw_pictures"):
-            patch.setattr(mtl_vis, name, failing(error))
+            patch.setattr(pictures, name, failing(error))
         train_mtl.main(arguments(data, tmp_path))
     folder = tmp_path / "mtl/seed0"
     warnings = capsys.readouterr().err.splitlines()
@@ -156,8 +156,8 @@ def test_a_picture_that_fails_is_a_warning_and_resume_draws_it(data, whole, tmp_
 
 
 def test_one_picture_that_fails_leaves_the_other(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mtl_vis, "pictures_of_dataset", failing(Failure("of the network's")))
-    monkeypatch.setattr(mtl_vis, "draw_curves", lambda history, path: path.write_bytes(b"drawn"))
+    monkeypatch.setattr(pictures, "pictures_of_dataset", failing(Failure("of the network's")))
+    monkeypatch.setattr(pictures, "draw_curves", lambda history, tasks, path: path.write_bytes(b"drawn"))
     train_mtl.main(arguments(data, tmp_path, "--epochs", "1"))
     assert (tmp_path / "mtl/seed0/curves.png").read_bytes() == b"drawn"
     assert capsys.readouterr().err.count("could not be drawn") == 1

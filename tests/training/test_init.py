@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from test_engine import arguments, assert_same_weights, log, result, weights
+from tiny import arguments, assert_same_weights, log, result, weights
 
 import train_baseline
 import train_mtl

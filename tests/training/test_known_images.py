@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_engine import arguments, result
+from tiny import arguments, result, targets
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
 import data_prepare
 import evaluate
+import export
 import train_mtl
 import utils
 from cli import InputError
 from conftest import rechunk, write_data
 from data.split import NEAR_DUPLICATE_BITS, difference_hash, near_duplicates
 from dataloader_mtl import MTLDataset
+from tasks.bbox import Bbox
 from training import checkpoint, known_images
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -93,9 +95,9 @@ def test_resize_by_hand(network, drawn, measure):
     counts = torch.stack(counts)
     assert metrics["dice"] == pytest.approx(utils.dice_score(*counts.T).mean().item(), abs=1e-6)
     assert metrics["accuracy"] == pytest.approx(np.mean(right))
-    truth = dataset.bboxes
+    truth = targets(dataset, "bbox")
     assert metrics["box_iou"] == pytest.approx(
-        utils.per_image({"bbox": torch.stack(boxes)}, {"bbox": truth})["box_iou"].nanmean().item(), abs=1e-6)
+        Bbox("bbox").measure(torch.stack(boxes), truth)["box_iou"].nanmean().item(), abs=1e-6)
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
     assert metrics["dice"] != measure(network, drawn[64])[0]["dice"]
 
@@ -168,7 +170,7 @@ def test_a_look_alike_of_a_new_training_image_is_no_reason_to_refuse(network, dr
 
 def test_the_mean_of_networks_knows_the_images_of_all(network, earlier, tmp_path):
     def mean(*sources):
-        checkpoint.main(checkpoint.parse_args([*map(str, sources), str(tmp_path / "mean.pt")]))
+        export.main(export.parse_args([*map(str, sources), str(tmp_path / "mean.pt")]))
         return checkpoint.load(tmp_path / "mean.pt")["trained_on_looks"]
 
     own = checkpoint.load(network)["trained_on_looks"]

@@ -13,7 +13,7 @@ from cli import InputError
 from conftest import ROOT, write_data
 from training import lock
 
-HOLD = "import sys, lock\nwith lock.hold(sys.argv[1], 'it'):\n    print('held', flush=True)\n    sys.stdin.read()"
+HOLD = "import sys\nfrom training import lock\nwith lock.hold(sys.argv[1], 'it'):\n    print('held', flush=True)\n    sys.stdin.read()"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_place_that_cannot_be_is_refused_in_one_sentence(tmp_path):
 def test_a_read_only_folder_is_refused(tmp_path):
     # Root without this capability is refused like anybody else.
     plain = () if os.getuid() else ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
-    code = "import sys, cli, lock\ncli.run(lambda args: lock.hold(sys.argv[1], 'the run').__enter__(), None)"
+    code = "import sys, cli\nfrom training import lock\ncli.run(lambda args: lock.hold(sys.argv[1], 'the run').__enter__(), None)"
     tmp_path.chmod(0o555)
     try:
         for path in (tmp_path / "lock", tmp_path / "runs/lock"):
@@ -84,7 +84,8 @@ def test_many_processes_never_hold_it_together(tmp_path):
     """Each counts up in a file, read and written under the lock: a count lost is a lock held twice."""
     (tmp_path / "count").write_text("0")
     code = """if True:
-        import sys, lock
+        import sys
+        from training import lock
         from cli import InputError
         from pathlib import Path
         folder, done = Path(sys.argv[1]), 0

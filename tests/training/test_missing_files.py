@@ -4,16 +4,17 @@ import json
 import shutil
 
 import pytest
-from test_engine import arguments, assert_same_weights, log, result, weights
+from tiny import arguments, assert_same_weights, log, result, weights
 
 import evaluate
-import mtl_vis
 import train_ablation_bbox
 import train_baseline
 import train_mtl
 from cli import InputError
 from dataloader_mtl import MTLDataset
-from models import TASKS, MTLNet
+from models import MTLNet
+from registry import PUBLISHED
+from training import pictures
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_what_a_split_does_not_know_is_null_there_and_the_rest_as_ever(data, par
     assert result(few) == result(whole) | {"box_iou": None} and result(whole)["box_iou"] is not None
     assert_same_weights(weights(whole), weights(few))
     for row, other in zip(log(few), log(whole), strict=True):
-        assert row["val_accuracy"] == "" != other["val_accuracy"]
-        assert all(row[key] == other[key] for key in row if key != "val_accuracy")
+        assert row["val_accuracy"] == row["val_loss_cls"] == "" not in (other["val_accuracy"], other["val_loss_cls"])
+        assert all(row[key] == other[key] for key in row if key not in ("val_accuracy", "val_loss_cls"))
     capsys.readouterr()
     evaluate.main(evaluate.parse_args(["--checkpoint", str(few / "best.pt"), "--data", str(folder), "--device", "cpu"]))
     printed = json.loads(capsys.readouterr().out)
@@ -69,15 +70,14 @@ def test_what_a_split_does_not_know_is_null_there_and_the_rest_as_ever(data, par
 
 @pytest.mark.parametrize("missing", ["masks", "bboxes", "binary", "masks bboxes binary"])
 def test_pictures_show_the_targets_that_are_known(missing, partial, tmp_path):
-    dataset = MTLDataset(partial(*(f"test/{kind}" for kind in missing.split())), "test")
-    model = MTLNet(TASKS, width=2).eval()
-    picture = mtl_vis.pictures_of_dataset(model, dataset, 1)[0]
-    assert (picture.target_mask is None) == ("masks" in missing) and (picture.target_box is None) == ("bboxes" in missing)
-    assert (picture.target_label is None) == ("binary" in missing)
-    titles = [title for *_, title in mtl_vis.panels(picture)]
+    dataset = MTLDataset(partial(*(f"test/{kind}" for kind in missing.split())), "test", tasks=PUBLISHED)
+    model = MTLNet(PUBLISHED, width=2).eval()
+    picture = pictures.pictures_of_dataset(model, dataset, 1)[0]
+    assert {task: value is None for task, value in picture.truth.items()} == {
+        "seg": "masks" in missing, "cls": "binary" in missing, "bbox": "bboxes" in missing}
+    titles = [panel.title for panel in pictures.panels(picture)]
     assert len(titles) == (2 if len(missing) > 10 else 3)
     if len(missing) < 10:
-        label = picture.target_label
-        assert titles[1] == ("target" if missing == "binary" else f"target: {label}")
+        assert titles[1] == ("target" if missing == "binary" else f"target: {picture.truth['cls'][0]}")
     assert ("Dice" in titles[-1]) == ("masks" not in missing)
-    mtl_vis.draw_pictures([picture], tmp_path / "mask.png")
+    pictures.draw_pictures([picture], tmp_path / "mask.png")

@@ -10,7 +10,7 @@ import sys
 import h5py
 import pytest
 import torch
-from test_engine import arguments, assert_same_weights, log, result, weights
+from tiny import arguments, assert_same_weights, log, result, weights
 
 import oeq_uncertainty
 from cli import InputError
