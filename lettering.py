@@ -11,8 +11,8 @@ import photographs
 
 # Sought first where the usual font lacks a letter: families of Chinese, Japanese and Korean, and of many scripts.
 PREFERRED = ("Noto Sans CJK", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans", "PingFang", "Hiragino Sans",
-             "Apple SD Gothic", "Microsoft YaHei", "Yu Gothic", "Meiryo", "Malgun Gothic", "SimHei", "MS Gothic", "WenQuanYi",
-             "Droid Sans Fallback", "Nanum", "IPAGothic", "Noto Sans", "Arial Unicode")
+             "Apple SD Gothic", "Microsoft YaHei", "Yu Gothic", "Meiryo", "Malgun Gothic", "SimHei", "MS Gothic",
+             "WenQuanYi", "Droid Sans Fallback", "Nanum", "IPAGothic", "Noto Sans", "Arial Unicode")
 PLACEHOLDERS = ("last resort", "lastresort", ".lastresort")  # a font that has every letter, and all of them are boxes
 
 

@@ -140,7 +140,8 @@ def picture_of_photograph(model, path, size, side):
     pixels = to_tensor(image)
     image.thumbnail((side, side))
     shown = to_tensor(image)
-    return Picture(photographs.show_name(path.name), shown, *predict(model, pixels, size, shown.shape[-2:]), frame=photograph.size)
+    predicted = predict(model, pixels, size, shown.shape[-2:])
+    return Picture(photographs.show_name(path.name), shown, *predicted, frame=photograph.size)
 
 
 def to_tensor(image):
@@ -182,15 +183,17 @@ def draw_pictures(pictures, path):
         for (image, box, dash, title), axis in zip(row, row_axes):
             axis.imshow(image.permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
             title = shorten(lettering.text(title), int(13 * inches))
-            axis.set_title(title, fontsize=9, wrap=True, **lettering.style(title))
+            axis.set_title(title, fontsize=9, **lettering.style(title))
             if box is not None:
                 x1, y1, x2, y2 = box.tolist()
-                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2, linestyle=dash))
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
+                                         linestyle=dash))
     save_figure(figure, path)
 
 
 def shorten(title, most):
-    """A title without its middle where it is wider than `most` Latin letters: names without a space are not wrapped."""
+    """A title without its middle where it is wider than `most` Latin letters. Not wrapped, because matplotlib reads what it
+    wraps as mathematics, and cannot wrap what has no space."""
     widths = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in title]
     if sum(widths) <= most:
         return title

@@ -1,4 +1,4 @@
-"""The one reader of photographs and masks: upright, 8-bit sRGB over white, whatever of Pillow's formats and modes they come in.
+"""The one reader of photographs and masks: upright, in 8-bit sRGB over white, of all of Pillow's formats.
 
 What becomes of the values of a file:
 
@@ -123,8 +123,9 @@ def read_mask(path):
     if coloured.any():
         values = np.unique(pixels[coloured][:, :3], axis=0)
         shown = ", ".join(f"({', '.join(map(str, value))})" for value in values[:3].tolist())
-        raise Unreadable(f"it holds {len(values)} colour{'s, such as' * (len(values) > 1) or ','} {shown}, and a mask should hold "
-                         "one number a pixel; save it in grey or with a palette")
+        colours = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
+        raise Unreadable(f"it holds {colours} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
+                         "palette")
     if grey.min() == grey.max() and alpha.min() != alpha.max():
         raise Unreadable(f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey")
     return grey.copy()
@@ -145,8 +146,8 @@ def is_photograph_name(name):
 
 
 def show_name(name):
-    r"""Any file's name or path as text that a terminal or a figure can show: bytes that are no text as \xNN, control characters
-    escaped."""
+    r"""Any file's name or path as text that a terminal or a figure can show: bytes that are no text as \xNN, control
+    characters escaped."""
     return "".join(
         c if c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"  # joiners of scripts, and spaces
         else f"\\x{ord(c) - 0xdc00:02x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
@@ -317,13 +318,14 @@ def image_of_deep_grey(image):
     low, high = pixels.min(), pixels.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # nor where one is no number
-            raise Unreadable(f"its values are floating-point numbers from {low:g} to {high:g}, and should be from 0 to 1; save it "
-                             "with 8 or 16 bits a pixel")
+            raise Unreadable(f"its values are floating-point numbers from {low:g} to {high:g}, and should be from 0 to 1; "
+                             "save it with 8 or 16 bits a pixel")
     elif low < 0 or high > 65535:
-        raise Unreadable(f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with 8 or 16 "
-                         "bits a pixel")
+        raise Unreadable(f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with "
+                         "8 or 16 bits a pixel")
     elif 0 < high <= 255 and tiff_tag(image, BITS) == 32:
-        raise Unreadable(f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a pixel")
+        raise Unreadable(f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a "
+                         "pixel")
     scale = {12: 4095 / 255}.get(tiff_tag(image, BITS), 257)  # Pillow scales the values of all other formats to 16 bits
     result = np.empty(pixels.shape, np.uint8)
     for row in range(0, len(pixels), 64):  # a block at a time, as what is computed with takes many times the room
@@ -371,8 +373,8 @@ def to_srgb(profile, mode):
     if space_of(profile) != PROFILE_SPACES[mode]:
         return None
     try:
-        transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode,
-                                            "RGB")
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         if mode != "RGB":
             return transform
         # Of sRGB itself there are many profiles, equal but for rounding.
