@@ -11,7 +11,7 @@ from PIL import Image
 import data_check
 from data_split import MIN_STRUCTURE_BITS, difference_hash
 
-# Of 256 bits. The 3,678 photographs of Oxford-IIIT Pet that have a trimap, each stored at 64, 128, 192 and 256 px, differ from
+# Of 256 bits. The 3,678 trainval photographs of Oxford-IIIT Pet, each stored at 64, 128, 192 and 256 px, differ from
 # themselves at another size by 24 bits at most (3 in the mean); unrelated ones begin at 39.
 SAME_BITS = 30
 

@@ -25,13 +25,15 @@ def read_config(folder):
     """The config.json of a finished run."""
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} is no finished run (it has no {', '.join(missing)}); name a run folder, as results/runs/mtl/seed0")
+        raise InputError(f"{folder} is no finished run (it has no {', '.join(missing)}); name a run folder, as "
+                         "results/runs/mtl/seed0")
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         options = config["options"]
         config["split_hash"], options_of(config)
-        if not all(isinstance(value, str) for value in (config["experiment"], options["data"])) or type(options["seed"]) is not int:
+        texts = (config["experiment"], options["data"])
+        if not all(isinstance(value, str) for value in texts) or type(options["seed"]) is not int:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is damaged, so the run cannot be repeated; name another") from None

@@ -83,17 +83,19 @@ class RunFolder:
             raise InputError(f"{self.config_path} is damaged; delete the folder {self.path} and start again") from None
 
     def check_finished(self, config):
-        """Refuse to call a run finished that was configured otherwise, or whose test.json cannot be read. `config` holds what
-        is known without its data: split_hash and border may be missing."""
+        """Refuse to call a run finished that was configured otherwise, or whose test.json cannot be read. `config` holds
+        what is known without its data: split_hash and border may be missing."""
         with self.earlier_config() as earlier:
             refuse_changes(self, earlier, config)
         try:
             json.loads(self.test_path.read_text(encoding="utf-8"))["dice"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{self.test_path} is damaged; delete it, and the same command tests the network again") from None
+            raise InputError(f"{self.test_path} is damaged; delete it, and the same command tests the network "
+                             "again") from None
 
     def draw(self, name, function, *args):
-        """Draw a picture with function(*args, path). One that fails, whatever it raises, is a warning: the records are there."""
+        """Draw a picture with function(*args, path). One that fails, whatever it raises, is a warning: the records are
+        there."""
         path = self.path / name
         partial = path.with_suffix(".partial" + path.suffix)  # an ending that says which kind of picture it is
         try:

@@ -134,7 +134,7 @@ def per_image(outputs, targets):
     """Measure a batch image by image.
 
     Returns a dict of 1-D tensors on the CPU: intersection, predicted, target (int64), label (int64, the target's class) and
-    correct (int64), box_iou (float64, NaN where the image has no box), each only where its task is among outputs and targets.
+    correct (int64), box_iou (float64, NaN where the image has no box), each only where outputs and targets have its task.
     """
     measured, tasks = {}, outputs.keys() & targets.keys()
     if "seg" in tasks:

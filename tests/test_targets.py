@@ -44,8 +44,8 @@ def prepare(tmp_path):
     ("bboxes", train_mtl, "train cannot teach bbox: of its 24 images none has a head box; train without it "
                           r"\(train_ablation_cls.py\), or bring head boxes"),
     ("bboxes", train_ablation_bbox, r"none has a head box; train without it \(train_baseline.py\), or bring"),
-    ("binary", train_mtl, r"cannot teach cls: .* all are dogs; train without it \(train_ablation_bbox.py\), or bring images of "
-                          "both classes"),
+    ("binary", train_mtl, r"cannot teach cls: .* all are dogs; train without it \(train_ablation_bbox.py\), or bring "
+                          "images of both classes"),
     ("binary", train_ablation_cls, r"all are dogs; train without it \(train_baseline.py\)"),
     ("masks", train_mtl, "cannot teach seg: .* no mask holds a pet; bring masks of pets"),
     ("masks", train_baseline, "cannot teach seg: .* no mask holds a pet; bring masks of pets"),
@@ -61,8 +61,8 @@ def test_a_task_that_nothing_teaches_is_refused_before_anything_is_written(prepa
 
 def test_two_tasks_that_nothing_teaches_are_named_in_one_sentence(prepare, tmp_path):
     folder = prepare(bboxes=["train"], binary=["train"])
-    with pytest.raises(InputError, match=r"cannot teach cls and bbox: of its 24 images all are dogs and none has a head box; "
-                                         r"train without them \(train_baseline.py\), or bring"):
+    with pytest.raises(InputError, match=r"cannot teach cls and bbox: of its 24 images all are dogs and none has a head "
+                                         r"box; train without them \(train_baseline.py\), or bring"):
         train_mtl.main(arguments(folder, tmp_path / "runs"))
     train_baseline.main(arguments(folder, tmp_path / "runs"))
     assert result(tmp_path / "runs/baseline/seed0")["dice"] > 0
@@ -102,7 +102,8 @@ def test_a_file_that_val_and_test_lack_measures_nothing(data, tmp_path, capsys):
     for split, kind in (("val", "binary"), ("val", "bboxes"), ("test", "masks"), ("test", "bboxes")):
         (folder / split / f"{kind}.h5").unlink()
     train_mtl.main(arguments(folder, tmp_path))
-    assert "test cannot measure Dice and IoU, which is null there: of its 10 images it is not known" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "test cannot measure Dice and IoU, which is null there: of its 10 images it is not known" in said
     test = result(tmp_path / "mtl/seed0")
     assert test["dice"] is None and test["box_iou"] is None and test["accuracy"] is not None
     assert "val_loss_cls" not in log(tmp_path / "mtl/seed0")[0]
