@@ -80,9 +80,9 @@ def warn_of_other_size(dataset, info, resizes):
     """Say that images are of another size than those that a network was trained on, and what follows from it."""
     doubt = known_images.doubt(dataset, info)
     if info["size"] != dataset.size and (doubt or not resizes):
+        way = "" if resizes else ", where it is mostly worse: --resize measures it at its own size"
         cli.warn(f"the network was trained on images of {info['size']} px, and those of {dataset.data / dataset.split} are "
-                 f"of {dataset.size} px{'' if resizes else ', where it is mostly worse: --resize measures it at its own size'}"
-                 + doubt)
+                 f"of {dataset.size} px{way}{doubt}")
 
 
 def warn_of_known_images(dataset, info):

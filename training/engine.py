@@ -202,9 +202,9 @@ def start_from(path, model, data, own):
         # What looks like one of the new training images does so whatever the network starts from.
         seen = int((known_images.known_images(data[split], info) & ~known_images.known_images(data[split], own)).sum())
         if seen:
-            raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of {data[split].data / split}"
-                             ", so the run's numbers would say nothing about other images; split the data as they were for it, "
-                             "or leave --init out")
+            raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of "
+                             f"{data[split].data / split}, so the run's numbers would say nothing about other images; split "
+                             "the data as they were for it, or leave --init out")
     print(f"{', '.join(parts)} from {path}")
     return {key: info[key] for key in own}, digest
 

@@ -132,7 +132,8 @@ def failing(error):
 
 @pytest.mark.parametrize("error, reason", [
     (Failure("ParseException: $x"), "ParseException: $x"), (InputError("cannot write"), "cannot write"),
-    (MemoryError(), "MemoryError"), (ValueError("one\ntwo"), "one"), (OSError(28, "No space left on device"), "No space left"),
+    (MemoryError(), "MemoryError"), (ValueError("one\ntwo"), "one"),
+    (OSError(28, "No space left on device"), "No space left"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None)
 def test_a_picture_that_fails_is_a_warning_and_resume_draws_it(data, whole, tmp_path, monkeypatch, capsys, error, reason):
     with monkeypatch.context() as patch:
@@ -218,7 +219,8 @@ def test_a_kill_while_a_picture_is_drawn_leaves_a_finished_run(data, whole, tmp_
 def test_experiments_do_not_skip_runs_of_other_options(runs, monkeypatch, options, words, more):
     monkeypatch.setattr(experiments, "perform_all", None)
     with pytest.raises(InputError, match=f"mtl/seed0 is finished, and with other settings: {words}; use the earlier ones"):
-        experiments.main(experiments.parse_args([*more, "--only", "mtl", "--seeds", "0", "--", "--runs", str(runs), *options]))
+        experiments.main(experiments.parse_args([*more, "--only", "mtl", "--seeds", "0", "--", "--runs", str(runs),
+                                                 *options]))
 
 
 def test_experiments_do_not_skip_runs_of_other_data(runs, tmp_path):
@@ -231,7 +233,8 @@ def test_experiments_do_not_skip_runs_of_other_data(runs, tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    [], ["--epochs", "2"], ["--lr", "2e-3"], ["--lr=.002"], ["--workers", "3", "--device=cpu"], ["--epochs", "9", "--epochs=2"],
+    [], ["--epochs", "2"], ["--lr", "2e-3"], ["--lr=.002"], ["--workers", "3", "--device=cpu"],
+    ["--epochs", "9", "--epochs=2"],
     ["--precision", "fp32", "--width", "2", "--batch-size", "8"]], ids=str)
 def test_experiments_skip_runs_of_the_same_options(data, runs, options, capsys):
     experiments.main(experiments.parse_args(["--only", "mtl", "--seeds", "0", "--", "--runs", str(runs), "--data", str(data),

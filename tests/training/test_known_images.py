@@ -32,7 +32,8 @@ def drawn(tmp_path_factory):
     """The same drawn pets at 64 px and at 128, {side: folder}."""
     place = tmp_path_factory.mktemp("drawn")
     for size in (64, 128):
-        data_prepare.main(data_prepare.parse_args(["--synthetic", "40", "--size", str(size), "--out", str(place / str(size))]))
+        data_prepare.main(data_prepare.parse_args(["--synthetic", "40", "--size", str(size),
+                                                   "--out", str(place / str(size))]))
         rechunk(place / str(size))
     return {size: place / str(size) for size in (64, 128)}
 
@@ -117,7 +118,8 @@ def test_known_images_are_known_at_another_size(network, drawn, measure, more):
 def test_a_network_that_knows_bytes_alone_says_that_it_cannot_tell(earlier, drawn, measure, more):
     _, warnings = measure(earlier, drawn[64], "--split", "train", *more)
     assert len(warnings) == 1 and "128 px" in warnings[0] and "64 px" in warnings[0]
-    assert warnings[0].endswith("whether it was trained on any of them cannot be told, as it knows the bytes of its own alone")
+    assert warnings[0].endswith("; whether it was trained on any of them cannot be told, as it knows the bytes of its own "
+                                "alone")
     assert measure(earlier, drawn[128])[1] == []
 
 
@@ -163,7 +165,8 @@ def test_a_look_alike_of_a_new_training_image_is_no_reason_to_refuse(network, dr
     with pytest.raises(InputError, match="trained on 1 of the"):
         train_mtl.main(arguments(drawn[128], tmp_path / "runs", "--init", str(tmp_path / "twins.pt")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(known_images, "remember", lambda dataset: {key: content[key] for key in ("trained_on", "trained_on_looks")})
+        patch.setattr(known_images, "remember",
+                      lambda dataset: {key: content[key] for key in ("trained_on", "trained_on_looks")})
         train_mtl.main(arguments(drawn[128], tmp_path / "runs", "--init", str(tmp_path / "twins.pt"), "--epochs", "1"))
     assert result(tmp_path / "runs/mtl/seed0")["dice"] > 0
 
