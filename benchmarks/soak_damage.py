@@ -1,9 +1,8 @@
-"""Ways to damage a file: its bytes, or what an HDF5 file, a checkpoint, an index or a photograph says."""
+"""Ways to damage a file: its bytes, or what an HDF5 file, a checkpoint, an index or a trimap says."""
 
 import json
 import os
 import pickle
-import warnings
 
 import h5py
 import numpy as np
@@ -246,7 +245,7 @@ def change_config(path, rng):
     return way
 
 
-# -------------------------------------------------------------------------------------------- index and photographs
+# -------------------------------------------------------------------------------------------- index and trimaps
 
 
 def change_index(path, rng):
@@ -287,42 +286,6 @@ def change_index(path, rng):
         say = "too many cells", "any"
     path.write_text("\n".join([head, *rows, ""]), encoding="utf-8", errors="surrogateescape")
     return say
-
-
-def odd_photograph(folder, source, seed):
-    """In a child: write an unusual photograph; prints "<file> <way>: <expectation>"."""
-    rng = np.random.default_rng(seed)
-    image = Image.open(source).convert("RGB")
-    ways = {
-        "one.png any": lambda path: image.resize((1, 1)).save(path),
-        "wide.png any": lambda path: image.resize((3000, 1)).save(path),
-        "tall.png any": lambda path: image.resize((1, 3000)).save(path),
-        "bits.png any": lambda path: image.convert("1").save(path),
-        "palette.gif any": lambda path: image.convert("P").save(path, transparency=3),
-        "moving.gif any": lambda path: image.save(path, save_all=True, append_images=[image.rotate(9)]),
-        "alpha.webp any": lambda path: image.convert("RGBA").save(path),
-        "deep.png any": lambda path: Image.fromarray(rng.integers(0, 65536, (40, 50)).astype(np.uint16)).save(path),
-        "float.tiff any": lambda path: Image.fromarray(rng.random((40, 50), np.float32)).save(path),
-        "cmyk.jpg any": lambda path: image.convert("CMYK").save(path),
-        "exif.jpg any": lambda path: image.save(path, exif=b"Exif\x00\x00" + rng.bytes(60)),
-        "huge.png refuse": lambda path: huge_png(image, path, rng),
-        "drawing.svg refuse": lambda path: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"),
-        "x" * 100 + "🐈\n\u202e.jpg any": lambda path: image.save(path),
-    }
-    name, expect = list(ways)[int(rng.integers(len(ways)))].split(" ")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ways[f"{name} {expect}"](folder / name)
-    print(json.dumps([name, expect]))
-
-
-def huge_png(image, path, rng):
-    """A small file whose header claims thousands of millions of pixels."""
-    image.save(path)
-    content = bytearray(path.read_bytes())
-    side = int(rng.integers(30_000, 2**31 - 1)).to_bytes(4, "big")
-    content[16:24] = side + side
-    path.write_bytes(content)
 
 
 def change_box(path, rng):

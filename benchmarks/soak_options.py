@@ -8,6 +8,21 @@ HOSTILE = ("nan", "-1", "1e309", "-inf", "", "9223372036854775808", "2**63", "0"
            "a-folder", "a-loop", "a-file/inside", "nowhere/deeper", "80-10-10-0", "nan-nan-nan", "1e309-0-0", "-5-50-55",
            "0-0-0", "100-0-0", "%s%n", "auto ", "none;", "mps", "cuda")
 
+# {script: (its experiment, its tasks)}, for a training of one row
+EXPERIMENTS = {"train_mtl.py": ("mtl", ("seg", "cls", "bbox")), "train_baseline.py": ("baseline", ("seg",)),
+               "train_ablation_cls.py": ("ablation_cls", ("seg", "cls")),
+               "train_ablation_bbox.py": ("ablation_bbox", ("seg", "bbox")),
+               "oeq_uncertainty.py": ("uncertainty", ("seg", "cls", "bbox"))}
+
+# What a photograph, or an image in index.csv, may be called: of any script, with what figures, shells, terminals and formats
+# of text take for something else.
+TEXTS = ("Katze", "cat", "hund 7", "猫と犬", "고양이", "小猫", "котик", "قط", "e\u0301te\u0301", "🐈‍⬛", "$x_1$", "$", "a$b$c",
+         "$\\frac{1$", "\\alpha", "a_b^c{d}", "%s%n{0}", "~tilde", "#hash", "a&b;c|d", "'quoted'", '"double"', "comma, dot. semi;", "=1+1",
+         "-rf", "--out", " leading", "tab\there", "line\nbreak", "cr\rhere", "bell\a", "\x1b[31mred", "\u202eright-to-left",
+         "zero\u200bwidth", "ﬁ ligature", "\ufffd", "CON", "nul", "x" * 150, "𝔉𝔯𝔞𝔨𝔱𝔲𝔯", "\ufeffBOM")
+# Bytes that are no UTF-8, as Python holds them in a name.
+BYTES = ("caf\udce9", "\udcff\udcfe", "\udce7\udc8c", "cat\udce9 $x_1$ 猫")
+
 
 def scripts_and_options(reference):
     """{script: (options that make it run shortly, the options to be hostile about)}"""
@@ -21,9 +36,11 @@ def scripts_and_options(reference):
         **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",
                                                  "train_ablation_bbox.py", "oeq_uncertainty.py")},
         "oeq_splits.py": ({**train, "--split": "80-10-10"}, [*every, "--split"]),
-        "data_prepare.py": (prepare, [*prepare, "--fractions", "--seed", "--border", "--force", "--synthetic"]),
+        "data_prepare.py": (prepare, [*prepare, "--fractions", "--seed", "--border", "--force", "--synthetic", "--only",
+                                       "--official-split"]),
         "data_rechunk.py": ({}, ["--data", "--check"]),
-        "evaluate.py": ({**data, **checkpoint}, ["--data", "--checkpoint", "--split", "--batch-size", "--device"]),
+        "evaluate.py": ({**data, **checkpoint}, ["--data", "--checkpoint", "--split", "--batch-size", "--resize",
+                                                 "--device"]),
         "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "--gallery", "IMAGE"]),
         "results.py": ({"--runs": reference.run.parent.parent}, ["--runs", "--out"]),
         "experiments.py": ({"--list": "--seeds=0"}, ["--seeds", "--only", "--repeat", "--runs"]),
