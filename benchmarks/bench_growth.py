@@ -92,12 +92,13 @@ def network(data):
     import torch
 
     from dataloader_mtl import MTLDataset, make_loader
-    from models import TASKS, MTLNet
+    from models import MTLNet
+    from registry import PUBLISHED
     from training import engine
     from utils import EqualWeightedLoss
 
     loader = make_loader(MTLDataset(data, "train"), 16, shuffle=True)
-    return loader, engine.to_device(MTLNet(TASKS), torch.device("cpu")), EqualWeightedLoss(TASKS)
+    return loader, engine.to_device(MTLNet(PUBLISHED), torch.device("cpu")), EqualWeightedLoss(PUBLISHED)
 
 
 if __name__ == "__main__":

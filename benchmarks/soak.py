@@ -20,9 +20,7 @@ import tempfile
 from pathlib import Path
 
 import common
-import soak_fuzz
-import soak_kills
-import soak_server
+from soaking import fuzz, kills, server
 
 import cli
 
@@ -43,8 +41,8 @@ def parse_args(argv=None):
 def main(args):
     results, failures = {"seed": args.seed}, []
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        reference = soak_server.make_reference(Path(folder))
-        for soak, n in ((soak_kills.soak, args.kills), (soak_fuzz.soak, args.fuzz)):
+        reference = server.make_reference(Path(folder))
+        for soak, n in ((kills.soak, args.kills), (fuzz.soak, args.fuzz)):
             if n:
                 (header, *rows), found, failed = soak(reference, n, args.seed)
                 common.print_table(header, rows)

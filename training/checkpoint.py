@@ -113,7 +113,8 @@ def load(path, keys=MODEL_KEYS):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
         # What earlier versions did not write, or called otherwise.
-        content = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice")} | content
+        older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice")}
+        content = {key: value for key, value in older.items() if key in keys} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:
         raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another")

@@ -24,10 +24,13 @@ import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
-import photographs  # noqa: E402
-import soak_folders  # noqa: E402
-import soak_pictures  # noqa: E402
-from data_check import KINDS, chunked, open_rechunked  # noqa: E402
+from soaking import (
+    folders,  # noqa: E402
+    pictures,  # noqa: E402
+)
+
+from data import photographs  # noqa: E402
+from data.contract import KINDS, chunked, open_rechunked  # noqa: E402
 from models import count_parameters  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
@@ -221,10 +224,10 @@ def odd_pictures(times=12):
         yield seed, image, rng
 
 
-@pytest.mark.parametrize("way", soak_pictures.WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", pictures.WAYS, ids=lambda way: way.__name__)
 def test_a_picture_of_every_form_of_the_soak_is_read_as_it_should_look(way, tmp_path):
     for seed, image, rng in odd_pictures():
-        written = soak_pictures.write_odd(image, rng, lambda ending: tmp_path / f"{seed}.{ending}", [way])
+        written = pictures.write_odd(image, rng, lambda ending: tmp_path / f"{seed}.{ending}", [way])
         try:
             found = photographs.read(written.path).image
         except photographs.Unreadable:
@@ -235,14 +238,14 @@ def test_a_picture_of_every_form_of_the_soak_is_read_as_it_should_look(way, tmp_
         assert off <= written.near, f"{written.what} is off by {off}"
 
 
-@pytest.mark.parametrize("way", [soak_pictures.deep_grey, soak_pictures.floating, soak_pictures.transparent,
-                                 soak_pictures.transparent_palette, soak_pictures.colour_key, soak_pictures.half_transparent,
-                                 soak_pictures.exchanged_colorants, soak_pictures.other_gamma], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", [pictures.deep_grey, pictures.floating, pictures.transparent,
+                                 pictures.transparent_palette, pictures.colour_key, pictures.half_transparent,
+                                 pictures.exchanged_colorants, pictures.other_gamma], ids=lambda way: way.__name__)
 def test_the_forms_of_the_soak_tell_a_careless_reader(way, tmp_path):
     """Pillow's convert("RGB") alone gets these wrong."""
     wrong = 0
     for seed, image, rng in odd_pictures():
-        written = soak_pictures.write_odd(image, rng, lambda ending: tmp_path / f"{seed}.{ending}", [way])
+        written = pictures.write_odd(image, rng, lambda ending: tmp_path / f"{seed}.{ending}", [way])
         with Image.open(written.path) as careless, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pixels = np.asarray(careless.convert("RGB")).astype(int)
@@ -254,20 +257,20 @@ def test_the_forms_of_the_soak_tell_a_careless_reader(way, tmp_path):
 def test_orientations_are_undone_by_pillow_too(tmp_path):
     """The soak's own table of turns against the one of Pillow."""
     image = Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3))
-    for tag, turn in soak_pictures.STORED.items():
+    for tag, turn in pictures.STORED.items():
         stored = image.transpose(turn)
-        stored.getexif()[soak_pictures.ORIENTATION] = tag
+        stored.getexif()[pictures.ORIENTATION] = tag
         stored.save(tmp_path / "turned.png", exif=stored.getexif())
         with Image.open(tmp_path / "turned.png") as read:
             assert np.array_equal(ImageOps.exif_transpose(read), image) and read.size == stored.size
-        assert np.array_equal(stored.transpose(soak_pictures.READ[tag]), image)
+        assert np.array_equal(stored.transpose(pictures.READ[tag]), image)
 
 
 def test_the_soak_finds_what_is_stored_wrong(tmp_path, monkeypatch, capsys):
     """A bit of an image, a pixel of a mask, a tenth of a pixel of a box, a species and a photograph that is missing."""
     def stored(rng):
         image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
-        return soak_folders.as_stored(image, rng.integers(0, 2, (48, 64)), (0.25, 0.5, 0.75, 1.0), "dog")
+        return folders.as_stored(image, rng.integers(0, 2, (48, 64)), (0.25, 0.5, 0.75, 1.0), "dog")
 
     monkeypatch.chdir(tmp_path)
     names = ["fine", "image", "mask", "box", "species", "missing"]
@@ -284,7 +287,7 @@ def test_the_soak_finds_what_is_stored_wrong(tmp_path, monkeypatch, capsys):
         file["chunked_binary"] = np.array([[1], [1], [1], [1], [0]], np.uint8)
     rows = "".join(f"{k},{name},x,{'cat' if name == 'species' else 'dog'},1\n" for k, name in enumerate(names[:5]))
     (tmp_path / "data" / "test" / "index.csv").write_text("row,name,breed,species,has_box\n" + rows)
-    soak_folders.print_wrong()
+    folders.print_wrong()
     wrong = json.loads(capsys.readouterr().out)
     assert wrong.keys() == set(names[1:]) and wrong["image"] == "the image is off by 1" and wrong["missing"] == "missing"
     assert wrong["mask"].startswith("1 pixels") and wrong["box"].startswith("the box is [8.1") and "cat" in wrong["species"]

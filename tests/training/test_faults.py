@@ -40,26 +40,26 @@ def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
 @forks
 def test_the_soak_finds_what_it_looks_for(tmp_path):
     """A difference of one bit, an unreadable record, a script that hangs, crashes, fails or accepts what is wrong."""
-    import soak_fuzz
-    import soak_kills
-    from soak_server import Outcome
+    import fuzz
+    import kills
+    from server import Outcome
 
     weights = {"a": [1, {"w": torch.tensor([1.0, 2.0])}], "seconds": 3}
     other = {"a": [1, {"w": torch.tensor([1.0, 2.0]).nextafter(torch.tensor(9.0))}], "seconds": 4}
-    assert soak_kills.difference(weights, weights, "x") is None
-    assert "w: tensors differ" in soak_kills.difference(weights, other, "x")
-    assert soak_kills.without_times(weights).keys() == {"a"}
+    assert kills.difference(weights, weights, "x") is None
+    assert "w: tensors differ" in kills.difference(weights, other, "x")
+    assert kills.without_times(weights).keys() == {"a"}
 
     (tmp_path / "log.csv").write_text("epoch,loss\n1,0.5\n2\n")
     with pytest.raises(ValueError, match="incomplete"):
-        soak_kills.read(tmp_path / "log.csv")
+        kills.read(tmp_path / "log.csv")
     torch.save(weights, tmp_path / "last.pt")
     (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-300])
     with pytest.raises(RuntimeError):
-        soak_kills.read(tmp_path / "last.pt")
+        kills.read(tmp_path / "last.pt")
 
     def judge(status, err, expect="any"):
-        return soak_fuzz.judge(Outcome(status, "", err, 0.1), expect, tmp_path)
+        return fuzz.judge(Outcome(status, "", err, 0.1), expect, tmp_path)
 
     assert judge(0, "") is None and judge(2, "evaluate.py: the file is wrong") is None
     assert judge(2, "evaluate.py: the file is wrong", "refuse") is None

@@ -9,15 +9,10 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
-import soak_fuzz_data
-import soak_fuzz_folders
-import soak_fuzz_pictures
-import soak_fuzz_runs
-import soak_fuzz_tasks
-import soak_server
-from soak_bench import Bench, Case, pick
-from soak_options import HOSTILE, scripts_and_options
-from soak_server import digests
+from soaking import fuzz_data, fuzz_folders, fuzz_pictures, fuzz_runs, fuzz_tasks, server
+from soaking.bench import Bench, Case, pick
+from soaking.options import HOSTILE, scripts_and_options
+from soaking.server import digests
 
 
 def soak(reference, n, seed):
@@ -50,7 +45,7 @@ def attempt(case, place):
     """Run a case's commands; returns (what is wrong or None, the outcomes)."""
     outcomes = []
     for script, argv, expect in case.commands:
-        outcome = soak_server.run(script, argv, place)
+        outcome = server.run(script, argv, place)
         outcomes.append((script, "--check" in argv, outcome))
         wrong = judge(outcome, expect, place)
         if wrong:
@@ -96,7 +91,7 @@ def hostile_option(bench, place, rng):
     script = pick(rng, tuple(table))
     usual, every = table[script]
     option, value = pick(rng, every), pick(rng, HOSTILE)
-    if script == "training/checkpoint.py":
+    if script == "export.py":
         argv = [value, "copy.pt"] if option == "SOURCE" else [bench.reference.run / "best.pt", value]
     elif option == "IMAGE":
         argv = [*(word for pair in usual.items() for word in pair), value]
@@ -113,5 +108,5 @@ def hostile_option(bench, place, rng):
     return Case(f"{option} {value[:40]!r}", [(script, argv, untouched)])
 
 
-KINDS_OF_INPUT = (*soak_fuzz_data.KINDS_OF_INPUT, *soak_fuzz_runs.KINDS_OF_INPUT, *soak_fuzz_tasks.KINDS_OF_INPUT,
-                  *soak_fuzz_pictures.KINDS_OF_INPUT, *soak_fuzz_folders.KINDS_OF_INPUT, hostile_option, hostile_option)
+KINDS_OF_INPUT = (*fuzz_data.KINDS_OF_INPUT, *fuzz_runs.KINDS_OF_INPUT, *fuzz_tasks.KINDS_OF_INPUT,
+                  *fuzz_pictures.KINDS_OF_INPUT, *fuzz_folders.KINDS_OF_INPUT, hostile_option, hostile_option)

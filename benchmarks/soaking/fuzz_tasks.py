@@ -6,11 +6,11 @@ import shutil
 import h5py
 import numpy as np
 
-from data_check import SPLITS
-from soak_bench import CPU, Case, measured, pick, refused_untouched, some
-from soak_kills import without_times
-from soak_options import EXPERIMENTS, TRAIN
-from soak_server import call
+from data.contract import SPLITS
+from soaking.bench import CPU, Case, measured, pick, refused_untouched, some
+from soaking.kills import without_times
+from soaking.options import EXPERIMENTS, TRAIN
+from soaking.server import call
 
 FILES = {"seg": "masks", "cls": "binary", "bbox": "bboxes"}
 METRICS = {"cls": "accuracy", "bbox": "box_iou"}

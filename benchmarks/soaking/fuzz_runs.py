@@ -2,12 +2,11 @@
 
 import shutil
 
-import soak_damage
-import soak_server
-from soak_bench import Case, pick
-from soak_damage import STRUCTURAL, SUBTLE, damage_bytes
-from soak_options import TRAIN
-from soak_server import call, commands, digests
+from soaking import damage, server
+from soaking.bench import Case, pick
+from soaking.damage import STRUCTURAL, SUBTLE, damage_bytes
+from soaking.options import TRAIN
+from soaking.server import call, commands, digests
 
 
 def damaged_network(bench, place, rng):
@@ -16,14 +15,14 @@ def damaged_network(bench, place, rng):
     if path.name == "best.pt":
         shutil.copy(place / "source.pt", path)
     else:
-        outcome = soak_server.run("checkpoint.py", ["source.pt", path], place)
+        outcome = server.run("export.py", ["source.pt", path], place)
         if outcome.status:
             raise RuntimeError(outcome.err)
     if rng.random() < 0.6:
         what = damage_bytes(path, rng)
         expect = "refuse" if what in STRUCTURAL else "any"
     else:
-        said = call(soak_damage.change_checkpoint, path, int(rng.integers(2**31)), cwd=place)
+        said = call(damage.change_checkpoint, path, int(rng.integers(2**31)), cwd=place)
         what, _, expect = said.strip().rpartition(": ")
     named = ["--checkpoint", path]
     data = ["--data", bench.reference.data]
@@ -31,7 +30,7 @@ def damaged_network(bench, place, rng):
     same = bench.same_metrics if path.name == "best.pt" and expect == "any" and what in SUBTLE else expect
     return Case(f"{path.name} {what}", [pick(rng, (
         ("evaluate.py", [*named, *data, "--device", "cpu"], same), ("mtl_vis.py", [*named, drawn], expect),
-        ("mtl_vis.py", [*named, *data], expect), ("checkpoint.py", [path, "copy.pt"], expect),
+        ("mtl_vis.py", [*named, *data], expect), ("export.py", [path, "copy.pt"], expect),
         ("train_mtl.py", ["--init", path, *data, *TRAIN], expect)))])
 
 
@@ -43,9 +42,9 @@ def damaged_run(bench, place, rng):
     if rng.random() < 0.6:
         what = damage_bytes(path, rng, ways)
     elif name == "config.json":
-        what = soak_damage.change_config(path, rng)
+        what = damage.change_config(path, rng)
     else:
-        what = call(soak_damage.change_checkpoint, path, int(rng.integers(2**31)), cwd=place).strip()
+        what = call(damage.change_checkpoint, path, int(rng.integers(2**31)), cwd=place).strip()
     script, argv = commands(bench.reference)["train"]
     return Case(f"{name} {what}", [(script, argv, bench.same_run(place))])
 
@@ -56,7 +55,7 @@ def damaged_records(bench, place, rng):
     shutil.copytree(bench.reference.run, folder)
     name = pick(rng, ("config.json", "log.csv", "test.json", "test_per_image.csv"))
     if name == "config.json" and rng.random() < 0.5:
-        what = soak_damage.change_config(folder / name, rng)
+        what = damage.change_config(folder / name, rng)
     else:
         what = damage_bytes(folder / name, rng)
     return Case(f"{name} {what}", [pick(rng, (

@@ -4,12 +4,12 @@ import csv
 import json
 import shutil
 
-import soak_damage
-from data_check import KINDS, SPLITS
-from soak_bench import CPU, OTHER_SIZES, Case, measured, pick
-from soak_damage import STRUCTURAL, damage_bytes
-from soak_options import TEXTS, TRAIN
-from soak_server import SIZE, call
+from data.contract import KINDS, SPLITS
+from soaking import damage
+from soaking.bench import CPU, OTHER_SIZES, Case, measured, pick
+from soaking.damage import STRUCTURAL, damage_bytes
+from soaking.options import TEXTS, TRAIN
+from soaking.server import SIZE, call
 
 
 def damage_a_file(bench, folder, place, rng):
@@ -36,7 +36,7 @@ def damaged_prepared_file(bench, place, rng):
 def changed_prepared_file(bench, place, rng):
     split, kind = pick(rng, SPLITS), pick(rng, KINDS)
     shutil.copytree(bench.reference.prepared, place / "data")
-    said = call(soak_damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
+    said = call(damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
     case = Case(f"{split}/{kind}.h5 {said.strip()}", [("data_rechunk.py", ["--data", "data"], "refuse")])
     if rng.random() < 0.2:
         case.commands.append(bench.readers(rng, split, "refuse"))
@@ -54,7 +54,7 @@ def damaged_rechunked_file(bench, place, rng):
 def changed_rechunked_file(bench, place, rng):
     split, kind = pick(rng, SPLITS), pick(rng, KINDS)
     shutil.copytree(bench.reference.data, place / "data")
-    said = call(soak_damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
+    said = call(damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
     expect = "refuse" if said.strip().endswith("refuse") else "any"
     return Case(f"{split}/{kind}.h5 {said.strip()}", [("data_rechunk.py", ["--data", "data", "--check"], "refuse"),
                                                       bench.readers(rng, split, expect)])
@@ -87,7 +87,7 @@ def damaged_index(bench, place, rng):
         # Data that others prepared has no index, so a missing one says nothing.
         what, expect = way, "refuse" if way in ("empty", "garbage", "text", "folder") else "any"
     else:
-        what, expect = soak_damage.change_index(path, rng)
+        what, expect = damage.change_index(path, rng)
     return Case(f"{split}/index.csv {what}", [
         ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if expect == "check" else expect),
         bench.readers(rng, split, "any" if expect == "check" else expect)])

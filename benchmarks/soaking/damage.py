@@ -127,7 +127,11 @@ def values(file, name, kind, raw, rng):
         place = (row, *(int(k) for k in rng.integers(side, size=2)), 0)
         dataset[place] = int(rng.integers(2, 255))
     elif kind == "binary":
-        dataset[row] = int(rng.integers(2, 256))
+        dataset[row] = int(rng.integers(2, 255))
+    elif kind == "trimaps":  # which the published tasks do not read
+        place = (row, *(int(k) for k in rng.integers(side, size=2)), 0)
+        dataset[place] = int(rng.choice([0, *range(4, 255)]))
+        return "refuse" if raw else "check"
     else:
         wrong = [(20, 5, 10, 15), (5, 20, 15, 10), (-1, 5, 10, 15), (5, 5, side + 1, 15), (5, 5, 5, 15), (0, 0, np.inf, 5),
                  (np.nan, 5, 10, 15), (5, 5, 10, np.nan), (-np.inf, 0, 5, 5), (1e30, 1e30, 2e30, 2e30)]

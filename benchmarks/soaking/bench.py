@@ -1,4 +1,4 @@
-"""What an input of soak_fuzz.py is, and what they all start from."""
+"""What an input of benchmarks/soaking/fuzz.py is, and what they all start from."""
 
 import json
 import os
@@ -6,11 +6,10 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soak_damage
-import soak_kills
-from data_check import KINDS, SPLITS
-from soak_options import TRAIN
-from soak_server import PREPARE, Child, call, commands, must, run_script
+from data.contract import KINDS, SPLITS
+from soaking import damage, kills
+from soaking.options import TRAIN
+from soaking.server import PREPARE, Child, call, commands, must, run_script
 
 OTHER_SIZES = (32, 96)
 CPU = ("--device", "cpu")
@@ -47,7 +46,7 @@ class Bench:
             raise RuntimeError(f"the unfinished run ended with {outcome.status}: {outcome.err}")
         paths = [folder / split / f"{kind}.h5" for folder in (reference.prepared, reference.data) for split in SPLITS
                  for kind in KINDS]
-        spans = json.loads(call(soak_damage.print_sample_spans, paths, cwd=reference.folder))
+        spans = json.loads(call(damage.print_sample_spans, paths, cwd=reference.folder))
         self.samples = {Path(path): ranges for path, ranges in spans.items()}
         self.sized = {}
         for size in OTHER_SIZES:
@@ -101,13 +100,13 @@ class Bench:
         def wrong(outcome):
             if outcome.status == 0:
                 folder = place / "runs" / "mtl" / "seed0"
-                return call(soak_kills.print_differences, self.reference.run, folder, cwd=place) or None
+                return call(kills.print_differences, self.reference.run, folder, cwd=place) or None
         return wrong
 
 
 def measured(folder):
     """test.json of a finished run without its times."""
-    return soak_kills.without_times(json.loads((folder / "test.json").read_text()))
+    return kills.without_times(json.loads((folder / "test.json").read_text()))
 
 
 def refused_untouched(place):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import soak_server
 import torch
-from soak_server import Child, call, commands, digests, run_script
 from tqdm import tqdm
 
+from soaking import server
+from soaking.server import Child, call, commands, digests, run_script
 from study.repeat import TIMES
 
 # The phase of each try, by its seed, over and over. A training is killed several times.
@@ -76,7 +76,7 @@ class Try:
                 shutil.rmtree(self.place)
                 self.place.mkdir()
                 self.begin()
-        outcome = soak_server.run(self.script, self.argv + self.extra(), self.place)
+        outcome = server.run(self.script, self.argv + self.extra(), self.place)
         if outcome.status != 0:
             raise Lost(f"the same command ends with {outcome.status}: {outcome.err.strip()[-500:]}")
         self.check_result(outcome)

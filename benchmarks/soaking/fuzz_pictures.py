@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import soak_pictures
-from soak_bench import Case, pick
-from soak_damage import STRUCTURAL, damage_bytes
-from soak_options import BYTES, TEXTS
-from soak_server import call
+from soaking import pictures
+from soaking.bench import Case, pick
+from soaking.damage import STRUCTURAL, damage_bytes
+from soaking.options import BYTES, TEXTS
+from soaking.server import call
 
 
 def damaged_photograph(bench, place, rng):
@@ -117,7 +117,7 @@ def draw(bench, names, expect, out="mask.png"):
 def write_other_format(source, path, seed):
     """In a child: a photograph in some form, small."""
     rng = np.random.default_rng(seed)
-    soak_pictures.write_odd(small(source, rng), rng, lambda ending: path)
+    pictures.write_odd(small(source, rng), rng, lambda ending: path)
 
 
 def small(source, rng):
@@ -128,7 +128,7 @@ def print_twin(source, names, seed):
     """In a child: write an odd picture and what a reader has to see in it, under two names; prints what it is, by how much
     they may differ and whether it may be refused, as JSON."""
     rng = np.random.default_rng(seed)
-    written = soak_pictures.write_odd(small(source, rng), rng, lambda ending: Path(names[0]))
+    written = pictures.write_odd(small(source, rng), rng, lambda ending: Path(names[0]))
     written.right.save(names[1], format="PNG")
     print(json.dumps([written.what, written.near, written.may_refuse]))
 

@@ -7,15 +7,13 @@ import shutil
 import numpy as np
 from PIL import Image
 
-import soak_damage
-import soak_pictures
-import soak_server
-from photographs import show_name
-from soak_bench import Case, pick, some
-from soak_damage import damage_bytes
-from soak_folders import NO_BOX, SIDE, SPECIES, layout, print_wrong, write_boxes, write_forms
-from soak_options import BYTES, TEXTS
-from soak_server import PREPARE, call, digests
+from data.photographs import show_name
+from soaking import damage, pictures, server
+from soaking.bench import Case, pick, some
+from soaking.damage import damage_bytes
+from soaking.folders import NO_BOX, SIDE, SPECIES, layout, print_wrong, write_boxes, write_forms
+from soaking.options import BYTES, TEXTS
+from soaking.server import PREPARE, call, digests
 
 
 def odd_folder(bench, place, rng):
@@ -25,7 +23,7 @@ def odd_folder(bench, place, rng):
     files = {"jpg": root / "images" / f"{name}.jpg", "png": root / "annotations" / "trimaps" / f"{name}.png",
              "xml": root / "annotations" / "xmls" / f"{name}.xml", "txt": root / "annotations" / "list.txt"}
     ending = pick(rng, tuple(files))
-    changes = {"png": soak_damage.change_trimap, "xml": soak_damage.change_box, "txt": soak_damage.change_list}
+    changes = {"png": damage.change_trimap, "xml": damage.change_box, "txt": damage.change_list}
     if ending in changes and rng.random() < 0.5:
         changes[ending](files[ending], rng)
         what = "changed"
@@ -41,7 +39,7 @@ def sound(place, wrong=lambda outcome: None):
     def expect(outcome):
         if outcome.status == 0:
             for options in ([], ["--check"]):
-                following = soak_server.run("data_rechunk.py", ["--data", "data", *options], place)
+                following = server.run("data_rechunk.py", ["--data", "data", *options], place)
                 if following.status:
                     return f"data_rechunk.py {options} after it: {following.err.strip()[-500:]}"
         return wrong(outcome)
@@ -103,7 +101,7 @@ def upright_tags(root, notes, rng):
     """EXIF that says upright, or nothing that is valid; put in by hand, so that the picture stays as it is."""
     for path in (root / "images").iterdir():
         exif = Image.Exif()
-        exif[soak_pictures.ORIENTATION] = int(rng.choice([1, *soak_pictures.INVALID_TAGS]))
+        exif[pictures.ORIENTATION] = int(rng.choice([1, *pictures.INVALID_TAGS]))
         segment = exif.tobytes()
         content = path.read_bytes()
         if content.startswith(b"\xff\xd8"):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from soak_pictures import STORED, write_odd, write_trimap
+from soaking.pictures import STORED, write_odd, write_trimap
 
 SIDE = 32  # of the stored images
 # Names whose species nobody doubts.
