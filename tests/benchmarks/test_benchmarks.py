@@ -30,7 +30,7 @@ from soaking import (
 )
 
 from data import photographs  # noqa: E402
-from data.contract import KINDS, chunked, open_rechunked  # noqa: E402
+from data.contract import chunked, open_rechunked  # noqa: E402
 from models import count_parameters  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
@@ -99,7 +99,7 @@ def test_loader(copied, capsys):
 
 
 def test_the_ways_to_load_read_the_same(data):
-    arrays = {kind: bench_loader.read_all(data, kind) for kind in KINDS}
+    arrays = {kind: bench_loader.read_all(data, kind) for kind in bench_loader.KINDS}
     image, mask, _, label = bench_loader.OpenPerSample(data / "train", [7])[0]
     assert image.dtype == torch.float64
     assert np.allclose((image * 0.23 + 0.45).permute(1, 2, 0) * 255, arrays["images"][7])
