@@ -17,11 +17,13 @@ NOT_RUN = {  # beginning of a command: why it is not run here
     "git clone": "it needs the repository's address", "make train": "its commands are run one by one, below",
     "make test": "this is it", "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
     ".venv/bin/python -m pytest": "this is it", "python benchmarks/": "tests/benchmarks/ runs them",
+    "python train.py --tasks seg share": "share is the guide's example; tests/tasks/ lays it into a copy of the project",
     "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
 }
 TINY = {  # options that come last, and so count, for each kind of script
     "train": ["--epochs", "1", "--width", "2", "--batch-size", "4", "--precision", "fp32", "--threads", "1", "--seed", "3"],
-    "data_prepare.py": ["--size", "64"], "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1"],
+    "data_prepare.py": ["--size", "64"],
+    "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
@@ -46,14 +48,16 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("reader")
     draw_dataset(place / "photographs", 60)
     names = sorted(path.stem for path in (place / "photographs" / "images").iterdir())
-    listed = "".join(f"{name} 1 {1 if name[0].isupper() else 2} 1\n" for name in names)
-    (place / "photographs" / "annotations" / "trainval.txt").write_text(listed)
+    for half, members in (("trainval", names[::2]), ("test", names[1::2])):
+        listed = "".join(f"{name} 1 {1 if name[0].isupper() else 2} 1\n" for name in members)
+        (place / "photographs" / "annotations" / f"{half}.txt").write_text(listed)
     shutil.copy(place / "photographs" / "images" / f"{names[0]}.jpg", place / "my_cat.jpg")
     shutil.copy(place / "photographs" / "images" / f"{names[1]}.jpg", place / "another.webp")
-    (place / "results").symlink_to(ROOT / "results")
+    for name in ("results", "mtl_model.pt"):
+        (place / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for data, source in (("synthetic", "--synthetic 80"), ("data_new", "--root photographs")):
+        for data, source in (("synthetic", "--synthetic 80 --fractions 70-10-20"), ("data_new", "--root photographs")):
             run(f"python data_prepare.py {source} --out datasets/{data}")
             run(f"python data_rechunk.py --data datasets/{data}")
         for script, runs in (("train_mtl.py", "runs"), ("train_mtl.py", "runs/synthetic")):
@@ -75,11 +79,15 @@ def run(command, seed="3"):
             at = argv.index(option) + 1
             end = next((k for k in range(at, len(argv)) if argv[k].startswith("-")), len(argv))
             argv[at:end] = [value]
+    if "DATA" in argv:
+        argv[argv.index("DATA")] = "datasets/synthetic"
     if "--download" in argv:  # what is downloaded lies here already
-        argv[argv.index("--download"):][:2] = []
-        argv += ["--root", "photographs"]
+        at = argv.index("--download")
+        argv[at:at + 2] = ["--root", "photographs"]
     trains = script.startswith(("train", "oeq_"))
     argv += TINY["train"][:-1] + [seed] if trains else TINY.get(script, [])
+    if "mtl_model.pt" in argv and trains:
+        argv += ["--width", "48", "--limit", "8"]  # its own
     if script == "experiments.py":
         argv[:0] = ["--only", "mtl", "baseline"]
     if script == "data_prepare.py":
@@ -111,14 +119,15 @@ def test_a_printed_command_runs(place, monkeypatch, page, command):
 
 def test_every_page_has_been_looked_at():
     found = {page for page, _ in all_commands()}
-    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md", "tasks/README.md"} <= found
+    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md"} <= found
 
 
 def test_the_plain_commands_are_those_of_make():
     recipe = re.findall(r"^\t(\$\(PY.*)$", (ROOT / "Makefile").read_text(), re.M)
-    plain = [line.replace("$(PYTHON)", "python3").replace("$(PY)", ".venv/bin/python").replace("$(DATA)", "datasets/synthetic")
-             for line in recipe]
-    assert plain and set(plain) == set(re.findall(r"^    (\S.*)$", (ROOT / "docs/install.md").read_text().split("Python 3.10")[0], re.M))
+    names = {"$(PYTHON)": "python3", "$(PY)": ".venv/bin/python", "$(DATA)": "datasets/synthetic"}
+    plain = [re.sub(r"\$\(\w+\)", lambda name: names[name[0]], line) for line in recipe]
+    printed = re.findall(r"^    (\S.*)$", (ROOT / "docs/install.md").read_text().split("Python 3.10")[0], re.M)
+    assert plain and set(plain) == set(printed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
