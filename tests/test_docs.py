@@ -57,7 +57,7 @@ def place(tmp_path_factory):
         (place / name).symlink_to(ROOT / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for data, source in (("synthetic", "--synthetic 80 --fractions 70-10-20"), ("data_new", "--root photographs")):
+        for data, source in (("synthetic", "--synthetic 80 --fractions 70-10-20"), ("data_new", "--root photographs"), ("mine", "--root photographs")):
             run(f"python data_prepare.py {source} --out datasets/{data}")
             run(f"python data_rechunk.py --data datasets/{data}")
         for script, runs in (("train_mtl.py", "runs"), ("train_mtl.py", "runs/synthetic")):
