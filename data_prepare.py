@@ -5,8 +5,8 @@
     python data_prepare.py --synthetic 600     pets drawn in code: no data and no network needed
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete. data/sources/oxford.py says what is taken of a folder, data/sample.py how photographs, trimaps and boxes
-are read.
+only when it is complete. data/sources/oxford.py says what is taken of a folder, data/sample.py how photographs, trimaps and
+boxes are read.
 
 --only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
 the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two

@@ -29,8 +29,8 @@ from training.devices import DEVICES, choose_device, to_device
 class Resized(torch.nn.Module):
     """A network that looks at images of any size at its own.
 
-    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, those that are maps brought
-    back to the scale of H x W.
+    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, those that are maps
+    brought back to the scale of H x W.
     """
 
     def __init__(self, network, size):

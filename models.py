@@ -207,8 +207,8 @@ class MTLNet(nn.Module):
             self.add_module(name, build(lambda: task.head(channels), name, seed))
 
     def forward(self, image):
-        """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict of the outputs of `tasks`, each as its file
-        in tasks/ says: "seg" (B, 1, H, W) float logits, pet where > 0, and so on."""
+        """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict of the outputs of `tasks`, float, each as
+        its file in tasks/ says."""
         features = self.encoder((image.float() - self.mean) / self.std)
         return {name: getattr(self, name)(features, image.shape[-2:]).float() for name in self.tasks}
 

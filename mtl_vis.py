@@ -5,8 +5,8 @@
     python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
     python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    its best, median and worst test images
 
-Green is the mask, yellow the head box: dashed where it is the target; tasks of your own look as their files say. A photograph that cannot be read is named in a warning
-and the others are drawn; the exit status is 2 only where none can be.
+Green is the mask, yellow the head box: dashed where it is the target; tasks of your own look as their files say. A photograph
+that cannot be read is named in a warning and the others are drawn; the exit status is 2 only where none can be.
 """
 
 import csv
@@ -79,8 +79,8 @@ def picture_of_photograph(model, path, size, side):
     pixels = to_tensor(image)
     image.thumbnail((side, side))
     shown = to_tensor(image)
-    return Picture(photographs.show_name(path.name), shown, model.task, pictures.predict(model, pixels, size, shown.shape[-2:]),
-                   frame=photograph.size[::-1])
+    predicted = pictures.predict(model, pixels, size, shown.shape[-2:])
+    return Picture(photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1])
 
 
 def to_tensor(image):
@@ -123,8 +123,8 @@ def choose_pictures(args):
         return pictures_of_photographs(model, args.images, info["size"]), path
     dataset = MTLDataset(args.data, "test", tasks=model.task.values())
     if dataset.size != info["size"]:
-        cli.warn(f"the network was trained on images of {info['size']} px, and those of {args.data} are of {dataset.size} px, where "
-                 "it is mostly worse")
+        cli.warn(f"the network was trained on images of {info['size']} px, and those of {args.data} are of {dataset.size} px, "
+                 "where it is mostly worse")
     return pictures.pictures_of_dataset(model, dataset, args.n or 4), path
 
 

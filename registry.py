@@ -33,12 +33,14 @@ def find(folder, name):
     known = names(folder)
     # Only what lies there is imported: the name may come out of a stranger's checkpoint.
     if stem not in known or not re.fullmatch(r"[a-z][a-z0-9_]*", stem):
-        raise InputError(f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to add one)")
+        raise InputError(f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to "
+                         "add one)")
     module = importlib.import_module(f"{folder}.{stem}")
     classes = [value for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
                and not key.startswith("_")]
     if len(classes) != 1:
-        raise InputError(f"{folder}/{stem}.py should hold one class and holds {len(classes)}; begin the names of others with _")
+        raise InputError(f"{folder}/{stem}.py should hold one class and holds {len(classes)}; begin the names of others with "
+                         "_")
     try:
         return classes[0](str(name), argument if colon else None)
     except TypeError as error:  # a method that every task must have is missing
@@ -53,7 +55,8 @@ def tasks(names_or_tasks):
     found = [find("tasks", task) if isinstance(task, str) else task for task in names_or_tasks]
     by_name = {task.name: task for task in found}
     if not found or len(by_name) < len(found):
-        raise ValueError(f"tasks must be at least one, each once, and were {', '.join(task.name for task in found) or 'none'}")
+        were = ", ".join(task.name for task in found) or "none"
+        raise ValueError(f"tasks must be at least one, each once, and were {were}")
     owner = {}
     for task in found:
         for metric in task.metrics:

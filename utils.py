@@ -104,8 +104,8 @@ def make_criterion(spec, tasks):
     try:
         return WeightedLoss(tasks, [float(number) for number in spec.split("-")])
     except ValueError:
-        raise InputError(f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers joined by "
-                         "'-', one for each task") from None
+        raise InputError(f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers "
+                         "joined by '-', one for each task") from None
 
 
 # --------------------------------------------------------------------------------------------------------- metrics
@@ -128,8 +128,8 @@ def border_counts(logits, target):
     columns. logits and target (B, 1, H, W) -> (B, 2) int64; the union is 0 where the target has no contour.
 
     The trimap's border band is not used for it even where there is one: with the border counted as pet it holds pet only, so
-    that whoever says pet everywhere would score 1. Source: the idea of counting near the contour only, Kohli, Ladicky and Torr
-    2009, and Cheng et al., "Boundary IoU", 2021.
+    that whoever says pet everywhere would score 1. Source: the idea of counting near the contour only, Kohli, Ladicky and
+    Torr 2009, and Cheng et al., "Boundary IoU", 2021.
     """
     reach = max(1, round(BORDER_WIDTH * max(target.shape[-2:])))
     pet, ground = target == 1, target == 0

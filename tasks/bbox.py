@@ -41,7 +41,8 @@ class Bbox(Task):
     def loss(self, output, target):
         """L1 (mean over the four coordinates) + 1 - GIoU, mean over the images that have a box.
 
-        Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al. 2020).
+        Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al.
+        2020).
         """
         has_box = self.labelled(target)
         if not has_box.any():

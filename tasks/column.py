@@ -59,11 +59,12 @@ class Column(Task):
             return
         classes = sorted(set(known))
         if len(classes) < 2:
-            raise InputError(f"{where} holds {'one value only, ' + repr(classes[0]) if classes else 'empty cells only'}, which "
-                             "teaches nothing; leave the task out, or fill the column in")
+            what = f"one value only, {classes[0]!r}" if classes else "empty cells only"
+            raise InputError(f"{where} holds {what}, which teaches nothing; leave the task out, or fill the column in")
         if len(classes) > MAX_CLASSES or len(classes) == len(known):
             numbers = sum(value is not None for value in values)
-            odd = f"; {numbers} of its cells are numbers and {next(c for c, v in zip(known, values) if v is None)!r} is none" if numbers else ""
+            other = next(cell for cell, value in zip(known, values) if value is None)
+            odd = f"; {numbers} of its cells are numbers and {other!r} is none" if numbers else ""
             raise InputError(f"{where} has {len(classes)} different values in {len(known)} cells, too many for classes{odd}")
         self.settings = {"classes": classes}
 
@@ -75,8 +76,9 @@ class Column(Task):
         if self._is_number():
             values = [math.nan if not cell else _number(cell) for cell in cells]
             if None in values:
-                raise InputError(f"the column {self.column!r} of index.csv holds numbers, and {cells[values.index(None)][:60]!r} is "
-                                 "none; put it right or leave the cell empty")
+                other = cells[values.index(None)][:60]
+                raise InputError(f"the column {self.column!r} of index.csv holds numbers, and {other!r} is none; put it right "
+                                 "or leave the cell empty")
             return torch.tensor([(value - self.settings["mean"]) / self.settings["deviation"] for value in values])
         index = {name: k for k, name in enumerate(self.settings["classes"])}
         return torch.tensor([index.get(cell, len(index)) if cell else EMPTY for cell in cells])

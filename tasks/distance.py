@@ -52,8 +52,8 @@ class Distance(Task):
 
 
 def _signed_distance(mask):
-    """(H, W) uint8 of 1, 0 and 255 -> (H, W) float32: distance of each pixel's centre to the edge of the nearest pixel of the
-    other kind, in sides."""
+    """(H, W) uint8 of 1, 0 and 255 -> (H, W) float32: distance of each pixel's centre to the edge of the nearest pixel of
+    the other kind, in sides."""
     from scipy.ndimage import distance_transform_edt  # here, because only this needs it and it takes a while to import
 
     side, pet, ground = max(mask.shape), mask == 1, mask == 0
