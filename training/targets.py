@@ -27,7 +27,9 @@ def taught(dataset):
     counts = survey(dataset)
     missing = {name: found for name in counts if (found := dataset.tasks[name].lacking(counts[name]))}
     if missing:
-        ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (len(missing) < len(counts))
+        # The first task is what the others are there for.
+        ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (
+            next(iter(counts)) not in missing)
         ways.append(f"bring {' and '.join(wanted(dataset.tasks[name]) for name in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
             whole = MTLDataset(dataset.data, dataset.split, tasks=[dataset.tasks[name] for name in missing])
