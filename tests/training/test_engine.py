@@ -81,7 +81,7 @@ def test_per_image_rows_add_up_to_the_metrics(runs):
         rows = list(csv.DictReader(file))
     test = json.loads((folder / "test.json").read_text())
     assert list(rows[0]) == ["name", "dice", "intersection", "predicted", "target", "border_intersection", "border_union", "border_iou",
-                             "correct", "box_iou"] and len(rows) == 10
+                             "correct", "label", "box_iou"] and len(rows) == 10
     column = {key: [float(row[key]) for row in rows if row[key]] for key in rows[0] if key != "name"}
     assert sum(column["dice"]) / 10 == pytest.approx(test["dice"])
     assert 2 * sum(column["intersection"]) / (sum(column["predicted"]) + sum(column["target"])) == pytest.approx(test["dice_pooled"])
