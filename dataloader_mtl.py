@@ -63,7 +63,7 @@ class MTLDataset(Dataset):
         self.n, self.size, self.kinds = min(limit or whole, whole), self.summary["size"], self.summary["kinds"][split]
         self.index = read_index_rows(data, split, whole)[: self.n]
         self.names = [row["name"] for row in self.index]
-        self.tasks = registry.tasks(self._known_tasks() if tasks is None else tasks) if tasks != () else {}
+        self.tasks = self._make_tasks(tasks)
         needs = {need for task in self.tasks.values() for need in task.needs}
         self._pictures = [kind for kind in contract.PICTURES if kind == "images" or kind in needs]
         self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
@@ -122,8 +122,10 @@ class MTLDataset(Dataset):
         """Whether the pictures take at most a quarter of this machine's memory."""
         return self.store.fits_in_memory()
 
-    def _known_tasks(self):
-        return [task for task in registry.tasks(registry.PUBLISHED).values() if set(task.needs) <= set(self.kinds)]
+    def _make_tasks(self, tasks):
+        if tasks is None:
+            tasks = [task for task in registry.tasks(registry.PUBLISHED).values() if set(task.needs) <= set(self.kinds)]
+        return registry.tasks(tasks) if len(tasks) else {}  # of images alone nothing is known
 
     def _batch(self, keys):
         keys = [self._whole_key(key) for key in keys]
@@ -198,16 +200,13 @@ class MTLDataset(Dataset):
 
     def _choose_masks(self, n):
         self.keeps = None
-        masked = torch.cat([(self._mask_rows(rows) != contract.UNLABELLED).flatten(1).any(1)
+        masked = torch.cat([(self._read(list(rows), hold=False)["masks"] != contract.UNLABELLED).flatten(1).any(1)
                             for rows in np.array_split(np.arange(self.n), -(-self.n // 16))]).numpy()
         if masked.sum() < n:
             raise InputError(f"--masks {n} asks for more masks than the {masked.sum()} of {self.data / self.split}; ask for fewer, "
                              "or leave it out to use all")
         breeds = self.column("breed") if self._has_index() and "breed" in self.index[0] else [""] * self.n
         return choose_masks(breeds, masked, n, self.seed)
-
-    def _mask_rows(self, rows):
-        return self._read(list(rows), hold=False)["masks"]
 
 
 def sample_generator(seed, epoch, row, repeat=0):
@@ -245,9 +244,8 @@ def augment(pictures, mode, side, rng):
 
 def resize(kind, pixels, side):
     """A picture at another side: images bilinear and antialiased, all others without mixing their values."""
-    if kind == "images":
-        return transforms.resize(pixels, [side, side], InterpolationMode.BILINEAR, antialias=True)
-    return transforms.resize(pixels, [side, side], InterpolationMode.NEAREST_EXACT)
+    mode = InterpolationMode.BILINEAR if kind == "images" else InterpolationMode.NEAREST_EXACT
+    return transforms.resize(pixels, [side, side], mode, antialias=kind == "images")
 
 
 def adjust_colours(image, brightness, contrast, saturation):
@@ -279,11 +277,8 @@ def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None):
         dataset,
         batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
-        num_workers=workers,
-        worker_init_fn=cli.ignore_interrupts,
-        multiprocessing_context=context if workers else None,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=context if workers else None,
+        worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -168,7 +168,7 @@ class Oddities:
             file, _ = contract.open_rechunked(self.data, split, "masks")
             with file, contract.naming(file.filename):
                 pet += [split] * (conversion.PET_WAS in file.attrs)
-            unlabelled += [split] * (in_part > 0 or masked < summary["splits"][split])
+            unlabelled += [split] * bool(in_part > 0 or masked < summary["splits"][split])
         if not pet or not unlabelled:
             return []
         return [f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those of "

@@ -12,8 +12,8 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Experiment:
-    """command: script and its own options; tasks and weights in words; published: test Dice in percent after 60 epochs, from one
-    run, and the same without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or
+    """command: script and its own options; tasks and weights in words; published: test Dice in percent after 60 epochs, from
+    one run, and the same without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or
     369 test images, which the study does not say, so this figure is inferred."""
     name: str
     command: tuple

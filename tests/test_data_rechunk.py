@@ -29,7 +29,7 @@ def arrays(n, seed=0):
         if k < n - 1:
             boxes[k] = x, y, x + w / 2, y + h / 3
     return {"images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8), "masks": masks, "bboxes": boxes,
-            "binary": (np.arange(n)[:, None] % 2).astype(np.uint8)}
+            "binary": (np.arange(n)[:, None] % 2).astype(np.uint8), "trimaps": 2 - masks}
 
 
 def write(folder, content, **options):
@@ -86,8 +86,8 @@ def data(tmp_path):
 def test_same_content_in_one_storage_under_two_names(data, capsys):
     rechunk(data)
     assert as_contract(data, arrays(40))["border"] == "unknown"
-    assert "4 files re-chunked" in capsys.readouterr().out
-    assert sorted(p.name for p in (data / "train").iterdir()) == ["bboxes.h5", "binary.h5", "images.h5", "masks.h5"]
+    assert "5 files re-chunked" in capsys.readouterr().out
+    assert sorted(p.name for p in (data / "train").iterdir()) == ["bboxes.h5", "binary.h5", "images.h5", "masks.h5", "trimaps.h5"]
 
 
 def test_a_second_run_says_that_nothing_is_to_do_and_touches_nothing(data, capsys):
@@ -105,7 +105,7 @@ def test_a_run_that_was_interrupted_half_way_is_finished_by_the_next(data, capsy
     (data / "train" / "bboxes.h5.partial").write_bytes(b"left by a run that was killed")
     before = files(data)
     rechunk(data)
-    assert "2 files re-chunked" in capsys.readouterr().out
+    assert "3 files re-chunked" in capsys.readouterr().out
     as_contract(data, arrays(40))
     assert files(data)["train/images.h5"] == before["train/images.h5"]
     assert not list(data.rglob("*.partial"))
@@ -266,12 +266,13 @@ def value(number, everywhere=1):
     ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)", "with x[..., None]"]),
     ("masks", lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2), ["(9, 64, 64, 1)", "S = 32", "resize it", "nearest"]),
     ("masks", value(2), ["row 6", "2", "0 and 1", "write 1 pet and 0 background"]),
-    ("masks", value(1, everywhere=255), ["row 6", "1", "0 and 255"]),
     ("masks", value(254, everywhere=255), ["row 6", "254"]),
     ("masks", lambda a: a * 0.5, ["0.5"]),
     ("masks", lambda a: np.where(a, np.nan, 0), ["nan"]),
     ("masks", lambda a: -a.astype(np.int8), ["-1"]),
     ("masks", lambda a: a.astype("S1"), ["none of numbers", "write (N, S, S, 1) uint8, 1 pet"]),
+    ("trimaps", lambda a: a - 1, ["holds the value 0", "write 1 pet, 2 background, 3 border"]),
+    ("trimaps", lambda a: a[:8], ["8 samples", "9"]),
     ("bboxes", box(20, 5, 10, 15), ["row 4", "[20.0, 5.0, 10.0, 15.0]", "xmin < xmax"]),
     ("bboxes", box(5, 20, 15, 10), ["row 4", "ymin < ymax"]),
     ("bboxes", box(-1, 5, 10, 15), ["row 4", "0 to 32"]),
@@ -316,7 +317,8 @@ def test_missing_images_are_refused_and_how_to_write_them_is_said(tmp_path):
     assert "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
 
 
-@pytest.mark.parametrize("missing", [("bboxes",), ("binary", "bboxes"), ("masks", "binary", "bboxes")], ids="-".join)
+@pytest.mark.parametrize("missing", [("bboxes",), ("binary", "bboxes"), ("masks", "binary", "bboxes"), ("trimaps",),
+                                     ("masks", "binary", "bboxes", "trimaps")], ids="-".join)
 def test_any_other_file_may_be_missing(missing, tmp_path):
     content = {kind: array for kind, array in arrays(9).items() if kind not in missing}
     write(tmp_path / "train", content)

@@ -13,8 +13,10 @@ import torch
 from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 import dataloader_mtl
+import registry
 from cli import InputError
 from conftest import ROOT, rechunk, write_data
+from data.ahead import ahead
 from dataloader_mtl import MTLDataset, augment, batches, make_loader
 
 
@@ -118,19 +120,19 @@ def test_reading_ahead_keeps_the_order_and_raises_what_went_wrong_in_its_place()
 
     seen = []
     with pytest.raises(ValueError, match="broken"):
-        for item in dataloader_mtl.ahead(items()):
+        for item in ahead(items()):
             seen.append(item)
-    assert seen == list(range(20)) and list(dataloader_mtl.ahead([])) == []
+    assert seen == list(range(20)) and list(ahead([])) == []
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(data, monkeypatch):
     held = MTLDataset(data, "train")
     expected = all_batches(held, (0, 1), shuffle=True)
-    assert held._held is not None and len(pickle.dumps(held)) < 10_000
+    assert held.store._held is not None and len(pickle.dumps(held)) < 10_000
     monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: False)
     dataset = MTLDataset(data, "train")
     assert_equal(expected, all_batches(dataset, (0, 1), shuffle=True))
-    assert dataset._held is None
+    assert dataset.store._held is None
 
 
 def test_sides_set_the_size_of_each_epoch(data):
@@ -139,7 +141,8 @@ def test_sides_set_the_size_of_each_epoch(data):
     batch = all_batches(dataset, batch_size=24)[0]
     # Half the side: the mask keeps its share of the picture, the box does not change.
     assert batch["seg"].float().mean().item() == pytest.approx(dataset_mask_share(data), abs=0.02)
-    assert torch.equal(batch["bbox"].nan_to_num(), dataset.bboxes.nan_to_num())
+    whole = all_batches(MTLDataset(data, "train"), batch_size=24)[0]
+    assert torch.equal(batch["bbox"].nan_to_num(), whole["bbox"].nan_to_num())
 
 
 def dataset_mask_share(data):
@@ -157,6 +160,15 @@ def picture(size=64, box=(16, 8, 32, 24)):
     return mask.expand(3, -1, -1) * 200, mask, torch.tensor(box) / size
 
 
+BBOX = registry.find("tasks", "bbox")
+
+
+def augmented(image, mask, box, *how):
+    """Image, mask and box as they come out of one augmentation."""
+    pictures, move = augment({"images": image, "masks": mask}, *how)
+    return pictures["images"], pictures["masks"], move(BBOX, box)
+
+
 class Fixed:
     """Stands in for a random generator: gives the numbers it was made with."""
     def __init__(self, *numbers):
@@ -167,26 +179,26 @@ class Fixed:
 
 
 def test_a_flip_mirrors_image_mask_and_box_together():
-    image, mask, box = augment(*picture(), "flip", 64, Fixed(0.2))
+    image, mask, box = augmented(*picture(), "flip", 64, Fixed(0.2))
     assert box.tolist() == [0.5, 0.125, 0.75, 0.375]  # x1 = 1 - 32/64, x2 = 1 - 16/64
     assert mask[0, 8:24, 32:48].all() and mask.sum() == 256
     assert torch.equal(image[0] > 0, mask[0] > 0)
-    image, mask, box = augment(*picture(), "flip", 64, Fixed(0.7))
+    image, mask, box = augmented(*picture(), "flip", 64, Fixed(0.7))
     assert torch.equal(mask, picture()[1]) and torch.equal(box, picture()[2])
 
 
 def test_a_crop_moves_the_box_by_hand():
     # The left half, upper three quarters: x doubles, y is divided by 0.75.
-    box = dataloader_mtl.crop_box(torch.tensor([0.25, 0.15, 0.45, 0.6]), 0.0, 0.0, 0.5, 0.75)
+    box = BBOX.crop(torch.tensor([0.25, 0.15, 0.45, 0.6]), 0.0, 0.0, 0.5, 0.75)
     assert box.tolist() == pytest.approx([0.5, 0.2, 0.9, 0.8])
     # A crop that begins in the middle of the box cuts it at the edge.
-    box = dataloader_mtl.crop_box(torch.tensor([0.25, 0.25, 0.75, 0.75]), 0.5, 0.0, 0.5, 1.0)
+    box = BBOX.crop(torch.tensor([0.25, 0.25, 0.75, 0.75]), 0.5, 0.0, 0.5, 1.0)
     assert box.tolist() == pytest.approx([0, 0.25, 0.5, 0.75])
 
 
 @pytest.mark.parametrize("left, visible", [(0.39, True), (0.41, False), (0.6, False)])
 def test_a_head_less_than_a_fifth_visible_has_no_box(left, visible):
-    box = dataloader_mtl.crop_box(torch.tensor([0.0, 0.2, 0.4875, 0.4]), left, 0.0, 1 - left, 1.0)
+    box = BBOX.crop(torch.tensor([0.0, 0.2, 0.4875, 0.4]), left, 0.0, 1 - left, 1.0)
     assert box.isnan().all().item() != visible
 
 
@@ -194,14 +206,14 @@ def test_no_box_stays_no_box():
     image, mask, _ = picture()
     box = torch.full((4,), math.nan)
     for mode in ("none", "flip", "full"):
-        assert augment(image, mask, box, mode, 32, np.random.default_rng(0))[2].isnan().all()
+        assert augmented(image, mask, box, mode, 32, np.random.default_rng(0))[2].isnan().all()
 
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_full_augmentation_keeps_image_mask_and_box_together(side):
     boxes = 0
     for k in range(40):
-        image, mask, box = augment(*picture(), "full", side, np.random.default_rng(k))
+        image, mask, box = augmented(*picture(), "full", side, np.random.default_rng(k))
         assert image.shape == (3, side, side) and mask.shape == (1, side, side)
         assert image.dtype == mask.dtype == torch.uint8 and mask.max() <= 1
         # The bright rectangle of the image is where the mask says, but for the blurred edge.
@@ -215,7 +227,7 @@ def test_full_augmentation_keeps_image_mask_and_box_together(side):
 
 
 def test_full_augmentation_varies_and_repeats():
-    results = [augment(*picture(), "full", 64, np.random.default_rng(k))[0] for k in (1, 1, 2)]
+    results = [augmented(*picture(), "full", 64, np.random.default_rng(k))[0] for k in (1, 1, 2)]
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 

@@ -1,6 +1,7 @@
 """MTLDataset as any dataset of PyTorch's: rows as keys, ordinary loaders; files that are missing; what targets can teach."""
 
 import shutil
+from collections import Counter
 
 import h5py
 import numpy as np
@@ -12,8 +13,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from cli import InputError
 from conftest import rechunk, write_data
 from data import contract
-from data.contract import NEEDS
+from data.store import Store
 from dataloader_mtl import MTLDataset
+from training.targets import survey
+
+FILES = {"seg": "masks", "cls": "binary", "bbox": "bboxes"}  # that each of the published tasks needs
 
 
 def test_a_row_alone_is_that_row_of_epoch_0(data):
@@ -81,7 +85,7 @@ def test_a_batch_has_no_key_for_what_is_missing_and_all_else_is_the_same(missing
     monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: held)
     whole = all_batches(MTLDataset(data, "train", augment=augment, sides=[64, 48]), (0, 1), shuffle=True)
     dataset = MTLDataset(partial(*(f"train/{kind}" for kind in missing)), "train", augment=augment, sides=[64, 48])
-    gone = [task for task, kind in NEEDS.items() if kind in missing]
+    gone = [task for task, kind in FILES.items() if kind in missing]
     expected = [{key: value for key, value in batch.items() if key not in gone} for batch in whole]
     assert_equal(expected, all_batches(dataset, (0, 1), shuffle=True))
     assert dataset[0, 3].keys() == expected[0].keys()
@@ -90,12 +94,26 @@ def test_a_batch_has_no_key_for_what_is_missing_and_all_else_is_the_same(missing
 def test_only_the_files_of_the_tasks_have_to_be_there(partial):
     folder = partial("train/bboxes", "val/binary")
     for split, tasks in (("train", ("seg",)), ("train", ("seg", "cls")), ("val", ("seg", "bbox")), ("train", None)):
-        MTLDataset(folder, split, tasks=tasks)
-    MTLDataset(folder, "test", tasks=("seg", "cls", "bbox"))
+        contract.require(folder, split, MTLDataset(folder, split, tasks=tasks).tasks.values())
+    contract.require(folder, "test", MTLDataset(folder, "test", tasks=("seg", "cls", "bbox")).tasks.values())
     for split, tasks, words in (("train", ("seg", "bbox"), "train/bboxes.h5 is missing, which the task bbox needs"),
                                 ("val", ("cls",), "val/binary.h5 is missing, which the task cls needs")):
         with pytest.raises(InputError, match=words):
-            MTLDataset(folder, split, tasks=tasks)
+            contract.require(folder, split, MTLDataset(folder, split, tasks=tasks).tasks.values())
+
+
+@pytest.mark.parametrize("augment", ["none", "full"])
+@pytest.mark.parametrize("held", [True, False])
+def test_what_a_missing_file_would_tell_is_unlabelled(held, augment, data, partial, monkeypatch):
+    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: held)
+    folder = partial("train/masks", "train/binary", "train/bboxes")
+    dataset = MTLDataset(folder, "train", augment=augment, sides=[48], tasks=FILES)
+    whole = MTLDataset(data, "train", augment=augment, sides=[48], tasks=FILES)
+    for batch, known in zip(all_batches(dataset), all_batches(whole), strict=True):
+        assert torch.equal(batch["image"], known["image"])
+        for name, task in dataset.tasks.items():
+            assert batch[name].shape == known[name].shape and batch[name].dtype == known[name].dtype
+            assert not task.labelled(batch[name]).any() and task.labelled(known[name]).any()
 
 
 def test_a_file_that_goes_away_while_the_dataset_is_made_is_no_missing_file(data, tmp_path, monkeypatch):
@@ -111,30 +129,30 @@ def test_a_file_that_goes_away_while_the_dataset_is_made_is_no_missing_file(data
         MTLDataset(folder, "train")
 
 
-def test_the_targets_summary_counts_what_teaches_each_task(data, partial):
+def test_a_survey_counts_what_teaches_each_task(data, partial):
     with h5py.File(data / "train/binary.h5") as file:
         labels = file["binary"][:, 0]
     dogs = int(labels.sum())
-    assert MTLDataset(data, "train").targets_summary() == {"seg": 24, "cls": [24 - dogs, dogs], "bbox": 23}
+    assert survey(MTLDataset(data, "train")) == {"seg": {"pet": 24}, "cls": {"cat": 24 - dogs, "dog": dogs}, "bbox": {True: 23}}
     dogs = int(labels[:5].sum())
-    assert MTLDataset(data, "train", limit=5).targets_summary() == {"seg": 5, "cls": [5 - dogs, dogs], "bbox": 5}
-    assert MTLDataset(partial("train/masks", "train/binary"), "train").targets_summary() == {"bbox": 23}
-    assert MTLDataset(partial("train/bboxes"), "train").targets_summary().keys() == {"seg", "cls"}
+    assert survey(MTLDataset(data, "train", limit=5)) == {"seg": {"pet": 5}, "cls": {"cat": 5 - dogs, "dog": dogs}, "bbox": {True: 5}}
+    assert survey(MTLDataset(partial("train/masks", "train/binary"), "train")) == {"bbox": {True: 23}}
+    assert survey(MTLDataset(partial("train/bboxes"), "train")).keys() == {"seg", "cls"}
 
 
-@pytest.mark.parametrize("slab_bytes", [1, 3 * 64 * 64, 2 << 20])
-def test_the_targets_summary_of_targets_that_are_empty(slab_bytes, tmp_path, monkeypatch):
-    folder = write_data(tmp_path / "d", {"train": 8})
-    for kind, rows, value in (("masks", [0, 3, 4, 7], 0), ("bboxes", slice(None), np.nan), ("binary", slice(None), 1)):
+@pytest.mark.parametrize("n, limit, empty", [(8, 7, [0, 3, 4, 7]), (40, 39, [0, 15, 16, 38, 39]), (17, 17, [])])
+def test_a_survey_of_targets_that_are_empty_reads_each_mask_once(n, limit, empty, tmp_path, monkeypatch):
+    folder = write_data(tmp_path / "d", {"train": n})
+    for kind, rows, value in (("masks", empty, 0), ("bboxes", slice(None), np.nan), ("binary", slice(None), 1)):
         with h5py.File(folder / f"train/{kind}.h5", "r+") as file:
             array = file[kind][:]
             array[rows] = value
             file[kind][:] = array
-    dataset = MTLDataset(rechunk(folder), "train", limit=7)
-    monkeypatch.setattr(contract, "SLAB_BYTES", slab_bytes)
-    assert dataset.targets_summary() == {"seg": 4, "cls": [0, 7], "bbox": 0}
-    monkeypatch.setattr(contract, "slabs", None)  # masks are read once
-    assert dataset.targets_summary() == {"seg": 4, "cls": [0, 7], "bbox": 0}
+    dataset, read, seen = MTLDataset(rechunk(folder), "train", limit=limit), Store.read, []
+    monkeypatch.setattr(Store, "read", lambda store, rows, hold=True: seen.extend(rows) or read(store, rows, hold))
+    without = len([row for row in empty if row < limit])
+    assert survey(dataset) == {"seg": Counter({"pet": limit - without, "no pet": without}), "cls": {"dog": limit}, "bbox": {}}
+    assert seen == list(range(limit))
 
 
 def test_masks_that_changed_since_are_not_counted(tmp_path):
@@ -144,4 +162,4 @@ def test_masks_that_changed_since_are_not_counted(tmp_path):
         file["masks"][:] = 0
     for _ in range(2):
         with pytest.raises(InputError, match="masks.h5 was changed"):
-            dataset.targets_summary()
+            survey(dataset)
