@@ -81,8 +81,7 @@ class MTLDataset(Dataset):
         return {name: value[0] for name, value in self._batch([key]).items()}
 
     def __getitems__(self, keys):
-        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list, which PyTorch's own collating
-        takes."""
+        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list for PyTorch's own collating."""
         batch = self._batch(keys)
         if isinstance(keys[0], (tuple, list)):
             return batch
@@ -274,8 +273,7 @@ def random_crop(height, width, rng):
 def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None):
     """A DataLoader over an MTLDataset; `shuffle` by the dataset's seed; context "fork", "spawn" or None for the default."""
     return DataLoader(
-        dataset,
-        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps),
+        dataset, batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
         num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=context if workers else None,
         worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available(),
