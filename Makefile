@@ -12,7 +12,7 @@ train: .venv/ready $(DATA)
 	$(PY) mtl_vis.py --data $(DATA) --checkpoint runs/synthetic/mtl/seed0/best.pt --out mask.png
 
 test: .venv/ready
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 $(DATA): | .venv/ready
 	$(PY) data_prepare.py --synthetic 1000 --size 128 --fractions 70-10-20 --out $(DATA)
