@@ -1,6 +1,7 @@
 """Shared by the tests: the repository root on the import path, and small data folders in the contract's form."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def write_data(folder, counts, size=64, seed=0):
         for kind, array in (("images", images), ("masks", masks), ("bboxes", boxes), ("binary", labels)):
             with h5py.File(folder / split / f"{kind}.h5", "w") as file:
                 file[kind] = array
+    return folder
+
+
+def copy_project(folder):
+    """Copy all that runs, and the guides that lie in its folders, without the network, records and tests."""
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    for room in ("data", "study", "tasks", "training"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import pytest
 
 import oeq_splits
-from conftest import ROOT
+from conftest import ROOT, copy_project
 from training import engine
 
 TINY = ["--epochs", "1", "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu", "--limit", "16"]
@@ -72,8 +71,7 @@ def test_a_second_run_into_the_same_folder_is_refused(place, data):
 
 
 def test_evaluate_and_vis_without_a_network_are_refused(tmp_path):
-    for path in ROOT.glob("*.py"):  # without the network that lies beside them
-        shutil.copy(path, tmp_path)
+    copy_project(tmp_path)  # without the network that lies beside the scripts
     assert_refused(script(tmp_path, tmp_path / "evaluate.py"), "mtl_model.pt", "train_mtl.py")
     assert_refused(script(tmp_path, "mtl_vis.py", "--checkpoint", "none.pt"), "none.pt")
 

@@ -40,9 +40,8 @@ def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
 @forks
 def test_the_soak_finds_what_it_looks_for(tmp_path):
     """A difference of one bit, an unreadable record, a script that hangs, crashes, fails or accepts what is wrong."""
-    import fuzz
-    import kills
-    from server import Outcome
+    from soaking import fuzz, kills
+    from soaking.server import Outcome
 
     weights = {"a": [1, {"w": torch.tensor([1.0, 2.0])}], "seconds": 3}
     other = {"a": [1, {"w": torch.tensor([1.0, 2.0]).nextafter(torch.tensor(9.0))}], "seconds": 4}
