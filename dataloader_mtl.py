@@ -21,7 +21,7 @@ import registry
 from cli import InputError
 from data import contract
 from data.ahead import ahead
-from data.index import read_index_rows
+from data.index import breeds, read_index_rows
 from data.order import EpochBatches, choose_masks
 from data.store import Store, stamp
 
@@ -204,8 +204,7 @@ class MTLDataset(Dataset):
         if masked.sum() < n:
             raise InputError(f"--masks {n} asks for more masks than the {masked.sum()} of {self.data / self.split}; ask for fewer, "
                              "or leave it out to use all")
-        breeds = self.column("breed") if self._has_index() and "breed" in self.index[0] else [""] * self.n
-        return choose_masks(breeds, masked, n, self.seed)
+        return choose_masks(breeds(self.index), masked, n, self.seed)
 
 
 def sample_generator(seed, epoch, row, repeat=0):

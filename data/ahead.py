@@ -19,6 +19,8 @@ def ahead(iterable, depth=2):
         stopped.set()
 
     def produce():
+        if stopped.is_set():  # Ctrl-C came within start(), where nobody could know yet that this thread would run
+            return
         torch.set_num_threads(1)  # of this thread: the cores are the network's
         try:
             for item in iterable:

@@ -75,6 +75,11 @@ def column_names(rows):
     return [column for column in rows[0] if column] if rows and "row" in rows[0] else []
 
 
+def breeds(rows):
+    """The breed of each row of an index, "" where it is not known."""
+    return [(row.get("breed") or "").strip() for row in rows]
+
+
 def contents(rows, column):
     """(number of different values, number of empty cells) of a column."""
     cells = [(row[column] or "").strip() for row in rows]
