@@ -34,7 +34,7 @@ SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
-    parser.add_argument("--ignore", type=int, choices=[UNLABELLED],
+    parser.add_argument("--ignore", choices=[str(UNLABELLED)],
                         help="255: in masks of 0 and 255 alone, 255 is no pet but unlabelled")
     parser.add_argument("--check", action="store_true", help="verify without writing")
     return parser.parse_args(argv)
@@ -48,14 +48,14 @@ def main(args):
     jobs = [(split, kind) for split in contract.find_splits(args.data) for kind in contract.kinds_of(args.data, split)]
     with lock.hold(args.data / "lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
-            done += rechunk(args.data, split, kind, args.ignore)
+            done += rechunk(args.data, split, kind, ignore=args.ignore is not None)
     summary = contract.describe(args.data)
     state = f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
 
 
-def rechunk(data, split, kind, ignore=None):
-    """Re-chunk one file in place; returns whether there was anything to do. ignore: 255 where it is unlabelled in masks."""
+def rechunk(data, split, kind, ignore=False):
+    """Re-chunk one file in place; returns whether there was anything to do. ignore: whether 255 is no pet in any masks."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
     with contract.open_h5(path) as source:

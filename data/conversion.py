@@ -24,9 +24,9 @@ MAY_HOLD = {  # the same for messages
 
 def refuse_other_reading(path, attributes, ignore):
     """Refuse to leave masks as they are whose 255 was taken for the pet before and should be unlabelled now."""
-    if ignore is not None and PET_WAS in attributes:
+    if ignore and PET_WAS in attributes:
         raise InputError(f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it anew as it "
-                         f"was, and re-chunk it with --ignore {ignore}")
+                         f"was, and re-chunk it with --ignore {UNLABELLED}")
 
 
 def make_converter(path, kind, dataset, attributes, ignore):
@@ -104,7 +104,7 @@ class MaskConverter(CodeConverter):
 
     def meaning_of_255(self):
         """("pet" or "unlabelled", the reason); reads the file until it holds a 1, if there is none all of it."""
-        if self.ignore == UNLABELLED:
+        if self.ignore:
             return "unlabelled", f"--ignore {UNLABELLED} says"
         if self.is_marked:
             return "unlabelled", "its attribute 'unlabelled' says"
