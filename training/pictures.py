@@ -4,7 +4,6 @@ What a task looks like, its own file says; here is where it goes. A picture is a
 prediction with all tasks that draw into a common panel, then the panels of those that have one of their own.
 """
 
-import textwrap
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from tasks import Task
 
 BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
+NARROW = set("ijltfrI .,:;'|!()[]-")
 MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
 
 
@@ -147,7 +147,7 @@ def draw_pictures(pictures, path):
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
     inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
-    most = int(14.5 * inches)  # letters in a line of a title
+    most = int(13 * inches)  # letters in a line of a title, were all as wide as an x
     titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
     height = sum(aspects) * inches + sum(0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles)
     figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)), layout="constrained")
@@ -167,13 +167,21 @@ def draw_pictures(pictures, path):
 
 def wrap(title, most):
     """A title in at most two lines; breaks are put in, as layout knows nothing of those that matplotlib would make."""
-    lines = textwrap.wrap(shorten(title, 2 * most - 10), most, break_long_words=False) or [""]
-    return "\n".join(shorten(line, most) for line in [lines[0], " ".join(lines[1:])] if line)
+    words = shorten(title, 2 * most - 10).split(" ")
+    n = next((n for n in range(len(words), 1, -1) if sum(map(breadth, " ".join(words[:n]))) <= most), 1)
+    return "\n".join(shorten(line, most) for line in (" ".join(words[:n]), " ".join(words[n:])) if line)
+
+
+def breadth(letter):
+    """About how wide a letter is, as a multiple of a small Latin one."""
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 2
+    return 0.6 if letter in NARROW else 1.6 if letter in "mwMW@%\u25a1\u2026" else 1.25 if letter.isupper() else 1
 
 
 def shorten(title, most):
     """A title without its middle where it is wider than `most` Latin letters: names without a space are not wrapped."""
-    widths = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in title]
+    widths = list(map(breadth, title))
     if sum(widths) <= most:
         return title
     begin, end = np.cumsum(widths) <= most // 2, np.cumsum(widths[::-1])[::-1] < most // 2
