@@ -33,29 +33,22 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from study import repeat
+from study.table import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
-# In the order of the published table.
-COMMANDS = {
-    "mtl": ["train_mtl.py"],
-    "baseline": ["train_baseline.py"],
-    "ablation_cls": ["train_ablation_cls.py"],
-    "ablation_bbox": ["train_ablation_bbox.py"],
-    "uncertainty": ["oeq_uncertainty.py"],
-    **{f"split_{split.replace('-', '_')}": ["oeq_splits.py", "--split", split]
-       for split in ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")},
-}
+COMMANDS = {name: experiment.command for name, experiment in EXPERIMENTS.items()}  # in the order of the published table
 LIBC, SET_PARENT_DEATH_SIGNAL = ctypes.CDLL(None) if sys.platform == "linux" else None, 1
 tqdm.monitor_interval = 0  # no thread of its own beside the forks below
 EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that ends an epoch
 
 
 class Run:
-    """One experiment with one seed: its name, its command, and where it ends."""
+    """One experiment with one seed: its name, its command, and where it ends. command: the script and its own options, unless
+    they are those of the table."""
 
-    def __init__(self, experiment, seed, options, runs):
+    def __init__(self, experiment, seed, options, runs, command=None):
         self.name = f"{experiment} seed {seed}"
-        script, *own = COMMANDS[experiment]
+        script, *own = command or COMMANDS[experiment]
         self.command = [sys.executable, str(HERE / script), *own, "--seed", str(seed), "--resume", *options]
         self.test_path = runs / experiment / f"seed{seed}" / "test.json"
 
@@ -167,11 +160,10 @@ def repetition(folder, options, runs, data):
     """The Run that repeats the one in a run folder; refuses what could not end with the same numbers."""
     config = repeat.read_config(folder)
     experiment, seed = config["experiment"], config["options"]["seed"]
-    if experiment not in COMMANDS:
-        raise InputError(f"{folder} is a run of {experiment!r}, and only {', '.join(COMMANDS)} can be repeated here")
+    command = repeat.command(folder, config)
     repeat.refuse_unsound(folder)
     repeat.refuse_other_data(folder, config, data or Path(config["options"]["data"]))
-    run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs)
+    run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs, command)
     if run.test_path.parent.resolve() == folder.resolve():
         raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after the --")
     return run

@@ -21,15 +21,16 @@ import numpy as np
 import cli
 from cli import InputError
 from study import figures
-from study.page import BASELINE, PUBLISHED, count, make_page, sentence
+from study.page import count, make_page, sentence
 from study.records import TEST_KEYS, read_runs, refuse_mixture, same_images
+from study.table import BASELINE, EXPERIMENTS
 from study.verdict import compare
 
 
 def rows_of(runs):
     """{experiment: runs by seed}, in the order of the published table, then others by name."""
     names = {run.experiment for run in runs}
-    order = [name for name in PUBLISHED if name in names] + sorted(names - set(PUBLISHED))
+    order = [name for name in EXPERIMENTS if name in names] + sorted(names - set(EXPERIMENTS))
     return {name: [run for run in runs if run.experiment == name] for name in order}
 
 
@@ -71,10 +72,10 @@ def draw_all(rows, folder):
     for key, scale, label, name in (("val_dice", 100, "validation Dice, %", "curves.png"),
                                     ("train_loss_seg", 1, "training loss of the segmentation", "losses.png")):
         figures.draw_curves({row: stack(runs, key, scale) for row, runs in rows.items()}, baseline, label, folder / name)
-    if "uncertainty" in rows:
-        runs = rows["uncertainty"]
-        tasks = [task for task in runs[0].config["tasks"] if all(task in run.config["tasks"] for run in runs)]
-        figures.draw_weights({task: stack(runs, f"weight_{task}") for task in tasks}, folder / "weights.png")
+    learned = {row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks} for row, runs in rows.items()
+               if runs[0].learns_weights}
+    if learned:
+        figures.draw_weights(learned, folder / "weights.png")
 
 
 def stack(runs, key, scale=1.0):
@@ -83,9 +84,10 @@ def stack(runs, key, scale=1.0):
 
 
 def write_csv(rows, path):
-    """A line a run: everything in test.json, and minutes of training."""
+    """A line a run: what test.json says, figures that only some tasks measure at the end, and minutes of training."""
     runs = [run for of_row in rows.values() for run in of_row]
-    fields = [*TEST_KEYS, *sorted({key for run in runs for key in run.test} - set(TEST_KEYS))]
+    measured = [key for run in runs for task in run.tasks.values() for key in task.metrics if key in run.test]
+    fields = list(dict.fromkeys([*TEST_KEYS, *measured]))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*fields, "minutes"])

@@ -3,6 +3,8 @@
 Each is a PNG of at most seven inches' width and holds no date and no version, so the same numbers give the same bytes.
 """
 
+from itertools import cycle
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
@@ -12,6 +14,8 @@ from study.verdict import t_interval
 
 # Distinguishable without red-green vision (Okabe and Ito, "Color Universal Design", 2008).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
+# Of as many lines as there are, beginning anew: seven colours and four dashes fall together again after 28.
+COLOURS, DASHES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"), ("-", "--", "-.", ":")
 WIDTH, DPI = 5.5, 160  # inches, dots an inch
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
 
@@ -77,19 +81,21 @@ def draw_curves(rows, baseline, ylabel, path):
         save(figure, path)
 
 
-def draw_weights(weights, path):
-    """Learned loss weights over epochs; weights: dict of task -> (n, epochs)."""
+def draw_weights(rows, path):
+    """Learned loss weights over epochs, a panel a row; rows: dict of label -> dict of task -> (n, epochs)."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained", dpi=DPI)
-        axis = figure.subplots()
-        for (task, values), colour, dash in zip(weights.items(), (BLUE, ORANGE, GREEN), ("-", "--", "-.")):
-            draw_band(axis, values, colour, dash, task)
-        axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
-        axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
-        axis.set_title(f"uncertainty (n = {len(values)}; bands: lowest to highest seed)")
-        axis.grid(alpha=0.3)
-        axis.legend()
-        integer_epochs(axis)
+        figure = Figure(figsize=(WIDTH, 3.4 * len(rows)), layout="constrained", dpi=DPI)
+        for (label, weights), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
+            for (task, values), colour, dash in zip(weights.items(), cycle(COLOURS), cycle(DASHES)):
+                draw_band(axis, values, colour, dash, lettering.text(task))
+            axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
+            axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
+            title = lettering.text(f"{label} (n = {len(values)}; bands: lowest to highest seed)")
+            axis.set_title(title, **lettering.style(title))
+            axis.grid(alpha=0.3)
+            for line in axis.legend().get_texts():
+                line.set(**lettering.style(line.get_text()))
+            integer_epochs(axis)
         save(figure, path)
 
 

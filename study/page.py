@@ -8,19 +8,13 @@ import textwrap
 
 import numpy as np
 
+import registry
 from cli import listed
 from study import verdict
-from study.records import FREE_OPTIONS, dice_score, grouped
+from study.records import FREE_OPTIONS, as_text, dice_score, grouped
+from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
 from study.verdict import MAX_SEEDS, MIN_SEEDS
 
-# Test Dice (%) as published, and without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the
-# likely N of 738 or 369 test images, which the study does not say, so the second figure is inferred.
-PUBLISHED = {
-    "mtl": (90.21, 86.7), "baseline": (92.94, 89.3), "ablation_cls": (88.04, 84.6), "ablation_bbox": (92.75, 89.1),
-    "uncertainty": (87.73, 84.3), "split_80_10_10": (91.80, 88.2), "split_75_15_15": (91.54, 88.0),
-    "split_50_25_25": (91.29, 87.7), "split_25_25_50": (90.32, 86.8), "split_25_50_25": (89.83, 86.3),
-}
-BASELINE = "baseline"
 PUBLISHED_BATCH = 32
 COLUMNS = 72  # of running text
 
@@ -38,6 +32,7 @@ def make_page(rows, comparisons, left_out, not_paired):
                   "pixels of the test split at once."),
         table(("experiment", "n", "per image", "pooled"),
               [(name, len(of_row), spread(of_row, "dice"), spread(of_row, "dice_pooled")) for name, of_row in rows.items()]),
+        *own_rows(rows),
     ]
     if comparisons:
         parts += ["## Against the baseline", *verdict_section(rows, comparisons)]
@@ -50,24 +45,22 @@ def make_page(rows, comparisons, left_out, not_paired):
                   "optimizer): it repeats mtl, and the 2.48 points between the two are noise. Its 75-15-15 was "
                   "run as 70-15-15."),
         table(("experiment", "here", "published", "corrected"),
-              [(name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(name)) for name, of_row in rows.items()]),
+              [(name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(of_row)) for name, of_row in rows.items()]),
         "## Other measures",
-        paragraph("Accuracy in percent and box IoU (mean over images with a box), mean and standard deviation over "
-                  "seeds; parameters in millions; minutes of training, mean, on whatever machine it was."),
-        table(("experiment", "accuracy", "box IoU"),
-              [(name, spread(of_row, "accuracy"), spread(of_row, "box_iou", 1, 3))
-               for name, of_row in rows.items()]),
+        *measures(rows),
         table(("experiment", "parameters", "minutes"),
               [(name, f"{mean_of(of_row, 'parameters', 1e-6):.2f}", f"{mean_of(of_row, 'train_seconds', 1 / 60):.1f}")
                for name, of_row in rows.items()]),
+        *further_measures(rows),
         "## Training curves",
         paragraph("One panel a row. The vertical axes leave the first fifth of the epochs out."),
         "![Validation Dice over epochs, one panel a row](curves.png)",
         "![Training loss of the segmentation over epochs, one panel a row](losses.png)",
     ]
-    if "uncertainty" in rows:
+    learned = [name for name, of_row in rows.items() if of_row[0].learns_weights]
+    if learned:
         parts += ["## Learned loss weights",
-                  paragraph("What multiplies each loss in the uncertainty runs, mean over the batches of an epoch. All "
+                  paragraph(f"What multiplies each loss in the {in_words(learned)} runs, mean over the batches of an epoch. All "
                             "start at 1; what matters is how they stand to each other."),
                   "![Learned weights over epochs](weights.png)"]
     parts += ["## One network, four Dice figures", *audit_section(rows, runs), "## Protocol", *protocol(runs)]
@@ -128,11 +121,17 @@ def warnings(runs, left_out, not_paired):
                         ("training precisions", lambda run: run.test["precision"]),
                         ("devices", lambda run: run.test["device"]),
                         ("versions", lambda run: versions(run)),
+                        ("numbers of training masks", lambda run: run.config["options"].get("masks") or "all"),
                         ("sets of options", lambda run: ", ".join(sorted(run.config["options"].keys() - FREE_OPTIONS)))):
         groups = grouped({run.label: value(run) for run in runs})
         if len(groups) > 1:
             said.append(f"The runs are of different {what}: "
                         + "; ".join(f"{text} ({listed(labels, 6)})" for text, labels in groups.items()) + ".")
+    for name in dict.fromkeys(name for run in runs for name in run.tasks):
+        groups = grouped({run.label: as_text(run.tasks[name].settings) for run in runs if name in run.tasks})
+        if len(groups) > 1:
+            said.append(f"The task {name} found other values (classes, mean) in its training images in "
+                        + " than in ".join(listed(labels, 6) for labels in groups.values()) + ".")
     dirty = [run.label for run in runs if str(run.config.get("commit")).endswith("-dirty")]
     if dirty:
         said.append(f"The code had changes that are in no commit: {listed(dirty, 6)}.")
@@ -141,6 +140,69 @@ def warnings(runs, left_out, not_paired):
     if not_paired:
         said.append(f"{count(len(not_paired), 'run')} without a baseline run of the same seed; named at the end.")
     return [bullets("**Mind:**", said)] if said else []
+
+
+def own_rows(rows):
+    """What the rows are that the table of experiments does not have, from their own records."""
+    own = [f"{name}: {own_words(of_row[0])}." for name, of_row in rows.items() if not is_published(of_row)]
+    if own:
+        yield bullets("Rows beside those of the published study:", own)
+
+
+def is_published(runs):
+    """Whether a row is an experiment of the table, by its name, tasks and weighting."""
+    return runs[0].experiment in EXPERIMENTS and all(EXPERIMENTS[run.experiment].fits(run.config) for run in runs)
+
+
+def own_words(run):
+    weighting, masks = run.config.get("weighting"), run.config["options"].get("masks")
+    return (in_words(list(run.tasks)) + (f"; loss weights: {weighting}" if weighting else "")
+            + (f"; masks of {masks} training images" if masks else ""))
+
+
+def measures(rows):
+    """What the tasks of the published study measure beside Dice; a column each, whether or not a run has them."""
+    shown = {key: metric for task in registry.tasks(registry.PUBLISHED).values() for key, metric in task.metrics.items()
+             if key in METRICS and key not in DICE}
+    described = in_words([describe(metric) for metric in shown.values()])
+    yield paragraph(f"{described[0].upper() + described[1:]}, mean and standard deviation over "
+                    "seeds; parameters in millions; minutes of training, mean, on whatever machine it was.")
+    yield table(("experiment", *(metric.label for metric in shown.values())),
+                [(name, *(spread_of(of_row, key, metric) for key, metric in shown.items())) for name, of_row in rows.items()])
+
+
+def further_measures(rows):
+    """A table for each task that measures more than METRICS: of the rows that have it, with unit and direction."""
+    found = {}
+    for name, of_row in rows.items():
+        for task in of_row[0].tasks.values():
+            for key, metric in task.metrics.items():
+                if key not in METRICS and any(key in run.test for run in of_row):
+                    shown, of_task = found.setdefault(task.name, ({}, {}))
+                    shown.setdefault(key, metric)
+                    of_task[name] = of_row
+    for name, (shown, of_task) in found.items():
+        described = [f"{describe(metric)}, {'higher' if metric.higher else 'lower'} is better" for metric in shown.values()]
+        yield paragraph(f"Task {name}: {'; '.join(described)}.")
+        yield table(("experiment", *(metric.label for metric in shown.values())),
+                    [(row, *(spread_of(of_row, key, metric) for key, metric in shown.items()))
+                     for row, of_row in of_task.items()])
+
+
+def describe(metric):
+    """A metric as the text beside a table names it: with its unit, and what it is the mean of."""
+    return metric.text + (" in percent" if metric.percent else "") + (f" ({metric.note})" if metric.note else "")
+
+
+def spread_of(runs, key, metric):
+    if metric.percent:
+        return spread(runs, key)
+    largest = max((abs(run.test[key]) for run in runs if run.test.get(key) is not None), default=0)
+    return spread(runs, key, 1, 3 if not metric.unit else 2 if largest >= 1 else 4)
+
+
+def in_words(names):
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def count(n, what):
@@ -210,8 +272,11 @@ def protocol(runs):
     images = first.config["images"]
     shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
               and all(key in run.config["options"] for run in runs)}
+    masks = {run.config["options"].get("masks") for run in runs}
+    shared |= {"masks": masks.pop()} if len(masks) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
-    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "threads", "workers", "device"})
+    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "threads", "workers", "device",
+                                                                                   "masks"})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):
@@ -220,9 +285,11 @@ def protocol(runs):
     yield bullets("", [
         f"Runs: {len(runs)}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}.",
         f"Images of {first.test['size']} px: " + ", ".join(f"{images[split]} {split}" for split in ("train", "val", "test")
-                                                           if split in images) + ".",
+                                                           if split in images)
+        + (f"; Dice is over the {len(first.counts)} test images that have a mask" * (len(first.counts) < first.test["n_images"]))
+        + ".",
         f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
-        f"Epochs: {first.test['epochs']}; the checkpoint with the best validation Dice is tested once.",
+        f"Epochs: {first.test['epochs']}; the checkpoint with the best validation {of_runs(chosen_by)} is tested once.",
         f"Options of all runs: `{options}`.",
         *([f"Initial weights: SHA-256 {str(first.config['init'])[:12]} (`--init`)."] if first.config.get("init") else []),
         f"Options that differ: {', '.join('--' + key for key in differing) or 'none'}.",
@@ -232,14 +299,19 @@ def protocol(runs):
     ])
 
 
+def chosen_by(run):
+    """What chose a run's checkpoint: the first metric of its first task."""
+    return next(iter(next(iter(run.tasks.values())).metrics.values())).label
+
+
 def versions(run):
     return ", ".join(f"{name} {value}" for name, value in sorted(run.config["versions"].items()))
 
 
-def published(name):
-    if name not in PUBLISHED:
+def published(runs):
+    if not is_published(runs):
         return "-", "-"
-    figure, corrected = PUBLISHED[name]
+    figure, corrected = EXPERIMENTS[runs[0].experiment].published
     return f"{figure:.2f}", f"{corrected:.1f}"
 
 
@@ -249,7 +321,7 @@ def mean_of(runs, key, scale=1.0):
 
 def spread(runs, key, scale=100.0, digits=2):
     """Mean and standard deviation over seeds as text; a dash where the task is absent."""
-    values = [scale * run.test[key] for run in runs if run.test[key] is not None]
+    values = [scale * run.test[key] for run in runs if run.test.get(key) is not None]
     if len(values) < len(runs):
         return "-" if not values else f"only in {len(values)} of {len(runs)} runs"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""

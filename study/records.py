@@ -1,31 +1,34 @@
 """Run folders, read and checked: what runs/<experiment>/seed<k>/ says of a finished run.
 
 Needs config.json, log.csv, test.json and test_per_image.csv, nothing else of a run. What is not as it must be is left out
-with its reason; it is never repaired, and nothing is guessed.
+with its reason; it is never repaired, and nothing is guessed. What a run's tasks measure is taken anew by their own files;
+records of earlier versions are held against what they have.
 """
 
 import csv
 import json
 import math
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+import registry
 from cli import InputError, listed
+from study.table import DICE, METRICS
 
-METRICS = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou")
 TEST_KEYS = ("experiment", "seed", *METRICS, "n_images", "epochs", "best_epoch", "parameters", "train_seconds",
              "images_per_second", "split_hash", "border", "size", "device", "precision")
-MAY_BE_NULL = {"accuracy", "box_iou"}
-MEASURES = {"cls": "accuracy", "bbox": "box_iou"}  # of the tasks that a table may lack
 TEXT_KEYS = {"experiment", "split_hash", "border", "device", "precision"}
 CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
-PER_IMAGE_FIELDS = ("name", "dice", "intersection", "predicted", "target", "correct", "box_iou")
+PIXELS = ("intersection", "predicted", "target")
+PER_IMAGE_FIELDS = ("name", "dice", *PIXELS)
 LOG_FIELDS = ("epoch", "train_loss_seg", "val_dice")
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device", "init"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device", "init", "masks"}
+SHOWN = 80         # characters of a value in a refusal: a list of classes can be long
 TOLERANCE = 1e-5   # between a recorded metric and the same taken from the pixel counts again
 
 
@@ -36,7 +39,8 @@ class Unusable(Exception):
 @dataclass
 class Run:
     """A finished run. config and test are its JSON files; history its log, a dict of (epochs,) arrays, NaN where a cell is
-    empty; names its N test images, and counts (N, 3) their pixels in intersection, prediction and target."""
+    empty; names its N test images that have a mask, and counts (N, 3) their pixels in intersection, prediction and target;
+    tasks {name: Task}, which know what they learned from the training split."""
     experiment: str
     seed: int
     config: dict
@@ -44,6 +48,7 @@ class Run:
     history: dict
     names: tuple
     counts: np.ndarray
+    tasks: dict = field(default_factory=dict)
 
     @property
     def label(self):
@@ -53,6 +58,11 @@ class Run:
     def dice(self):
         """Dice of each test image, (N,)."""
         return dice_score(self.counts)
+
+    @property
+    def learns_weights(self):
+        # Records of earlier versions do not say the weighting; there the experiment's name does.
+        return self.config.get("weighting", self.experiment) == "uncertainty"
 
 
 def dice_score(counts):
@@ -93,7 +103,9 @@ def read_run(folder):
         raise Unusable("it is no run folder (it has no config.json)")
     if not (folder / "test.json").exists():
         raise Unusable("the run is not finished (it has no test.json); the same command with --resume goes on with it")
-    config, test = read_config(folder / "config.json"), read_test(folder / "test.json")
+    config = read_config(folder / "config.json")
+    tasks = make_tasks(config)
+    test = read_test(folder / "test.json", tasks)
     experiment, seed = test["experiment"], test["seed"]
     if (folder.parent.name, folder.name) != (experiment, f"seed{seed}"):
         raise Unusable(f"it holds a run of {experiment}, seed {seed}, so it was copied or renamed")
@@ -104,15 +116,19 @@ def read_run(folder):
         if config["options"].get(key) != test[key]:
             raise Unusable(f"config.json and test.json differ in {key} ({config['options'].get(key)} and {test[key]})")
     history = read_log(folder / "log.csv", config["tasks"], test["epochs"])
-    refuse_untaught(config, test, history)
-    names, counts, metrics = read_per_image(folder / "test_per_image.csv", test["size"])
-    if len(names) != test["n_images"]:
-        raise Unusable(f"test_per_image.csv has {len(names)} images, test.json {test['n_images']}")
-    for key in METRICS:
-        again, recorded = metrics[key], test[key]
-        if (again is None) != (recorded is None) or again is not None and abs(again - recorded) > TOLERANCE:
+    refuse_untaught(tasks, config, test, history)
+    measured = tasks | absent_tasks(tasks)
+    columns = PerImage(folder / "test_per_image.csv", measured)
+    if len(columns.names) != test["n_images"]:
+        raise Unusable(f"test_per_image.csv has {len(columns.names)} images, test.json {test['n_images']}")
+    names, counts = read_pixels(columns, test["size"])
+    for key, again in measure_again(measured, columns).items():
+        if key not in test:  # an earlier version did not measure it
+            continue
+        recorded = test[key]
+        if (again is None) != (recorded is None) or again is not None and not abs(again - recorded) <= TOLERANCE:
             raise Unusable(f"{key} in test.json is {recorded}, and {again} from test_per_image.csv")
-    return Run(experiment, seed, config, test, history, names, counts)
+    return Run(experiment, seed, config, test, history, names, counts, tasks)
 
 
 def read_json(path):
@@ -133,42 +149,78 @@ def read_config(path):
     for key, kind in CONFIG_KEYS.items():
         if not isinstance(config.get(key), kind):
             raise Unusable(f"{path.name} does not say {key}")
+    if not isinstance(config.get("weighting", ""), str):
+        raise Unusable(f"{path.name} does not say how the losses were weighted")
     return config
 
 
-def read_test(path):
+def make_tasks(config):
+    """The tasks of a run, {name: Task}, with what they learned from its training split."""
+    from tasks import Task  # here, as experiments.py starts without PyTorch
+
+    names, settings = config["tasks"], config.get("settings", {})
+    if not all(isinstance(name, str) for name in names) or not isinstance(settings, dict) or not all(
+            isinstance(learned, dict) for learned in settings.values()):
+        raise Unusable("config.json does not say its tasks and what they learned")
+    try:
+        tasks = registry.tasks(names)
+        for name, task in tasks.items():
+            if name in settings:
+                task.settings = settings[name]
+        tasks = registry.tasks(tasks.values())  # some know what they measure only now
+        measured = {key for task in tasks.values() for key in task.metrics}
+    except Exception as error:  # a task is a user's own file, and may be gone, or changed since
+        raise Unusable(f"its tasks cannot be made: {error}") from None
+    if DICE[0] not in measured:
+        raise Unusable("none of its tasks measures dice, by which rows are compared")
+    for name, task in tasks.items():
+        if not task.settings and type(task).learn is not Task.learn:
+            raise Unusable(f"config.json does not say what its task {name} learned of the training split")
+    return tasks
+
+
+def absent_tasks(tasks):
+    """Tasks of the published study that a run does not have, {name: Task}: its records must not hold anything of them."""
+    own = {key for task in tasks.values() for key in task.metrics}
+    return {name: task for name, task in registry.tasks(registry.PUBLISHED).items()
+            if name not in tasks and not own & task.metrics.keys()}
+
+
+def read_test(path, tasks):
     test = read_json(path)
-    for key in TEST_KEYS:
+    others = [key for task in tasks.values() for key in task.metrics if key in test and key not in TEST_KEYS]
+    for key in (*TEST_KEYS, *others):
         if key not in test:
             raise Unusable(f"{path.name} lacks {key}")
         value = test[key]
-        if value is None and key in MAY_BE_NULL:
-            continue
-        if value is None and key in METRICS:
+        if value is None and key in DICE:
             raise Unusable(f"its test images could not measure {key}")
+        if value is None and key in (*METRICS, *others):
+            continue
         right = isinstance(value, str) if key in TEXT_KEYS else type(value) in (int, float) and math.isfinite(value)
         if not right:
             raise Unusable(f"{key} in {path.name} is {value!r}")
     return test
 
 
-def refuse_untaught(config, test, history):
+def refuse_untaught(tasks, config, test, history):
     """Refuse a run with a task that nothing taught: it is not what its name says, and a verdict on it would be on nothing.
 
-    config.json says since some version how many targets there were. Before, a loss of 0 in every epoch says it of boxes, or
-    that nothing could be measured at the end.
+    config.json says since some version how many images taught each task; some versions say it of each class. Before, a loss
+    of 0 in every epoch says it, or that nothing could be measured at the end.
     """
     taught = config.get("taught")
-    for task in config["tasks"]:
+    for name, task in tasks.items():
         if isinstance(taught, dict):
-            counts = taught.get(task)
-            counts = counts if isinstance(counts, list) else [counts]
+            counts = taught.get(name)
+            counts = list(counts.values()) if isinstance(counts, dict) else counts if isinstance(counts, list) else [counts]
             if not counts or not all(type(count) is int and count > 0 for count in counts):
-                raise Unusable(f"nothing taught it the task {task} (config.json: taught {taught.get(task)})")
-        elif task in MEASURES and test[MEASURES[task]] is None:
-            raise Unusable(f"it does not say that anything taught it the task {task}, and {MEASURES[task]} was not measured")
-        elif task == "bbox" and not history.get("train_loss_bbox", np.ones(1)).any():
-            raise Unusable("nothing taught it the task bbox (its loss is 0 in every epoch)")
+                raise Unusable(f"nothing taught it the task {name} (config.json: taught {taught.get(name)})")
+        elif task.metrics and all(test.get(key) is None for key in task.metrics):
+            raise Unusable(f"it does not say that anything taught it the task {name}, and {next(iter(task.metrics))} was not "
+                           "measured")
+        elif not history.get(f"train_loss_{name}", np.ones(1)).any():
+            raise Unusable(f"nothing taught it the task {name} (its loss is 0 in every epoch)")
 
 
 def read_csv(path, fields):
@@ -192,11 +244,11 @@ def read_csv(path, fields):
 
 
 def numbers(path, field, cells, kind=float):
-    """The cells of a column as a (rows,) array; an empty cell of a float column is NaN, anything not finite refused."""
+    """The cells of a column as a (rows,) array; an empty cell is NaN, which no int has, and anything not finite refused."""
     values = []
     for number, cell in enumerate(cells, start=2):
         # Python would also read "1_0" and " 1", which nobody wrote there.
-        if not re.fullmatch(r"[-+]?[0-9]+" if kind is int else r"[-+0-9.eE]*", cell):
+        if not re.fullmatch(r"([-+]?[0-9]+)?" if kind is int else r"[-+0-9.eE]*", cell):
             raise Unusable(f"{field} in line {number} of {path.name} is {cell!r}")
         try:
             values.append(kind(cell) if cell else math.nan)
@@ -204,7 +256,7 @@ def numbers(path, field, cells, kind=float):
             raise Unusable(f"{field} in line {number} of {path.name} is {cell!r}") from None
         if cell and not abs(values[-1]) < 2**63:
             raise Unusable(f"{field} in line {number} of {path.name} is {cell[:20]}")
-    return np.array(values, np.int64 if kind is int else float)
+    return np.array(values, np.int64 if kind is int and all(cells) else float)
 
 
 def read_log(path, tasks, epochs):
@@ -219,34 +271,59 @@ def read_log(path, tasks, epochs):
     return history
 
 
-def read_per_image(path, size):
-    """Names, counts (N, 3) and the metrics of the whole split, taken anew from the rows."""
-    columns = read_csv(path, PER_IMAGE_FIELDS)
-    names = tuple(columns["name"])
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
-    if repeated:
-        raise Unusable(f"{path.name} names {min(repeated)} more than once")
-    counts = np.stack([numbers(path, field, columns[field], int) for field in ("intersection", "predicted", "target")], 1)
-    impossible = (counts < 0).any(1) | (counts[:, 0] > counts[:, 1:].min(1)) | (counts[:, 1:].max(1) > size**2)
-    recorded, again = numbers(path, "dice", columns["dice"]), dice_score(counts)
-    for wrong, what in ((impossible, "has impossible pixel counts"),
-                        (~(np.abs(recorded - again) <= TOLERANCE), "has a dice that its pixel counts do not give")):
+class PerImage(dict):
+    """Columns of test_per_image.csv, tensors (N,) of its N images; one is read when a task asks for it, and one that the file
+    lacks, as that of an earlier version may, has nothing in it. names: those of the images."""
+
+    def __init__(self, path, tasks):
+        super().__init__()
+        self.path, self.cells = path, read_csv(path, PER_IMAGE_FIELDS)
+        self.names = tuple(self.cells["name"])
+        self.counts = {key for task in tasks.values() for key in task.counts}
+        self.flags = {key for task in tasks.values() for key in task.flags}
+        if len(set(self.names)) < len(self.names):
+            repeated = min(name for name, times in Counter(self.names).items() if times > 1)
+            raise Unusable(f"{path.name} names {repeated} more than once")
+
+    def __contains__(self, key):
+        return key in self.cells
+
+    def __missing__(self, key):
+        import torch  # here, as above
+
+        cells = self.cells.get(key, [""] * len(self.names))
+        values = numbers(self.path, key, cells, int if key in self.counts else float)
+        if key in self.flags and not np.isin(values[~np.isnan(values)], (0, 1)).all():
+            raise Unusable(f"{self.path.name} has a value of {key} that is not 0 or 1")
+        self[key] = torch.from_numpy(values)
+        return self[key]
+
+
+def read_pixels(columns, size):
+    """Names of the images that have a mask, and their counts (N, 3), which give each image's dice."""
+    counts, recorded = np.stack([columns[key].numpy() for key in PIXELS], 1), columns["dice"].numpy()
+    unlabelled = np.isnan(counts).all(1) & np.isnan(recorded)
+    possible = (counts >= 0).all(1) & (counts[:, 0] <= counts[:, 1:].min(1)) & (counts[:, 1:].max(1) <= size**2)
+    for right, what in ((possible, "has impossible pixel counts"),
+                        (np.abs(recorded - dice_score(counts)) <= TOLERANCE, "has a dice that its pixel counts do not give")):
+        wrong = ~(right | unlabelled)
         if wrong.any():
-            raise Unusable(f"line {wrong.argmax() + 2} of {path.name} ({names[wrong.argmax()]}) {what}")
-    correct, box_iou = (numbers(path, field, columns[field]) for field in ("correct", "box_iou"))
-    if not np.isnan(correct).all() and not np.isin(correct, (0, 1)).all():
-        raise Unusable(f"{path.name} has a value of correct that is not 0 or 1")
-    intersection, predicted, target = counts.sum(0)
-    union = predicted + target - intersection
-    metrics = {
-        # Of masks without a pet anywhere nothing can be measured, which utils.summarise does not either.
-        "dice": float(again.mean()) if target else None,
-        "dice_pooled": float(dice_score(counts.sum(0))) if target else None,
-        "iou_pooled": float(intersection / union) if target else None,
-        "accuracy": None if np.isnan(correct).all() else float(correct.mean()),
-        "box_iou": None if np.isnan(box_iou).all() else float(np.nanmean(box_iou)),
-    }
-    return names, counts, metrics
+            line = wrong.argmax()
+            raise Unusable(f"line {line + 2} of {columns.path.name} ({columns.names[line]}) {what}")
+    return tuple(np.array(columns.names)[~unlabelled].tolist()), counts[~unlabelled].astype(np.int64)
+
+
+def measure_again(tasks, columns):
+    """{metric: number or None} of the whole split from its images; those of METRICS that no task measures are None."""
+    metrics = dict.fromkeys(METRICS)
+    for name, task in tasks.items():
+        try:
+            metrics |= task.summarise(columns)
+        except Unusable:
+            raise
+        except Exception as error:  # a task is a user's own file, and may have changed since
+            raise Unusable(f"what the task {name} measured cannot be taken anew from {columns.path.name}: {error!r}") from None
+    return metrics
 
 
 # ------------------------------------------------------------------------------------------ which runs share a table
@@ -262,9 +339,36 @@ def refuse_mixture(runs):
         values[f"--{option.replace('_', '-')}"] = {
             run.label: run.config["options"][option] for run in runs if option in run.config["options"]}
     for key, of_run in values.items():
-        if len(set(map(str, of_run.values()))) > 1:
-            groups = "; ".join(f"{value} in {listed(labels, 6)}" for value, labels in grouped(of_run).items())
+        if groups := in_groups(of_run):
             raise InputError(f"runs that differ in {key} cannot share a table: {groups}; move one kind out of the folder")
+    for experiment in dict.fromkeys(run.experiment for run in runs):
+        refuse_mixed_row([run for run in runs if run.experiment == experiment])
+
+
+def refuse_mixed_row(runs):
+    """Refuse runs of one experiment that differ in what rows are compared for, or in what their tasks learned."""
+    values = {key: {run.label: as_text(run.config[key]) for run in runs if key in run.config}
+              for key in ("tasks", "weighting", "settings")}  # a run of an older version may not say it
+    values["--masks"] = {run.label: run.config["options"].get("masks") for run in runs}
+    for key, of_run in values.items():
+        if groups := in_groups(of_run):
+            raise InputError(f"runs of {runs[0].experiment} that differ in {key} cannot share a row: {groups}; train one kind "
+                             "under another --name, or move it out of the folder")
+
+
+def in_groups(of_run):
+    """{label: value} -> which value is whose, in words, or "" where all are the same."""
+    groups = grouped(of_run)
+    if len(groups) < 2:
+        return ""
+    start = max(0, len(os.path.commonprefix(list(groups))) - SHOWN // 4)  # of long values the place where they part
+    return "; ".join(f"{value if len(value) <= SHOWN else '...' * (start > 0) + value[start:][:SHOWN] + '...'} in "
+                     f"{listed(labels, 6)}" for value, labels in groups.items())
+
+
+def as_text(value):
+    """A value of config.json as text; numbers by six digits, as a mean may end in others on another machine."""
+    return json.dumps(json.loads(json.dumps(value), parse_float=lambda number: f"{float(number):.6g}"), sort_keys=True)
 
 
 def grouped(of_run):

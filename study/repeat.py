@@ -12,6 +12,7 @@ import json
 from cli import InputError
 from data import contract
 from study import records
+from study.table import EXPERIMENTS
 
 # Options that say where a run writes, or that experiments.py sets by itself.
 OTHER_OPTIONS = {"runs", "resume", "seed", "split"}
@@ -32,12 +33,24 @@ def read_config(folder):
         config = json.loads(path.read_text(encoding="utf-8"))
         options = config["options"]
         config["split_hash"], options_of(config)
-        texts = (config["experiment"], options["data"])
+        texts = (config["experiment"], options["data"], config.get("weighting", ""), *config["tasks"])
         if not all(isinstance(value, str) for value in texts) or type(options["seed"]) is not int:
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path} is damaged, so the run cannot be repeated; name another") from None
     return config
+
+
+def command(folder, config):
+    """The script and its own options that train a run again, a list of words: that of its experiment, or else train.py with what
+    config.json says. That of an earlier version does not say how the losses were weighted."""
+    experiment = EXPERIMENTS.get(config["experiment"])
+    if experiment and experiment.fits(config):
+        return list(experiment.command)
+    if "weighting" in config:
+        return ["train.py", f"--name={config['experiment']}", f"--weighting={config['weighting']}", "--tasks", *config["tasks"]]
+    raise InputError(f"{folder} is a run of {config['experiment']!r}, of which config.json does not say the weighting and the "
+                     f"table of experiments nothing, so it cannot be repeated; name one of {', '.join(EXPERIMENTS)}")
 
 
 def options_of(config):
@@ -54,11 +67,13 @@ def other_options(folder, given, data=None):
     it may be gone where it is the run's own."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        options, trained_on = dict(config["options"]), config["split_hash"]
+        options, trained_on = {"masks": None, **config["options"]}, config["split_hash"]  # an earlier version used all masks
         keys = [f"--{key.replace('_', '-')}" for key in options]
+        experiment = EXPERIMENTS.get(config["experiment"])
+        found = {} if not experiment or experiment.fits(config) else {
+            "tasks": f"it trained {', '.join(config['tasks'])} under the weighting {config.get('weighting')}"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-    found = {}
     for word, following in zip(given, [*given[1:], ""]):
         name, equals, value = word.partition("=")
         fitting = [key for key in keys if key == name] or [key for key in keys if key.startswith(name)]

@@ -8,35 +8,51 @@ experiments.py, the page of results.py and README's table are made from this. In
 from dataclasses import dataclass
 
 BASELINE = "baseline"
+# Figures that the records of every version have, in the order of results.csv. Without those of the segmentation a run has no
+# place in a table; the others are null where their task is absent.
+DICE = ("dice", "dice_pooled", "iou_pooled")
+METRICS = (*DICE, "accuracy", "box_iou")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """command: script and its own options; tasks and weights in words; published: test Dice in percent after 60 epochs, from
-    one run, and the same without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or
-    369 test images, which the study does not say, so this figure is inferred."""
+    """command: script and its own options; tasks and weighting as its config.json has them, trains and weights in words.
+
+    published: test Dice in percent after 60 epochs, from one run, and the same without the inflation of its formula: divided
+    by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or 369 test images, which the study does not say, so this figure
+    is inferred."""
     name: str
     command: tuple
-    tasks: str
+    tasks: tuple
+    weighting: str
+    trains: str
     weights: str
     published: tuple
 
     @property
     def words(self):
-        return self.tasks if self.weights == "1" else f"{self.tasks}, {self.weights}"
+        return self.trains if self.weights == "1" else f"{self.trains}, {self.weights}"
+
+    def fits(self, config):
+        """Whether a run's config.json is of this experiment; those of earlier versions do not say the weighting."""
+        return config["tasks"] == list(self.tasks) and config.get("weighting", self.weighting) == self.weighting
 
 
 def _split(text, *published):
-    return Experiment(f"split_{text.replace('-', '_')}", ("oeq_splits.py", "--split", text), "all three tasks",
+    return Experiment(f"split_{text.replace('-', '_')}", ("oeq_splits.py", "--split", text), ALL, text, "all three tasks",
                       f"{text} (seg-cls-bbox)", published)
 
 
+ALL = ("seg", "cls", "bbox")
 EXPERIMENTS = {experiment.name: experiment for experiment in (
-    Experiment("mtl", ("train_mtl.py",), "all three tasks", "1/3 each", (90.21, 86.7)),
-    Experiment(BASELINE, ("train_baseline.py",), "segmentation alone", "1", (92.94, 89.3)),
-    Experiment("ablation_cls", ("train_ablation_cls.py",), "segmentation and classification", "1/2 each", (88.04, 84.6)),
-    Experiment("ablation_bbox", ("train_ablation_bbox.py",), "segmentation and head box", "1/2 each", (92.75, 89.1)),
-    Experiment("uncertainty", ("oeq_uncertainty.py",), "all three tasks", "learned (Kendall et al. 2018)", (87.73, 84.3)),
+    Experiment("mtl", ("train_mtl.py",), ALL, "equal", "all three tasks", "1/3 each", (90.21, 86.7)),
+    Experiment(BASELINE, ("train_baseline.py",), ("seg",), "equal", "segmentation alone", "1", (92.94, 89.3)),
+    Experiment("ablation_cls", ("train_ablation_cls.py",), ("seg", "cls"), "equal", "segmentation and classification",
+               "1/2 each", (88.04, 84.6)),
+    Experiment("ablation_bbox", ("train_ablation_bbox.py",), ("seg", "bbox"), "equal", "segmentation and head box",
+               "1/2 each", (92.75, 89.1)),
+    Experiment("uncertainty", ("oeq_uncertainty.py",), ALL, "uncertainty", "all three tasks",
+               "learned (Kendall et al. 2018)", (87.73, 84.3)),
     _split("80-10-10", 91.80, 88.2),
     _split("75-15-15", 91.54, 88.0),
     _split("50-25-25", 91.29, 87.7),
@@ -48,7 +64,7 @@ EXPERIMENTS = {experiment.name: experiment for experiment in (
 def markdown():
     """The experiments as a Markdown table."""
     rows = [("experiment", "command", "trains", "loss weights"), ("---",) * 4]
-    rows += [(f"`{one.name}`", f"`python {' '.join(one.command)}`", one.tasks, one.weights) for one in EXPERIMENTS.values()]
+    rows += [(f"`{one.name}`", f"`python {' '.join(one.command)}`", one.trains, one.weights) for one in EXPERIMENTS.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
