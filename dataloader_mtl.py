@@ -198,12 +198,12 @@ class MTLDataset(Dataset):
         return rows
 
     def _choose_masks(self, n):
-        self.keeps = None
-        masked = torch.cat([(self._read(list(rows), hold=False)["masks"] != contract.UNLABELLED).flatten(1).any(1)
-                            for rows in np.array_split(np.arange(self.n), -(-self.n // 16))]).numpy()
+        kind, self.keeps = next(iter(self._pictures[1:]), None), None  # masks, or trimaps where no task needs masks
+        masked = np.concatenate([(self._read(list(rows), hold=False)[kind] != contract.UNLABELLED).flatten(1).any(1).numpy()
+                                 for rows in np.array_split(np.arange(self.n), -(-self.n // 16))]) if kind else np.zeros(0)
         if masked.sum() < n:
-            raise InputError(f"--masks {n} asks for more masks than the {masked.sum()} of {self.data / self.split}; ask for fewer, "
-                             "or leave it out to use all")
+            raise InputError(f"--masks {n} asks for more masks than the {int(masked.sum())} of {self.data / self.split} that "
+                             "the tasks use; ask for fewer, or leave it out to use all")
         return choose_masks(breeds(self.index), masked, n, self.seed)
 
 

@@ -24,6 +24,9 @@ class Column(Task):
     def __init__(self, name, argument=None):
         if not argument:
             raise InputError(f"the task {name!r} does not say which column of index.csv; write for example column:breed")
+        if "." in argument:
+            raise InputError(f"the column {argument!r} has a dot in its name, which no part of a network can have; rename it in "
+                             "index.csv")
         super().__init__(name)
         self.column = argument
         self.needs, self.labels = (f"index:{argument}",), f"an entry in the column {argument}"
