@@ -21,7 +21,7 @@ from utils import make_criterion
 
 def name(text):
     """An argparse type: an experiment's name, which is a folder's too."""
-    if not re.fullmatch(r"[\w+-][\w.+-]{0,99}", text):
+    if not re.fullmatch(r"[\w+][\w.+-]{0,99}", text):
         raise cli.argparse.ArgumentTypeError(f"{text[:60]!r} cannot name a folder; use letters, digits, _ + - and dots")
     return text
 
@@ -42,6 +42,14 @@ def make_tasks(args):
         raise InputError(f"--tasks {' '.join(args.tasks)}: {error}") from None
 
 
+def parse_args(argv=None):
+    parser = engine.make_parser(__doc__)
+    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks")))
+    parser.add_argument("--weighting", default="equal", help="equal, uncertainty, or a number for each task as in 0.8-0.1-0.1")
+    parser.add_argument("--name", type=name, help="of the experiment; default: made from the options")
+    return parser.parse_args(argv)
+
+
 def main(args):
     args.name = args.name or default_name(args)
     tasks = make_tasks(args)
@@ -51,8 +59,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = engine.make_parser(__doc__)
-    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks")))
-    parser.add_argument("--weighting", default="equal", help="equal, uncertainty, or a number for each task as in 0.8-0.1-0.1")
-    parser.add_argument("--name", type=name, help="of the experiment; default: made from the options")
-    cli.run(main, parser.parse_args())
+    cli.run(main, parse_args())
