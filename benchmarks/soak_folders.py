@@ -146,7 +146,7 @@ def write_boxes(source, seed):
 
 
 def print_wrong():
-    """In a child: {name: what is wrong with what the folder `data` holds of it} as JSON; a name that it lacks is "missing"."""
+    """In a child: {name: what is wrong with what the folder `data` holds of it, "missing" if that is nothing} as JSON."""
     with open("data/test/index.csv", newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     files = {kind: h5py.File(f"data/test/{kind}.h5", "r") for kind in ("images", "masks", "bboxes", "binary")}

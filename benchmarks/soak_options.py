@@ -16,10 +16,11 @@ EXPERIMENTS = {"train_mtl.py": ("mtl", ("seg", "cls", "bbox")), "train_baseline.
 
 # What a photograph, or an image in index.csv, may be called: of any script, with what figures, shells, terminals and formats
 # of text take for something else.
-TEXTS = ("Katze", "cat", "hund 7", "猫と犬", "고양이", "小猫", "котик", "قط", "e\u0301te\u0301", "🐈‍⬛", "$x_1$", "$", "a$b$c",
-         "$\\frac{1$", "\\alpha", "a_b^c{d}", "%s%n{0}", "~tilde", "#hash", "a&b;c|d", "'quoted'", '"double"', "comma, dot. semi;", "=1+1",
-         "-rf", "--out", " leading", "tab\there", "line\nbreak", "cr\rhere", "bell\a", "\x1b[31mred", "\u202eright-to-left",
-         "zero\u200bwidth", "ﬁ ligature", "\ufffd", "CON", "nul", "x" * 150, "𝔉𝔯𝔞𝔨𝔱𝔲𝔯", "\ufeffBOM")
+TEXTS = ("Katze", "cat", "hund 7", "猫と犬", "고양이", "小猫", "котик", "قط", "e\u0301te\u0301", "🐈‍⬛", "$x_1$", "$",
+         "a$b$c", "$\\frac{1$", "\\alpha", "a_b^c{d}", "%s%n{0}", "~tilde", "#hash", "a&b;c|d", "'quoted'",
+         '"double"', "comma, dot. semi;", "=1+1", "-rf", "--out", " leading", "tab\there", "line\nbreak",
+         "cr\rhere", "bell\a", "\x1b[31mred", "\u202eright-to-left", "zero\u200bwidth", "ﬁ ligature", "\ufffd",
+         "CON", "nul", "x" * 150, "𝔉𝔯𝔞𝔨𝔱𝔲𝔯", "\ufeffBOM")
 # Bytes that are no UTF-8, as Python holds them in a name.
 BYTES = ("caf\udce9", "\udcff\udcfe", "\udce7\udc8c", "cat\udce9 $x_1$ 猫")
 

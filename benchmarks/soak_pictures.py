@@ -23,9 +23,9 @@ WHITE = (0.9642, 1.0, 0.8249)
 
 @dataclass
 class Odd:
-    """A picture to write. image: in its own mode; endings: of the formats that hold it, all without loss but jpg; right: what
-    a reader has to see, an image or a function of what Pillow decodes; near: by how many of 255 it may differ; save: Pillow's
-    options; may_refuse: whether a reader may say no instead."""
+    """A picture to write. image: in its own mode; endings: of the formats that hold it, all without loss but jpg; right:
+    what a reader has to see, an image or a function of what Pillow decodes; near: by how many of 255 it may differ; save:
+    Pillow's options; may_refuse: whether a reader may say no instead."""
     what: str
     image: Image.Image
     endings: tuple
