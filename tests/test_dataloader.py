@@ -125,6 +125,29 @@ def test_reading_ahead_keeps_the_order_and_raises_what_went_wrong_in_its_place()
     assert seen == list(range(20)) and list(ahead([])) == []
 
 
+def test_reading_ahead_that_is_stopped_as_its_thread_starts_touches_nothing(monkeypatch):
+    """Ctrl-C within start(): the thread may begin only later, when the program goes down, and PyTorch must not be in it then."""
+    begun, start = threading.Event(), threading.Thread.start
+
+    def stopped(thread):
+        run = thread.run
+        thread.run = lambda: begun.wait(10) and run()
+        start(thread)
+        raise KeyboardInterrupt
+
+    made = []
+    monkeypatch.setattr(threading.Thread, "is_alive", lambda thread: False)  # as it says until the thread has begun
+    monkeypatch.setattr(threading.Thread, "start", stopped)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        next(ahead(made.append(k) for k in range(3)))
+    monkeypatch.undo()
+    begun.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert made == []
+
+
 def test_a_set_too_large_for_memory_gives_the_same_batches(data, monkeypatch):
     held = MTLDataset(data, "train")
     expected = all_batches(held, (0, 1), shuffle=True)
