@@ -11,11 +11,9 @@ from data import contract
 from data.contract import LAYOUT, UNLABELLED, sample_dtype
 
 PET_WAS = "pet_was"  # attribute of masks whose pet was 255
-IDENTITY = {0: 0, 1: 1, UNLABELLED: UNLABELLED}
-CODES = {  # value that others write -> the contract's; what 255 is in masks is seen when the first is met
-    "masks": {0: 0, 1: 1}, "binary": IDENTITY, "trimaps": {1: 1, 2: 2, 3: 3, UNLABELLED: UNLABELLED},
-}
-MAY_HOLD = {  # the same for messages
+# The values that others may write; what 255 is in masks is seen when the first is met.
+CODES = {"masks": (0, 1), "binary": (0, 1, UNLABELLED), "trimaps": (1, 2, 3, UNLABELLED)}
+MAY_HOLD = {
     "masks": "0 and 1 with 255 where nothing is known, or 0 and 255 alone",
     "binary": "0 (cat) and 1 (dog), and 255 where it is unknown",
     "trimaps": "1, 2 and 3, and 255 where nothing is known",
@@ -71,17 +69,15 @@ class CodeConverter(Converter):
     def __call__(self, rows, start):
         if rows.dtype == np.uint8 and contract.is_plain(self.kind, rows):
             return rows
-        converted, known = np.zeros(rows.shape, np.uint8), np.zeros(rows.shape, bool)
-        for value, code in self.codes.items():
-            there = rows == value
-            known |= there
-            converted |= there * np.uint8(code)
+        known = rows == self.codes[0]
+        for value in self.codes[1:]:
+            known |= rows == value
         if not known.all():
             bad = int(np.argmin(known.reshape(len(rows), -1).all(axis=1)))
             value = rows[bad][~known[bad]].flat[0]
             raise InputError(f"{self.path}, row {start + bad} holds the value {value}; allowed in one file are "
                              f"{MAY_HOLD[self.kind]}; write {LAYOUT[self.kind].partition('uint8, ')[2]}")
-        return converted
+        return super().__call__(rows, start)
 
 
 class MaskConverter(CodeConverter):
@@ -94,12 +90,15 @@ class MaskConverter(CodeConverter):
     def __call__(self, rows, start):
         if UNLABELLED not in self.codes and (rows == UNLABELLED).any():
             self.decide()
-        return super().__call__(rows, start)
+        converted = super().__call__(rows, start)
+        return (converted != 0).view(np.uint8) if PET_WAS in self.attributes else converted
 
     def decide(self):
         meaning, reason = self.meaning_of_255()
-        self.codes = {0: 0, UNLABELLED: 1} if meaning == "pet" else IDENTITY
-        self.attributes = {PET_WAS: UNLABELLED} if meaning == "pet" else {"unlabelled": UNLABELLED}
+        if meaning == "pet":
+            self.codes, self.attributes = (0, UNLABELLED), {PET_WAS: UNLABELLED}
+        else:
+            self.codes, self.attributes = (0, 1, UNLABELLED), {"unlabelled": UNLABELLED}
         self.notes = [f"255 was read as {meaning}, as {reason}"]
 
     def meaning_of_255(self):

@@ -193,6 +193,13 @@ def test_other_values_of_trimaps_and_classes_are_refused(kind, content, message,
     assert str(error.value).startswith(f"{tmp_path / 'train' / kind}.h5, {message}")
 
 
+@pytest.mark.parametrize("kind, values, is_plain", [
+    ("masks", [0, 1], True), ("masks", [0, 255], False), ("binary", [1, 2], False), ("trimaps", [1, 2, 3], True),
+    ("trimaps", [0, 1], False), ("trimaps", [3, 4], False), ("trimaps", [3, 255], False), ("trimaps", [], True)])
+def test_what_is_seen_at_a_glance(kind, values, is_plain):
+    assert contract.is_plain(kind, np.array(values, np.uint8)) == is_plain
+
+
 # ------------------------------------------------------------------------------ names of the classes
 
 @pytest.mark.parametrize("where", ["file", "dataset"])
