@@ -188,6 +188,9 @@ def absent_tasks(tasks):
 
 def read_test(path, tasks):
     test = read_json(path)
+    for name, task in tasks.items():
+        if task.metrics and not test.keys() & task.metrics.keys():
+            raise Unusable(f"{path.name} lacks {next(iter(task.metrics))}, which its task {name} measures")
     others = [key for task in tasks.values() for key in task.metrics if key in test and key not in TEST_KEYS]
     for key in (*TEST_KEYS, *others):
         if key not in test:
