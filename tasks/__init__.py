@@ -58,10 +58,11 @@ class Task(ABC):
         self.name = name
         self.settings = {}  # what `learn` found: plain values, kept with the network
 
-    def learn(self, columns):
+    def learn(self, dataset):
         """Look at the training split before the network is built, and fill `settings`.
 
-        columns: {COLUMN: list of text} of the columns that it needs. Raises cli.InputError where they cannot teach it.
+        dataset: an MTLDataset without tasks; dataset.column(NAME) is a list of texts. Raises cli.InputError where it cannot
+        teach the task.
         """
 
     # ------------------------------------------------------------------------------------------------ loader
