@@ -43,8 +43,8 @@ EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that e
 
 
 class Run:
-    """One experiment with one seed: its name, its command, and where it ends. command: the script and its own options, unless
-    they are those of the table."""
+    """One experiment with one seed: its name, its command, and where it ends. command: the script and its own options,
+    unless they are those of the table."""
 
     def __init__(self, experiment, seed, options, runs, command=None):
         self.name = f"{experiment} seed {seed}"
@@ -165,7 +165,8 @@ def repetition(folder, options, runs, data):
     repeat.refuse_other_data(folder, config, data or Path(config["options"]["data"]))
     run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs, command)
     if run.test_path.parent.resolve() == folder.resolve():
-        raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after the --")
+        raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after "
+                         "the --")
     return run
 
 
@@ -187,7 +188,8 @@ def parse_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
-    parser.usage = "experiments.py [-h] [--seeds K ...] [--only NAME ...] [--list] [--repeat FOLDER ...] [-- OPTIONS FOR EVERY RUN]"
+    parser.usage = ("experiments.py [-h] [--seeds K ...] [--only NAME ...] [--list] [--repeat FOLDER ...] "
+                    "[-- OPTIONS FOR EVERY RUN]")
     parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
                         help=f"some of the experiments: {', '.join(COMMANDS)}")

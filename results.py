@@ -21,8 +21,9 @@ import numpy as np
 import cli
 from cli import InputError
 from study import figures
+from study.mixture import refuse_mixture, same_images
 from study.page import count, make_page, sentence
-from study.records import TEST_KEYS, read_runs, refuse_mixture, same_images
+from study.records import TEST_KEYS, read_runs
 from study.table import BASELINE, EXPERIMENTS
 from study.verdict import compare
 

@@ -1,7 +1,7 @@
 """The page of the results as Markdown that also reads well as it is: short lines, tables of few columns, the answer first.
 
-It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of study/verdict.py, and returns text: a
-function of the records, without a date or a path.
+It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of study/verdict.py, and returns
+text: a function of the records, without a date or a path.
 """
 
 import textwrap
@@ -11,7 +11,8 @@ import numpy as np
 import registry
 from cli import listed
 from study import verdict
-from study.records import FREE_OPTIONS, as_text, dice_score, grouped
+from study.mixture import FREE_OPTIONS, as_text, grouped
+from study.records import dice_score
 from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
 from study.verdict import MAX_SEEDS, MIN_SEEDS
 
@@ -60,8 +61,8 @@ def make_page(rows, comparisons, left_out, not_paired):
     learned = [name for name, of_row in rows.items() if of_row[0].learns_weights]
     if learned:
         parts += ["## Learned loss weights",
-                  paragraph(f"What multiplies each loss in the {in_words(learned)} runs, mean over the batches of an epoch. All "
-                            "start at 1; what matters is how they stand to each other."),
+                  paragraph(f"What multiplies each loss in the {in_words(learned)} runs, mean over the batches of an epoch. "
+                            "All start at 1; what matters is how they stand to each other."),
                   "![Learned weights over epochs](weights.png)"]
     parts += ["## One network, four Dice figures", *audit_section(rows, runs), "## Protocol", *protocol(runs)]
     if left_out or not_paired:
@@ -168,7 +169,8 @@ def measures(rows):
     yield paragraph(f"{described[0].upper() + described[1:]}, mean and standard deviation over "
                     "seeds; parameters in millions; minutes of training, mean, on whatever machine it was.")
     yield table(("experiment", *(metric.label for metric in shown.values())),
-                [(name, *(spread_of(of_row, key, metric) for key, metric in shown.items())) for name, of_row in rows.items()])
+                [(name, *(spread_of(of_row, key, metric) for key, metric in shown.items()))
+                 for name, of_row in rows.items()])
 
 
 def further_measures(rows):
@@ -275,8 +277,8 @@ def protocol(runs):
     masks = {run.config["options"].get("masks") for run in runs}
     shared |= {"masks": masks.pop()} if len(masks) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
-    differing = sorted({key for run in runs for key in run.config["options"]} & {"seed", "split", "threads", "workers", "device",
-                                                                                   "masks"})
+    differing = sorted({key for run in runs for key in run.config["options"]}
+                       & {"seed", "split", "threads", "workers", "device", "masks"})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):
@@ -286,7 +288,7 @@ def protocol(runs):
         f"Runs: {len(runs)}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}.",
         f"Images of {first.test['size']} px: " + ", ".join(f"{images[split]} {split}" for split in ("train", "val", "test")
                                                            if split in images)
-        + (f"; Dice is over the {len(first.counts)} test images that have a mask" * (len(first.counts) < first.test["n_images"]))
+        + f"; Dice is over the {len(first.counts)} test images with a mask" * (len(first.counts) < first.test["n_images"])
         + ".",
         f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
         f"Epochs: {first.test['epochs']}; the checkpoint with the best validation {of_runs(chosen_by)} is tested once.",

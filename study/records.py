@@ -8,7 +8,6 @@ records of earlier versions are held against what they have.
 import csv
 import json
 import math
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import registry
-from cli import InputError, listed
+from cli import InputError
 from study.table import DICE, METRICS
 
 TEST_KEYS = ("experiment", "seed", *METRICS, "n_images", "epochs", "best_epoch", "parameters", "train_seconds",
@@ -26,10 +25,7 @@ CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
 PIXELS = ("intersection", "predicted", "target")
 PER_IMAGE_FIELDS = ("name", "dice", *PIXELS)
 LOG_FIELDS = ("epoch", "train_loss_seg", "val_dice")
-# Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device", "init", "masks"}
-SHOWN = 80         # characters of a value in a refusal: a list of classes can be long
-TOLERANCE = 1e-5   # between a recorded metric and the same taken from the pixel counts again
+TOLERANCE = 1e-5  # between a recorded metric and the same taken from the pixel counts again
 
 
 class Unusable(Exception):
@@ -220,8 +216,8 @@ def refuse_untaught(tasks, config, test, history):
             if not counts or not all(type(count) is int and count > 0 for count in counts):
                 raise Unusable(f"nothing taught it the task {name} (config.json: taught {taught.get(name)})")
         elif task.metrics and all(test.get(key) is None for key in task.metrics):
-            raise Unusable(f"it does not say that anything taught it the task {name}, and {next(iter(task.metrics))} was not "
-                           "measured")
+            raise Unusable(f"it does not say that anything taught it the task {name}, and {next(iter(task.metrics))} was "
+                           "not measured")
         elif not history.get(f"train_loss_{name}", np.ones(1)).any():
             raise Unusable(f"nothing taught it the task {name} (its loss is 0 in every epoch)")
 
@@ -275,8 +271,8 @@ def read_log(path, tasks, epochs):
 
 
 class PerImage(dict):
-    """Columns of test_per_image.csv, tensors (N,) of its N images; one is read when a task asks for it, and one that the file
-    lacks, as that of an earlier version may, has nothing in it. names: those of the images."""
+    """Columns of test_per_image.csv, tensors (N,) of its N images; one is read when a task asks for it, and one that the
+    file lacks, as that of an earlier version may, has nothing in it. names: those of the images."""
 
     def __init__(self, path, tasks):
         super().__init__()
@@ -307,8 +303,8 @@ def read_pixels(columns, size):
     counts, recorded = np.stack([columns[key].numpy() for key in PIXELS], 1), columns["dice"].numpy()
     unlabelled = np.isnan(counts).all(1) & np.isnan(recorded)
     possible = (counts >= 0).all(1) & (counts[:, 0] <= counts[:, 1:].min(1)) & (counts[:, 1:].max(1) <= size**2)
-    for right, what in ((possible, "has impossible pixel counts"),
-                        (np.abs(recorded - dice_score(counts)) <= TOLERANCE, "has a dice that its pixel counts do not give")):
+    agrees = np.abs(recorded - dice_score(counts)) <= TOLERANCE
+    for right, what in ((possible, "has impossible pixel counts"), (agrees, "has a dice that its pixel counts do not give")):
         wrong = ~(right | unlabelled)
         if wrong.any():
             line = wrong.argmax()
@@ -325,75 +321,6 @@ def measure_again(tasks, columns):
         except Unusable:
             raise
         except Exception as error:  # a task is a user's own file, and may have changed since
-            raise Unusable(f"what the task {name} measured cannot be taken anew from {columns.path.name}: {error!r}") from None
+            raise Unusable(f"what the task {name} measured cannot be taken anew from {columns.path.name}: "
+                           f"{error!r}") from None
     return metrics
-
-
-# ------------------------------------------------------------------------------------------ which runs share a table
-
-
-def refuse_mixture(runs):
-    """Refuse runs that no table can hold together, naming what differs and which runs have which."""
-    values = {key: {run.label: run.test[key] for run in runs} for key in ("split_hash", "border", "size")}
-    values["images"] = {run.label: str(sorted(run.config["images"].items())) for run in runs}
-    values["the weights of --init"] = {run.label: run.config.get("init") for run in runs}
-    for option in sorted({option for run in runs for option in run.config["options"]} - FREE_OPTIONS):
-        # A run of an older version may not know the option yet; that is a difference of code, which the page tells.
-        values[f"--{option.replace('_', '-')}"] = {
-            run.label: run.config["options"][option] for run in runs if option in run.config["options"]}
-    for key, of_run in values.items():
-        if groups := in_groups(of_run):
-            raise InputError(f"runs that differ in {key} cannot share a table: {groups}; move one kind out of the folder")
-    for experiment in dict.fromkeys(run.experiment for run in runs):
-        refuse_mixed_row([run for run in runs if run.experiment == experiment])
-
-
-def refuse_mixed_row(runs):
-    """Refuse runs of one experiment that differ in what rows are compared for, or in what their tasks learned."""
-    values = {key: {run.label: as_text(run.config[key]) for run in runs if key in run.config}
-              for key in ("tasks", "weighting", "settings")}  # a run of an older version may not say it
-    values["--masks"] = {run.label: run.config["options"].get("masks") for run in runs}
-    for key, of_run in values.items():
-        if groups := in_groups(of_run):
-            raise InputError(f"runs of {runs[0].experiment} that differ in {key} cannot share a row: {groups}; train one kind "
-                             "under another --name, or move it out of the folder")
-
-
-def in_groups(of_run):
-    """{label: value} -> which value is whose, in words, or "" where all are the same."""
-    groups = grouped(of_run)
-    if len(groups) < 2:
-        return ""
-    start = max(0, len(os.path.commonprefix(list(groups))) - SHOWN // 4)  # of long values the place where they part
-    return "; ".join(f"{value if len(value) <= SHOWN else '...' * (start > 0) + value[start:][:SHOWN] + '...'} in "
-                     f"{listed(labels, 6)}" for value, labels in groups.items())
-
-
-def as_text(value):
-    """A value of config.json as text; numbers by six digits, as a mean may end in others on another machine."""
-    return json.dumps(json.loads(json.dumps(value), parse_float=lambda number: f"{float(number):.6g}"), sort_keys=True)
-
-
-def grouped(of_run):
-    """{label: value} -> {value as text: [labels]}, the largest group first."""
-    groups = {}
-    for label, value in of_run.items():
-        groups.setdefault(str(value), []).append(label)
-    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
-
-
-def same_images(runs):
-    """Runs that were tested on the images that most were, and [(folder, reason)] of the others.
-
-    Names, order and target pixels must be the same: images are compared one by one, and by batches in the published formula.
-    """
-    def images(run):
-        return run.names, run.counts[:, 2].tobytes()
-
-    most = Counter(map(images, runs)).most_common(1)[0][0]  # the first of equals
-    left_out = []
-    for run in runs:
-        if images(run) != most:
-            what = "order or names of its test images" if run.names != most[0] else "masks of its test images"
-            left_out.append((run.label, f"the {what} are not those of most other runs"))
-    return [run for run in runs if images(run) == most], left_out

@@ -42,15 +42,16 @@ def read_config(folder):
 
 
 def command(folder, config):
-    """The script and its own options that train a run again, a list of words: that of its experiment, or else train.py with what
-    config.json says. That of an earlier version does not say how the losses were weighted."""
+    """The script and its own options that train a run again, a list of words: that of its experiment, or else train.py with
+    what config.json says. That of an earlier version does not say how the losses were weighted."""
     experiment = EXPERIMENTS.get(config["experiment"])
     if experiment and experiment.fits(config):
         return list(experiment.command)
     if "weighting" in config:
-        return ["train.py", f"--name={config['experiment']}", f"--weighting={config['weighting']}", "--tasks", *config["tasks"]]
-    raise InputError(f"{folder} is a run of {config['experiment']!r}, of which config.json does not say the weighting and the "
-                     f"table of experiments nothing, so it cannot be repeated; name one of {', '.join(EXPERIMENTS)}")
+        name, weighting = config["experiment"], config["weighting"]
+        return ["train.py", f"--name={name}", f"--weighting={weighting}", "--tasks", *config["tasks"]]
+    raise InputError(f"{folder} is a run of {config['experiment']!r}, of which config.json does not say the weighting and "
+                     f"the table of experiments nothing, so it cannot be repeated; name one of {', '.join(EXPERIMENTS)}")
 
 
 def options_of(config):

@@ -18,14 +18,19 @@ def make_runs(root, experiments=EXPERIMENTS, seeds=range(5), effects=None, noise
     return root
 
 
-def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=IMAGES, options=None, **changes):
-    """One run folder. changes go into config.json and test.json alike; options into config.json's options."""
+def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=IMAGES, options=None, tasks=None,
+             weighting=None, settings=None, measured=None, metrics=None, **changes):
+    """One run folder. changes go into config.json and test.json alike; options into config.json's options.
+
+    As an earlier version wrote it, unless there is a weighting; then with what it says since of weighting and settings.
+    measured: {column: list of N numbers, NaN where empty} for test_per_image.csv, and metrics for test.json, beside the old.
+    """
     shared, own = np.random.default_rng(0), np.random.default_rng([seed, *experiment.encode()])
     target = shared.integers(400, 2500, images)
     difficulty = shared.beta(12, 2, images)
     quality = np.clip(difficulty + effect + own.normal(0, noise) + own.normal(0, 0.02, images), 0, 1)
     intersection, predicted = np.round(quality * target).astype(int), target
-    tasks = {"baseline": ["seg"], "ablation_cls": ["seg", "cls"], "ablation_bbox": ["seg", "bbox"]}.get(
+    tasks = tasks or {"baseline": ["seg"], "ablation_cls": ["seg", "cls"], "ablation_bbox": ["seg", "bbox"]}.get(
         experiment, ["seg", "cls", "bbox"])
     correct = own.integers(0, 2, images) if "cls" in tasks else None
     box_iou = np.where(np.arange(images) % 7 == 0, np.nan, own.uniform(0.3, 0.9, images)) if "bbox" in tasks else None
@@ -40,6 +45,7 @@ def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=I
         "box_iou": None if box_iou is None else np.nanmean(box_iou),
         "n_images": images, "epochs": epochs, "best_epoch": epochs, "parameters": 1_000_000 + 1000 * len(tasks),
         "train_seconds": 100.0 + seed, "images_per_second": 50.0, **record,
+        **(metrics or {}),
     }
     config = {
         "experiment": experiment,
@@ -49,6 +55,9 @@ def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=I
         "tasks": tasks, "parameters": test["parameters"], "images": {"train": 500, "val": 70, "test": images},
         "versions": {"python": "3.12.1", "torch": "2.9.0", "numpy": "2.1.0"}, "commit": "c0ffee" + 34 * "0", **record,
     }
+    if weighting:
+        config |= {"weighting": weighting, "settings": settings or {}, "taught": {task: 500 for task in tasks}}
+        config["options"].setdefault("masks", None)
     folder = root / experiment / f"seed{seed}"
     folder.mkdir(parents=True)
     for name, content in (("config.json", config), ("test.json", test)):
@@ -56,6 +65,10 @@ def make_run(root, experiment, seed, effect=0.0, noise=0.004, epochs=4, images=I
     rows = [[f"pet_{k}", dice[k], intersection[k], predicted[k], target[k], "" if correct is None else correct[k],
              "" if box_iou is None or np.isnan(box_iou[k]) else box_iou[k]] for k in range(images)]
     header = ["name", "dice", "intersection", "predicted", "target", "correct", "box_iou"]
+    for column, values in (measured or {}).items():
+        header.append(column)
+        for row, value in zip(rows, values):
+            row.append("" if value != value else value)
     write_csv(folder / "test_per_image.csv", header, rows)
     weights = {f"weight_{task}": [1 + (0.3 if task == "seg" else -0.2) * e / epochs + own.normal(0, 0.02)
                                   for e in range(1, epochs + 1)] for task in tasks}

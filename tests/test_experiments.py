@@ -15,7 +15,7 @@ import pytest
 import experiments
 from cli import InputError
 from conftest import ROOT
-from study import page
+from study.table import EXPERIMENTS
 
 # A script that takes no time: it notes its arguments, then does what a file called after its run says.
 STAND_IN = '''
@@ -57,8 +57,10 @@ def place(tmp_path, monkeypatch):
     """A working directory with experiments.py, what it imports, and stand-ins of two scripts."""
     for name in ("train_mtl.py", "train_baseline.py"):
         (tmp_path / name).write_text(STAND_IN)
-    for name in ("experiments.py", "cli.py", "study/repeat.py", "data/contract.py", "data/index.py", "study/records.py"):
+    for name in ("experiments.py", "cli.py", "registry.py"):
         shutil.copy(ROOT / name, tmp_path)
+    for room in ("study", "data"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "HERE", tmp_path)
     return tmp_path
@@ -73,8 +75,14 @@ def calls(place):
 
 
 def test_ten_experiments_in_the_order_of_the_table():
-    assert list(experiments.COMMANDS) == list(page.PUBLISHED)
+    assert list(experiments.COMMANDS) == list(EXPERIMENTS) and len(EXPERIMENTS) == 10
     assert all((ROOT / command[0]).exists() for command in experiments.COMMANDS.values())
+
+
+def test_it_starts_without_what_only_training_takes(tmp_path):
+    """PyTorch takes seconds to import, and the processes of the runs import it themselves."""
+    code = "import sys, experiments; assert not sys.modules.keys() & {'torch', 'matplotlib', 'training'}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_list_prints_a_command_a_line_that_a_shell_can_read(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 import results
 from cli import InputError
 from fabricated import EXPERIMENTS, change_json, make_run, make_runs
-from study import page, records
+from study import mixture, page, records
 
 FEW = ("mtl", "baseline", "ablation_cls")
 
@@ -296,7 +296,7 @@ def test_order_and_masks_of_the_test_images_must_agree(few):
     turned = runs[0]
     turned.names, turned.counts = turned.names[::-1], turned.counts[::-1]
     runs[3].counts = runs[3].counts + np.array([0, 0, 1])
-    kept, left_out = records.same_images(runs)
+    kept, left_out = mixture.same_images(runs)
     assert len(kept) == 4 and [label for label, _ in left_out] == [runs[0].label, runs[3].label]
     assert "order" in left_out[0][1] and "masks" in left_out[1][1]
 

@@ -21,8 +21,8 @@ def first(data, tmp_path_factory):
     """The runs folder of two runs of two epochs, trained with --threads and --precision left to be found out."""
     runs = tmp_path_factory.mktemp("first") / "runs"
     for command in (("train_baseline.py",), ("oeq_splits.py", "--split", "50-25-25")):
-        done = subprocess.run([sys.executable, ROOT / command[0], *command[1:], "--data", data, "--runs", runs, "--epochs", "2",
-                               "--batch-size", "8", "--width", "2", "--seed", "3"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, ROOT / command[0], *command[1:], "--data", data, "--runs", runs, "--epochs",
+                               "2", "--batch-size", "8", "--width", "2", "--seed", "3"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return runs
 
@@ -34,8 +34,8 @@ def run(first, tmp_path):
 
 
 def again(place, *args):
-    return subprocess.run([sys.executable, ROOT / "experiments.py", "--repeat", *args], cwd=place, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "2"})
+    return subprocess.run([sys.executable, ROOT / "experiments.py", "--repeat", *args], cwd=place, capture_output=True,
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
 
 
 def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
@@ -49,6 +49,47 @@ def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
     config = json.loads((tmp_path / "repeated/baseline/seed3/config.json").read_text())
     assert (config["threads"], config["options"]["threads"]) == (1, 1)
     assert config["options"]["precision"] == config["precision"] != "auto"
+
+
+def test_a_run_of_train_py_is_repeated_with_its_tasks_weighting_and_masks(rich, tmp_path):
+    options = ["--tasks", "seg", "column:breed", "distance", "--weighting", "uncertainty", "--masks", "8", "--name", "mine",
+               "--data", str(rich), "--runs", "first", "--epochs", "1", "--batch-size", "8", "--width", "2"]
+    done = subprocess.run([sys.executable, ROOT / "train.py", *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = again(tmp_path, "first/mine/seed0")
+    assert done.returncode == 0, done.stderr
+    assert "repeated/mine/seed0 is the same as first/mine/seed0 to the last digit" in done.stdout
+    old, new = (json.loads((tmp_path / runs / "mine/seed0/config.json").read_text()) for runs in ("first", "repeated"))
+    assert [new[key] for key in ("tasks", "weighting", "settings", "taught")] == [old[key] for key in (
+        "tasks", "weighting", "settings", "taught")] and new["options"]["masks"] == 8
+
+
+@pytest.mark.parametrize("config, words", [
+    ({"experiment": "mtl", "tasks": ["seg", "cls", "bbox"], "weighting": "equal"}, "train_mtl.py"),
+    ({"experiment": "split_80_10_10", "tasks": ["seg", "cls", "bbox"]}, "oeq_splits.py --split 80-10-10"),
+    ({"experiment": "split_60_20_20", "tasks": ["seg", "cls", "bbox"], "weighting": "60-20-20"},
+     "train.py --name=split_60_20_20 --weighting=60-20-20 --tasks seg cls bbox"),
+    ({"experiment": "mtl", "tasks": ["seg", "recon"], "weighting": "equal"},
+     "train.py --name=mtl --weighting=equal --tasks seg recon"),
+], ids=str)
+def test_a_run_is_repeated_by_its_experiments_script_or_else_by_train_py(tmp_path, config, words):
+    assert repeat.command(tmp_path, config) == words.split()
+
+
+def test_a_finished_run_of_other_tasks_is_not_that_of_the_table(run):
+    assert repeat.other_options(run, []) == []
+    change_json(run / "config.json", tasks=["seg", "recon"])
+    assert repeat.other_options(run, []) == ["it trained seg, recon under the weighting equal"]
+
+
+@pytest.mark.parametrize("recorded, asked, found", [
+    (50, "50", []), (50, "60", ["--masks was 50 and is 60"]), (None, "60", ["--masks was None and is 60"])])
+def test_other_numbers_of_masks_are_other_runs(run, recorded, asked, found):
+    """None: as an earlier version wrote it, which does not know the option."""
+    options = json.loads((run / "config.json").read_text())["options"]
+    options.pop("masks")
+    change_json(run / "config.json", options=options | ({"masks": recorded} if recorded else {}))
+    assert repeat.other_options(run, ["--masks", asked]) == found
 
 
 def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path):
@@ -95,7 +136,11 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, firs
     other = rechunk(write_data(tmp_path / "pets", {"train": 4, "val": 2, "test": 2}, seed=9))
     refused("has the split hash .*was trained on", run, "--data", str(other))
     change_json(run / "config.json", experiment="my_own")
-    refused("a run of 'my_own', and only mtl", run)
+    refused("differ in experiment", run)
+    change_json(run / "config.json", weighting=None)
+    refused("a run of 'my_own', .* does not say the weighting .*name one of mtl, baseline", run)
+    change_json(run / "config.json", tasks=[3])
+    refused("config.json is damaged", run)
     change_json(run / "config.json", options=[])
     refused("config.json is damaged", run)
     (run / "config.json").write_text("{")

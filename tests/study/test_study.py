@@ -1,13 +1,17 @@
-"""The study that comes along: its page is what its records give, and README.md says of it what the page says."""
+"""The study that comes along: its page is what its records give, and README.md and docs/study.md say what the page says."""
 
 import re
+import subprocess
+import sys
 
+import matplotlib
 import pytest
 from test_results import cells
 
 import results
 from conftest import ROOT
-from study.page import PUBLISHED
+from study import records
+from study.table import EXPERIMENTS
 
 STUDY = ROOT / "results"
 
@@ -24,7 +28,7 @@ def page(tmp_path_factory):
 
 def test_the_page_is_what_the_records_give_to_the_byte(page):
     for name in ("README.md", "results.csv"):
-        assert (page / name).read_bytes() == (STUDY / name).read_bytes(), f"results/{name}: run results.py --runs results/runs"
+        assert (page / name).read_bytes() == (STUDY / name).read_bytes(), f"{name}: run results.py --runs results/runs"
 
 
 def test_every_run_has_its_four_records_and_nothing_else():
@@ -34,11 +38,35 @@ def test_every_run_has_its_four_records_and_nothing_else():
         assert {path.name for path in folder.iterdir()} == {"config.json", "log.csv", "test.json", "test_per_image.csv"}
 
 
-def test_readme_says_what_the_page_says():
-    readme, page = (path.read_text(encoding="utf-8") for path in (ROOT / "README.md", STUDY / "README.md"))
-    answer = readme.partition("## The answer\n")[2].partition("\n## ")[0]
-    assert sorted(re.findall(r"^\| `(\w+)`:", answer, re.M)) == sorted(PUBLISHED)
-    for name in PUBLISHED:
+def test_the_figures_are_what_the_records_give_to_the_byte(tmp_path):
+    """Where matplotlib is the one that drew them; another letters and lays out in its own way."""
+    drawn_with = set(re.findall(r"matplotlib ([\w.]+)", (STUDY / "README.md").read_text(encoding="utf-8")))
+    if drawn_with != {matplotlib.__version__}:
+        pytest.skip(f"the figures are of matplotlib {', '.join(drawn_with)}")
+    results.draw_all(results.rows_of(records.read_runs(STUDY / "runs")[0]), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in STUDY.glob("*.png"))
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (STUDY / path.name).read_bytes(), path.name
+
+
+def test_the_table_of_experiments_is_readmes():
+    done = subprocess.run([sys.executable, "-m", "study.table"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(done.stdout.splitlines()) == 2 + len(EXPERIMENTS)
+
+
+def test_the_table_of_experiments_says_what_their_runs_did():
+    for run in records.read_runs(STUDY / "runs")[0]:
+        assert EXPERIMENTS[run.experiment].fits(run.config)
+        assert not EXPERIMENTS[run.experiment].fits(run.config | {"weighting": "1-2-3"})
+
+
+def test_docs_say_what_the_page_says():
+    docs, page = (path.read_text(encoding="utf-8") for path in (ROOT / "docs/study.md", STUDY / "README.md"))
+    answer = docs.partition("## The answer\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`:", answer, re.M)) == sorted(EXPERIMENTS)
+    for name, experiment in EXPERIMENTS.items():
+        assert f"\n| `{name}`: {experiment.words} |" in answer
         _, *figures, points, verdict, there, corrected = (
             cell.strip() for cell in re.search(rf"^\| (`{name}`.*) \|$", answer, re.M)[1].split("|"))
         assert figures == cells(page, "Test Dice", name)
