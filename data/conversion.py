@@ -41,7 +41,7 @@ def make_converter(path, kind, dataset, attributes, ignore):
     if kind == "bboxes":
         return Converter(path, kind)
     if kind == "masks":
-        return MaskConverter(path, dataset, np.array_equal(attributes.get("unlabelled"), UNLABELLED), ignore)
+        return MaskConverter(path, dataset, np.array_equal(np.ravel(attributes.get("unlabelled")), [UNLABELLED]), ignore)
     return CodeConverter(path, kind)
 
 

@@ -143,10 +143,10 @@ class Oddities:
         """What is not known of a split, whether it seems lost, and files that might be meant to tell it."""
         sentences, kinds = [], summary["kinds"][split]
         index = {other: data_index.read_index_rows(self.data, other, n) for other, n in summary["splits"].items()}
-        for kind, task, column in (("masks", "segmentation", ""), ("bboxes", "the head box", "has_box"),
+        for kind, task, column in (("masks", "segmentation", None), ("bboxes", "the head box", "has_box"),
                                    ("binary", "classification", "species")):
             if kind not in kinds:
-                lost = any(row.get(column, "") not in (None, "", "0") for row in index[split])
+                lost = column and any((row.get(column) or "").strip() not in ("", "0") for row in index[split])
                 sentences.append(f"{split} has no {kind}.h5{', though index.csv tells of it' if lost else ''}: "
                                  f"{of_no_use(split)} {task}")
         having = [other for other in summary["splits"] if "trimaps" in summary["kinds"][other]]

@@ -87,13 +87,13 @@ def test_what_255_is_in_masks_is_decided_from_the_whole_file_and_said(given, rea
         {} if says is None else {"pet_was": 255} if says == PET else {"unlabelled": 255})
 
 
-@pytest.mark.parametrize("how", ["option", "file", "dataset"])
+@pytest.mark.parametrize("how", ["option", "file", "dataset", "list"])
 def test_255_beside_0_stays_unlabelled_where_the_user_or_the_file_says_so(how, tmp_path, capsys):
     masks, path = pictures((0, 255), (255, None)), tmp_path / "train" / "masks.h5"
     write(tmp_path, 2, masks=masks)
     if how != "option":
         with h5py.File(path, "r+") as file:
-            {"file": file, "dataset": file["masks"]}[how].attrs["unlabelled"] = 255
+            (file["masks"] if how == "dataset" else file).attrs["unlabelled"] = [255] if how == "list" else 255
     rechunk(tmp_path, *["--ignore", "255"] * (how == "option"))
     assert said(capsys) == [f"{path}: {ASKED if how == 'option' else MARKED}"]
     assert of_255(holds(tmp_path, "masks", masks)) == {"unlabelled": 255}
@@ -112,10 +112,11 @@ def in_one_piece(path, content):
         file[path.stem] = content
 
 
-def test_an_attribute_unlabelled_of_another_value_says_nothing_of_255(tmp_path):
+@pytest.mark.parametrize("value", [0, 254, [2, 3], [], "no", h5py.Empty("f")], ids=str)
+def test_an_attribute_unlabelled_of_another_value_says_nothing_of_255(value, tmp_path):
     write(tmp_path, 2, masks=pictures((0, 255), (0, None)))
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
-        file.attrs["unlabelled"] = [2, 3]
+        file.attrs["unlabelled"] = value
     rechunk(tmp_path)
     holds(tmp_path, "masks", pictures((0, 1), (0, None)))
 

@@ -215,6 +215,15 @@ def test_columns_of_ones_own_are_listed_and_where_they_are_missing(data, capsys)
     assert "index.csv of train has no column age, though that of val has: nothing teaches it" in odd_of(data, capsys)
 
 
+def test_columns_without_a_name_tell_of_no_file(data, capsys):
+    (data / "val" / "masks.h5").unlink()
+    (data / "val" / "bboxes.h5").unlink()
+    lines = [f"{k},val_{k}, ,x" + "," * (k == 3) for k in range(40)]  # and a comma too many, with nothing behind it
+    (data / "val" / "index.csv").write_text("\n".join(["row,name,has_box,", *lines, ""]))
+    assert odd(data, capsys) == ["val has no masks.h5: nothing measures segmentation",
+                                 "val has no bboxes.h5: nothing measures the head box"]
+
+
 def test_classes_are_called_what_the_file_calls_them(data, capsys):
     for split in COUNTS:
         with h5py.File(data / split / "binary.h5", "r+") as file:
