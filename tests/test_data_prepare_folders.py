@@ -1,4 +1,4 @@
-"""What data/sources/oxford.py makes of a folder: endings, names of every kind, species, lists as anybody saves them, the halves."""
+"""What data/sources/oxford.py makes of a folder: endings, names of all kinds, species, lists as anybody saves them, halves."""
 
 import codecs
 import shutil

@@ -126,8 +126,9 @@ def test_species_are_held_against_the_names_that_the_classes_have(data):
     path.write_text(path.read_text().replace("cat", "rabbit").replace("dog", "hamster"))
     with pytest.raises(InputError) as error:
         check(data)
-    assert str(error.value) == (f"{path}, row 0: species is 'rabbit' and binary.h5 beside it says cat; correct one of them, or "
-                                "leave the column species out, or name the two classes in the attribute 'classes' of binary.h5")
+    assert str(error.value) == (
+        f"{path}, row 0: species is 'rabbit' and binary.h5 beside it says cat; correct one of them, or leave the column "
+        "species out, or name the two classes in the attribute 'classes' of binary.h5")
     rename(data, ["rabbit", "hamster"])
     check(data)
     rename(data, ["hamster", "rabbit"])

@@ -1,4 +1,4 @@
-"""Which images come in which batch, and which keep their masks: nested, spread, half of every batch, nothing left to chance."""
+"""Which images come in which batch, and which keep their masks: nested, spread, half of every batch, by the seed alone."""
 
 from collections import Counter
 
@@ -58,7 +58,8 @@ def kept(n, of):
     return result
 
 
-@pytest.mark.parametrize("n, of, batch_size", [(3, 40, 8), (20, 40, 8), (39, 40, 8), (5, 40, 7), (1, 40, 16), (5, 6, 16), (30, 41, 10)])
+@pytest.mark.parametrize("n, of, batch_size", [
+    (3, 40, 8), (20, 40, 8), (39, 40, 8), (5, 40, 7), (1, 40, 16), (5, 6, 16), (30, 41, 10)])
 def test_half_of_every_batch_has_a_mask_and_the_number_of_steps_is_as_without(n, of, batch_size):
     has = kept(n, of)
     for epoch in range(3):

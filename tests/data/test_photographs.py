@@ -296,7 +296,8 @@ def test_no_side_is_reduced_under_what_is_needed(tmp_path, suffix):
 
 def test_the_pixels_of_a_telephone_need_little_memory_and_too_many_are_refused(tmp_path, capfd):
     Image.new("L", (12000, 9000), 200).save(tmp_path / "a.jpg")
-    code = ("import resource, sys; from data import photographs; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+    code = ("import resource, sys; from data import photographs; "
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
             "read = photographs.read(sys.argv[1]); print(read.size, read.image.size, "
             "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], cwd=ROOT, capture_output=True, text=True)

@@ -43,7 +43,8 @@ def test_any_rows_in_any_order_are_what_the_files_hold(data, hold):
 def test_what_is_held_is_read_once_and_what_is_handed_out_is_a_copy(folder, monkeypatch):
     opened, read = open_store(folder), []
     from_file = Store._read_file
-    monkeypatch.setattr(Store, "_read_file", lambda self, kind, rows: read.append((kind, *rows)) or from_file(self, kind, rows))
+    monkeypatch.setattr(Store, "_read_file",
+                        lambda self, kind, rows: read.append((kind, *rows)) or from_file(self, kind, rows))
     opened.read([1, 2])["masks"][:] = 7
     assert np.array_equal(opened.read([2, 3])["masks"], expected(folder, "masks", [2, 3]))
     assert read == [("images", 1, 2), ("masks", 1, 2), ("images", 3), ("masks", 3)]
