@@ -17,6 +17,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
 # Of as many lines as there are, beginning anew: seven colours and four dashes fall together again after 28.
 COLOURS, DASHES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"), ("-", "--", "-.", ":")
 WIDTH, DPI = 5.5, 160  # inches, dots an inch
+MOST_LETTERS = 28      # of a row, which would else run out of its panel
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
 
 
@@ -39,7 +40,7 @@ def draw_dice(rows, baseline, path):
             axis.plot([np.mean(values)], [k - 0.12], "o", color=BLUE, markersize=6)
         if baseline:
             axis.axvline(np.mean(rows[baseline]), color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
-        labels = [lettering.text(label) for label in rows]
+        labels = [lettering.text(shorten(label)) for label in rows]
         axis.set_yticks(range(len(rows)), labels, **lettering.style(*labels))
         axis.set_ylim(len(rows) - 0.4, -0.6)
         left, right = axis.get_xlim()
@@ -68,7 +69,7 @@ def draw_curves(rows, baseline, ylabel, path):
             if baseline and label != baseline:
                 draw_band(axis, rows[baseline], ORANGE, "--")
             draw_band(axis, values, ORANGE if label == baseline else BLUE, "-")
-            title = lettering.text(f"{label} (n = {len(values)})")
+            title = lettering.text(f"{shorten(label)} (n = {len(values)})")
             axis.set_title(title, **lettering.style(title))
             axis.set_ylim(low - margin, high + margin)
             axis.grid(alpha=0.3)
@@ -90,7 +91,7 @@ def draw_weights(rows, path):
                 draw_band(axis, values, colour, dash, lettering.text(task))
             axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
             axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
-            title = lettering.text(f"{label} (n = {len(values)}; bands: lowest to highest seed)")
+            title = lettering.text(f"{shorten(label)} (n = {len(values)}; bands: lowest to highest seed)")
             axis.set_title(title, **lettering.style(title))
             axis.grid(alpha=0.3)
             for line in axis.legend().get_texts():
@@ -105,6 +106,12 @@ def draw_band(axis, values, colour, dash, label=None):
     axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     axis.plot(epochs, values.mean(0), dash, color=colour, linewidth=1.5, label=label,
               marker="." if len(epochs) < 10 else None)
+
+
+def shorten(label):
+    """A label of at most MOST_LETTERS: of a longer one its beginning and its end, where names made from options differ."""
+    half = MOST_LETTERS // 2
+    return label if len(label) <= MOST_LETTERS else label[:half] + "\u2026" + label[-(half - 1):]
 
 
 def integer_epochs(axis):

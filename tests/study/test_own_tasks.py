@@ -150,6 +150,12 @@ def test_a_figure_of_weights_has_a_line_for_each_of_many_tasks(tmp_path):
     assert shown["many"][0][0] == "column:größe 0" and matplotlib.colors.is_color_like(shown["many"][8][1])
 
 
+def test_a_long_name_is_shortened_in_figures_and_nothing_else():
+    assert figures.shorten("split_80_10_10") == "split_80_10_10" and figures.shorten("a" * 28) == "a" * 28
+    assert figures.shorten("seg_column-breed_distance_uncertainty_masks20") == "seg_column-bre\u2026ainty_masks20"
+    assert len(figures.shorten("a" * 100)) == figures.MOST_LETTERS
+
+
 # ------------------------------------------------------------------------------------- what is taken anew from runs
 
 
