@@ -1,11 +1,15 @@
 """--masks N: the masks of N images and all other labels of all, half and half in every batch, whatever the tasks beside."""
 
+import math
+
+import h5py
 import pytest
 import torch
 from tiny import TINY, assert_same_weights, log, result, weights
 
 import registry
 import train
+from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import MTLNet
 from training import engine
@@ -117,6 +121,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(rich, tmp_path_fa
     folder, expected = tmp_path / "few/seed0", expected / "few/seed0"
     assert result(folder) == result(expected) and log(folder) == log(expected)
     assert_same_weights(weights(folder), weights(expected))
+
+
+def test_data_with_few_masks_trains_without_the_option_too(tmp_path):
+    """Four masks and six batches: in every epoch some have none."""
+    folder = write_data(tmp_path / "pets", {"train": 24, "val": 6, "test": 6})
+    with h5py.File(folder / "train/masks.h5", "r+") as file:
+        file["masks"][4:] = 255
+        file["masks"].attrs["unlabelled"] = 255
+    folder = rechunk(folder)
+    counts = [len(with_mask(batch)) for batch in batches(make_loader(MTLDataset(folder, "train"), 4, shuffle=True))]
+    assert len(counts) == 6 and sum(counts) == 4 and 0 in counts
+    train.main(train.parse_args(["--data", str(folder), "--runs", str(tmp_path), *TINY, "--tasks", "seg", "cls", "--batch-size", "4",
+                                 "--name", "sparse"]))
+    for row in log(tmp_path / "sparse/seed0"):
+        assert all(math.isfinite(float(row[key])) for key in ("loss", "train_loss_seg", "train_loss_cls", "gradient_norm"))
+    assert all(value.isfinite().all() for value in weights(tmp_path / "sparse/seed0").values())
+    assert result(tmp_path / "sparse/seed0")["dice"] is not None
 
 
 def test_validation_and_test_use_all_masks(rich, tmp_path):
