@@ -24,6 +24,8 @@ def parse_args(argv=None):
 
 
 def main(args):
+    if args.target.is_dir():
+        raise InputError(f"{args.target} is a folder; name the file to write last, such as {args.target / checkpoint.DEFAULT.name}")
     if args.target.with_name("config.json").exists():
         raise InputError(f"{args.target} lies in a run folder, whose files are the run's own; name the file to write last")
     weights, info = checkpoint.mean(args.sources)

@@ -350,7 +350,7 @@ def over_white(image, profile):
             image = image.convert("RGB")
         transform = to_srgb(profile, image.mode)
     if transform:
-        image = ImageCms.applyTransform(image, transform)
+        image = transform(image)
     elif image.mode != "RGB":
         image = image.convert("RGB")
     if alpha is None or alpha.getextrema() == (255, 255):
@@ -368,17 +368,22 @@ def space_of(profile):
 
 @functools.lru_cache(16)  # a folder's photographs are mostly of one camera
 def to_srgb(profile, mode):
-    """The transform of a profile to sRGB for an image mode; None where it is of no use or changes nothing."""
+    """What brings an image of a mode and a profile to sRGB, a function; None where that is of no use or changes nothing."""
     if space_of(profile) != PROFILE_SPACES[mode]:
         return None
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        source, flags = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.Flags.NOOPTIMIZE if mode == "L" else 0
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
+        if mode == "L":  # each of the 256 greys once, exactly: else lcms interpolates, up to 10 off in the dark
+            greys = ImageCms.applyTransform(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), transform)
+            table = np.asarray(greys)[0].T.ravel().tolist()
+            return lambda image: image.convert("RGB").point(table)
         if mode != "RGB":
-            return transform
+            return lambda image: ImageCms.applyTransform(image, transform)
         # Of sRGB itself there are many profiles, equal but for rounding.
         cube = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
         there = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
-        return transform if np.abs(there.astype(int) - cube).max() > 1 else None
+        changes = np.abs(there.astype(int) - cube).max() > 1
+        return (lambda image: ImageCms.applyTransform(image, transform)) if changes else None
     except Exception:  # as above
         return None

@@ -221,6 +221,7 @@ def odd_pictures(times=12):
         rng = np.random.default_rng(seed)
         pixels = rng.integers(0, 256, (int(rng.integers(3, 9)), int(rng.integers(3, 9)), 3), dtype=np.uint8)
         image = Image.fromarray(pixels).resize([int(side) for side in rng.integers(20, 60, 2)], Image.Resampling.BILINEAR)
+        image.paste(image.resize((9, 9)).point(lambda value: value // 16))  # where the dark is
         yield seed, image, rng
 
 

@@ -70,6 +70,17 @@ def test_a_mean_of_what_does_not_belong_together_is_refused(tmp_path, other, req
     assert not (tmp_path / "mean.pt").exists()
 
 
+@pytest.mark.parametrize("folder", [".", "..", "/", "here"])
+def test_a_folder_is_no_file_to_write(folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "here").mkdir()
+    checkpoint.save(content(), tmp_path / "best.pt")
+    with pytest.raises(InputError, match="is a folder; name the file to write last, such as .*mtl_model.pt"):
+        copy(tmp_path / "best.pt", folder)
+    assert {path.name for path in tmp_path.rglob("*")} == {"here", "best.pt"}
+
+
 def test_a_run_keeps_its_own_files(tmp_path):
     """A forgotten last argument would otherwise put a copy in the place of a run's network."""
     (tmp_path / "run").mkdir()
