@@ -40,6 +40,13 @@ def measured(checkpoint_path, data, capsys, *options):
     return json.loads(said.out), said.err
 
 
+@pytest.fixture()
+def no_pictures(monkeypatch):
+    """Not for the whole module, as it is elsewhere: one test here looks at pictures."""
+    monkeypatch.setattr("training.pictures.draw_curves", lambda history, tasks, path: path.touch())
+    monkeypatch.setattr("training.pictures.draw_pictures", lambda pictures, path: path.touch())
+
+
 # ------------------------------------------------------------------------------------------------ the same recipe
 
 
