@@ -69,7 +69,7 @@ class MTLDataset(Dataset):
         self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
         for kind in set(contract.KINDS) - set(self.kinds):
             self.store.refuse_changes(kind)  # it might have been there a moment ago
-        self.keeps = self._choose_masks(masks) if masks else None
+        self._whole, self.keeps = {}, self._choose_masks(masks) if masks else None
         # A few bytes an image: what is made of no picture is made once.
         self._fixed = {name: task.target(self._raw(task.needs)) for name, task in self.tasks.items()
                        if task.needs and not set(task.needs) & set(contract.PICTURES)}
@@ -89,15 +89,14 @@ class MTLDataset(Dataset):
 
     def column(self, name):
         """The cells of a column of index.csv, a list of n texts."""
-        if not self.index or name not in self.index[0]:
-            known = ", ".join(self.index[0]) if self.index and "row" in self.index[0] else "it has no index.csv"
+        if name not in self.index[0]:
+            known = ", ".join(self.index[0]) if "row" in self.index[0] else "it has no index.csv"
             raise InputError(f"{self.data / self.split / 'index.csv'} has no column {name!r} ({known}); add it, a cell an image, "
                              "empty where nothing is known")
         return [row[name] or "" for row in self.index]
 
     def stream(self, tasks):
-        """What the targets of some tasks, {name: Task}, are made from (`raw`), 16 images at a time; not augmented, and not held in
-        memory."""
+        """What the targets of some tasks, {name: Task}, are made from (`raw`): 16 images at a time, neither augmented nor held."""
         needs = list(dict.fromkeys(need for task in tasks.values() for need in task.needs))
         looks = any(not set(task.needs) - {"images"} or set(task.needs) & set(contract.PICTURES) for task in tasks.values())
         for start in range(0, self.n if tasks else 0, 16):
@@ -143,7 +142,8 @@ class MTLDataset(Dataset):
                 target = self._fixed[name][rows]
             else:
                 target = task.target(self._raw(task.needs, rows, pictures))
-            batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if moves else target
+            changes = moves and task.moves
+            batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if changes else target
         return batch | {"row": torch.tensor(rows)}
 
     def _whole_key(self, key):
@@ -168,23 +168,24 @@ class MTLDataset(Dataset):
 
     def _raw(self, needs, rows=None, pictures=None):
         """What a task's `target` is made from (tasks/__init__.py), of some rows or, without pictures, of all."""
-        raw = {"size": self.size}
-        if pictures is not None:
-            raw["image"] = pictures["images"]
+        raw = {"size": self.size} | ({"image": pictures["images"]} if pictures is not None else {})
         for need in needs:
-            kind, _, column = need.partition(":")
             if need in contract.PICTURES:
                 raw[need] = pictures[need].contiguous() if need != "images" else pictures[need]
-            elif column:
-                cells = [""] * self.n if not self._has_index() else self.column(column)
-                raw[need] = cells if rows is None else [cells[row] for row in rows]
             else:
-                values = torch.from_numpy(self._read_all(kind))
-                raw[need] = values if rows is None else values[rows]
+                values = self._all_rows(need)
+                raw[need] = values if rows is None else [values[k] for k in rows] if ":" in need else values[rows]
         return raw
 
-    def _has_index(self):
-        return bool(self.index) and "row" in self.index[0]
+    def _all_rows(self, need):
+        """All of a file without pictures, a tensor, or of a column of index.csv, a list; read once, not with every batch."""
+        if need not in self._whole:
+            kind, _, column = need.partition(":")
+            if column:  # without an index.csv nothing is known
+                self._whole[need] = self.column(column) if "row" in self.index[0] else [""] * self.n
+            else:
+                self._whole[need] = torch.from_numpy(self._read_all(kind))
+        return self._whole[need]
 
     def _read_all(self, kind):
         """All rows of a file that holds no pictures; unlabelled ones where it is missing."""

@@ -26,11 +26,17 @@ class Store:
         return {**self.__dict__, "_process": None, "_files": None, "_held": None, "_inherited": None}
 
     def read(self, rows, hold=True):
-        """{kind: (B, S, S, 3 or 1) uint8} of some rows; from memory where they were read before and `hold` allows it."""
+        """{kind: (B, S, S, 3 or 1) uint8} of some rows; from memory where they were read before and `hold` allows it.
+
+        One read without holding, as of a stream that sees each row once, says nothing of the next.
+        """
         if self._process != os.getpid():
-            self._open(hold)
-        if self._held is None:
+            self._open()
+        if not hold or get_worker_info() is not None:  # in every worker it would be a copy more
             return {kind: self._read_file(kind, rows) for kind in self.kinds}
+        if self._held is None:
+            self._held = {kind: np.empty((self.n, *file.shape[1:]), np.uint8) for kind, file in self._files.items()}
+            self._is_held = np.zeros(self.n, bool)
         new = [row for row in rows if not self._is_held[row]]
         for kind, held in self._held.items():
             held[new] = self._read_file(kind, new)
@@ -55,16 +61,13 @@ class Store:
         if stamp(path) != self.stamps[kind]:
             raise InputError(f"{path} was changed or replaced while it was in use; start again")
 
-    def _open(self, hold):
+    def _open(self):
         # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
         self._inherited = self._files, self._held
         self._files = {kind: contract.open_rechunked(self.folder.parent, self.split, kind)[1] for kind in self.kinds}
         for kind in self._files:
             self.refuse_changes(kind)
         self._held = None
-        if hold and get_worker_info() is None:  # in every worker it would be a copy more
-            self._held = {kind: np.empty((self.n, *file.shape[1:]), np.uint8) for kind, file in self._files.items()}
-            self._is_held = np.zeros(self.n, bool)
         self._process = os.getpid()
 
     def _read_file(self, kind, rows):

@@ -94,6 +94,11 @@ class Task(ABC):
         """The target of one image of which a part is kept; the part relative to the frame, in [0, 1]."""
         return target
 
+    @property
+    def moves(self):
+        """Whether mirroring or cropping does anything to a target; the loader asks nothing of one that stays as it is."""
+        return type(self).flip is not Task.flip or type(self).crop is not Task.crop
+
     # ------------------------------------------------------------------------- network, criterion, measurement
 
     @abstractmethod

@@ -155,6 +155,19 @@ def test_a_survey_of_targets_that_are_empty_reads_each_mask_once(n, limit, empty
     assert seen == list(range(limit))
 
 
+def test_a_survey_opens_no_file_twice_and_leaves_what_follows_held_in_memory(tmp_path, monkeypatch):
+    folder, opened, open_file = rechunk(write_data(tmp_path / "d", {"train": 40})), [], contract.open_rechunked
+    dataset = MTLDataset(folder, "train")
+    monkeypatch.setattr(contract, "open_rechunked", lambda *place: opened.append(place[2]) or open_file(*place))
+    survey(dataset)
+    assert Counter(opened) == {"images": 1, "masks": 1}  # of 40 images, 16 at a time; boxes and labels are known already
+    read, rows_read = Store._read_file, []
+    monkeypatch.setattr(Store, "_read_file", lambda store, kind, rows: rows_read.extend(rows) or read(store, kind, rows))
+    for _ in range(2):
+        dataset.__getitems__([(0, 1), (0, 2)])
+    assert rows_read == [1, 2, 1, 2]  # images and masks, once each
+
+
 def test_masks_that_changed_since_are_not_counted(tmp_path):
     folder = rechunk(write_data(tmp_path / "d", {"train": 8}))
     dataset = MTLDataset(folder, "train")

@@ -50,6 +50,18 @@ def test_what_is_held_is_read_once_and_what_is_handed_out_is_a_copy(folder, monk
     assert read == [("images", 1, 2), ("masks", 1, 2), ("images", 3), ("masks", 3)]
 
 
+def test_a_read_without_holding_says_nothing_of_the_next(folder, monkeypatch):
+    opened, read = open_store(folder), []
+    from_file = Store._read_file
+    monkeypatch.setattr(Store, "_read_file", lambda self, kind, rows: read.append(kind) or from_file(self, kind, rows))
+    opened.read([1], hold=False)
+    opened.read([1])
+    read.clear()
+    opened.read([1])
+    assert read == ["images", "masks"]  # of no rows: row 1 is in memory
+    assert opened._is_held.nonzero()[0].tolist() == [1]
+
+
 @pytest.mark.parametrize("row", [1, 2])
 def test_what_is_held_is_of_no_use_once_the_file_changed(folder, row):
     opened = open_store(folder)

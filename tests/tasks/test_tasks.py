@@ -140,3 +140,7 @@ def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=reason):
         registry.find(folder.name, "one")
+
+
+def test_only_targets_in_coordinates_are_moved_one_by_one():
+    assert [name for name, task in tasks(NAMES).items() if task.moves] == ["bbox"]
