@@ -1,5 +1,6 @@
 """The pictures of a split, read sample by sample from its re-chunked files, and held in memory where they fit."""
 
+import math
 import os
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Store:
 
     def bytes(self):
         """How many bytes all pictures take."""
-        return self.n * sum(int(np.prod(contract.sample_shape(kind, self.size))) for kind in self.kinds)
+        return self.n * sum(math.prod(contract.sample_shape(kind, self.size)) for kind in self.kinds)
 
     def refuse_changes(self, kind):
         """Refuse a file that is not the one any more that was there when the dataset was made."""
