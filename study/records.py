@@ -85,15 +85,26 @@ def read_runs(root):
 
 
 def run_folders(root):
-    """The folders two levels down, and those one level down that hold none; hidden ones aside."""
+    """The folders two levels down, and those one level down that hold none or cannot be looked into; hidden ones aside."""
     def inside(folder):
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [folder for experiment in inside(root) for folder in inside(experiment) or [experiment]]
+
+    found = []
+    for experiment in inside(root):
+        try:
+            found += inside(experiment) or [experiment]
+        except OSError:  # read_run says why
+            found.append(experiment)
+    return found
 
 
 def read_run(folder):
     """Read one run folder and hold its files against each other; raises Unusable."""
-    if not any(folder.iterdir()):
+    try:
+        is_empty = not any(folder.iterdir())
+    except OSError as error:  # deleted meanwhile, for one
+        raise Unusable(f"the folder cannot be looked into ({error.strerror})") from None
+    if is_empty:
         raise Unusable("the folder is empty")
     if not (folder / "config.json").exists():
         raise Unusable("it is no run folder (it has no config.json)")

@@ -372,3 +372,21 @@ def test_out_must_be_a_folder(few, tmp_path):
     with pytest.raises(InputError, match="README.md is a folder"):
         run(few, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("gone", ["mtl/seed1", "mtl"])
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory"), PermissionError(13, "Permission denied")])
+def test_a_folder_that_cannot_be_looked_into_is_left_out_by_name(few, monkeypatch, gone, error):
+    """Deleted between being listed and being read, as another program may do it, or another user's."""
+    listing, there = type(few).iterdir, few / gone
+
+    def iterdir(path):
+        if path == there:
+            raise error
+        return listing(path)
+
+    monkeypatch.setattr(type(few), "iterdir", iterdir)
+    runs, left_out = records.read_runs(few)
+    assert left_out == [(gone, f"the folder cannot be looked into ({error.strerror})")]
+    assert {run.label for run in runs} == {f"{name}/seed{seed}" for name in FEW for seed in (0, 1)} - {
+        "mtl/seed1", *(["mtl/seed0"] if gone == "mtl" else [])}
