@@ -21,6 +21,12 @@ sys.path.insert(0, str(ROOT))
 import data_rechunk  # noqa: E402  (the path comes first)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_memory(tmp_path_factory):
+    """What runs remember of this machine for later ones stays among the tests; scripts that they start inherit it."""
+    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def write_data(folder, counts, size=64, seed=0):
     """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head box in it.
 

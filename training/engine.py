@@ -23,10 +23,10 @@ from tasks import Task
 from training import checkpoint, known_images, pictures, targets
 from training.devices import DEVICES, choose_device, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
+from training.precision import choose_precision
 from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
 from training.step import (
-    choose_precision,
     gradient_norm,
     named_parameters,
     refuse_divergence,

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import time
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -72,31 +71,6 @@ def refuse_unreached(model, criterion, batch):
     if unreached:
         raise InputError(f"the loss does not depend on {listed(unreached)}, so they would never change; use them in the "
                          "loss, or set requires_grad to False where that is meant")
-
-
-def choose_precision(asked, folder, model, criterion, dataset, batch_size, device):
-    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here."""
-    if asked != "auto" or folder.config_path.exists():
-        return asked
-    if device.type == "mps":
-        return "fp32"
-    trial = trial_copy(model, criterion)
-    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs whatever
-    # its batch is the same in both, and a few images alone would hide the difference behind it.
-    batch, seconds = trial_batch(dataset, len(dataset.sides) - 1, min(batch_size, 16), device), {}
-    # Interleaved, the best of three: another program's activity hits both.
-    for precision in ("fp32", "bf16") * 3:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        step(*trial, batch, precision)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.setdefault(precision, []).append(time.perf_counter() - begin)
-    fastest = min(seconds, key=lambda precision: min(seconds[precision]))
-    print("precision: " + ", ".join(f"{name} {min(times):.3f} s a step" for name, times in seconds.items())
-          + f"; training in {fastest}")
-    return fastest
 
 
 def trial_copy(model, criterion):
