@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from cli import InputError
 from utils import UNLABELLED
@@ -40,6 +41,8 @@ class Task(ABC):
     metrics  {name: Metric} of the figures of a split, the one that chooses the checkpoint first.
     counts   per-image values that are whole numbers; flags: those that are 0 or 1.
     labels   what a user has to bring for each image, in words.
+    classes  names of the classes that `answer` gives as (name, probability); none where it gives anything else.
+    columns  names of what `cells` gives of an answer.
     wanted   what to bring where `lacking` finds a fault, or None: the labels for each image.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
     """
@@ -49,6 +52,8 @@ class Task(ABC):
     counts = ()
     flags = ()
     labels = "labels"
+    classes = ()
+    columns = ()
     wanted = None
     panel = None
 
@@ -57,6 +62,7 @@ class Task(ABC):
             raise InputError(f"the task {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
         self.name = name
         self.settings = {}  # what `learn` found: plain values, kept with the network
+        self.temperature = 1.0  # by which `answer` divides logits of classes (training/calibration.py)
 
     def learn(self, dataset):
         """Look at the training split before the network is built, and fill `settings`.
@@ -120,6 +126,28 @@ class Task(ABC):
         """{metric: number or None} of a whole split, from the measurements of all its images: their mean, as it is."""
         return {metric: mean(measured[metric]) for metric in self.metrics}
 
+    def classified(self, output, target):
+        """Of a batch's images whose class is known: (logits (n, K), classes (n,) int64); None of a task without classes."""
+
+    # ----------------------------------------------------------------------- looking at photographs (training/looking.py)
+
+    def unmirror(self, output):
+        """The output of one image, from that of its mirror image."""
+        return output.flip(-1) if output.ndim == 3 else self.flip(output)
+
+    def merge(self, outputs, windows, weights):
+        """The output of a picture from those of parts of it: maps blended where they lie, of others the weighted mean.
+
+        outputs (N, ...); windows (N, 4) float, left, top, width and height of each part, relative to the picture; weights (N,)
+        float, how much each has to say, summing to 1.
+        """
+        if outputs.ndim == 4:
+            return blend(outputs, windows)
+        return (outputs * weights.view(-1, *[1] * (outputs.ndim - 1))).sum(0)
+
+    def foreground(self, outputs):
+        """(B,) in [0, 1]: how much of each image is what one looks for; None where outputs do not tell."""
+
     # ------------------------------------------------------------------------------------------------ pictures
 
     def answer(self, output, height, width):
@@ -136,6 +164,27 @@ class Task(ABC):
     def describe(self, value, height, width):
         """A value in a few words, or "", for a picture of height x width pixels."""
         return ""
+
+    def cells(self, value, height, width):
+        """A value of `answer` as the cells of a table, one of each of `columns`: texts or numbers."""
+        return ()
+
+
+def blend(maps, windows):
+    """Maps of parts of a picture as one map, (N, C, h, w) -> (C, H, W); windows as in Task.merge.
+
+    Each is scaled to where it lies and weighs most in its middle, falling linearly to its edges; the finest keeps its resolution.
+    """
+    size = [round(side / share) for side, share in zip(maps.shape[-2:], (windows[:, 3].min().item(), windows[:, 2].min().item()))]
+    total, weight = maps.new_zeros(maps.shape[1], *size), maps.new_zeros(size)
+    for one, (left, top, width, height) in zip(maps, windows.tolist()):
+        rows = slice(round(top * size[0]), round((top + height) * size[0]))
+        columns = slice(round(left * size[1]), round((left + width) * size[1]))
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        tent = torch.outer(*[0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs() for n in shape])
+        total[:, rows, columns] += tent * F.interpolate(one[None], size=shape, mode="bilinear", align_corners=False)[0]
+        weight[rows, columns] += tent
+    return total / weight
 
 
 def nothing(output):

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch.nn import functional as F
-from torchvision import ops
 
 from models import BoxHead
 from tasks import Metric, Task, nothing
@@ -16,6 +15,7 @@ class Bbox(Task):
     needs = ("bboxes",)
     metrics = {"box_iou": Metric("box IoU", note="mean over images with a box")}
     labels = "a head box"
+    columns = ("xmin", "ymin", "xmax", "ymax")
 
     def target(self, raw):
         return raw["bboxes"] / raw["size"]
@@ -44,6 +44,8 @@ class Bbox(Task):
         Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al.
         2020).
         """
+        from torchvision import ops  # here, as it takes as long to import as PyTorch, and only teaching and measuring need it
+
         has_box = self.labelled(target)
         if not has_box.any():
             return nothing(output)
@@ -51,14 +53,24 @@ class Bbox(Task):
         return F.l1_loss(boxes, target) + ops.generalized_box_iou_loss(boxes, target, reduction="mean")
 
     def measure(self, output, target):
+        from torchvision import ops
+
         # The diagonal pairs each box with its own target; a target of NaN gives NaN.
         return {"box_iou": ops.box_iou(output.double(), target.double()).diagonal()}
+
+    def merge(self, outputs, windows, weights):
+        """The box of the part that has most to say."""
+        left, top, width, height = windows[weights.argmax()].tolist()
+        return outputs[weights.argmax()] * torch.tensor([width, height, width, height]) + torch.tensor([left, top, left, top])
 
     def draw(self, panel, value, is_target):
         panel.boxes.append(_pixels(value, *panel.image.shape[-2:]))
 
     def describe(self, value, height, width):
         return "head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*_pixels(value, height, width).tolist())
+
+    def cells(self, value, height, width):
+        return [round(side, 1) for side in _pixels(value, height, width).tolist()]
 
 
 def _pixels(box, height, width):

@@ -6,6 +6,7 @@ from models import ClassHead
 from tasks import UNLABELLED, Metric, Task, blank, mean, nothing
 
 CLASSES = ("cat", "dog")
+UNSURE, LEAST = "neither", 0.7  # what is said where the likelier class has a lower probability
 
 
 class Cls(Task):
@@ -14,6 +15,8 @@ class Cls(Task):
     counts = ("correct", "label")
     flags = ("correct",)
     labels, wanted = "a class", "images of both classes"
+    columns = ("class", "probability")
+    classes = CLASSES
 
     def value(self, raw):
         return [None if label == UNLABELLED else CLASSES[label] for label in self.target(raw).tolist()]
@@ -42,14 +45,23 @@ class Cls(Task):
         labels = measured["label"][~measured["label"].isnan()] if "label" in measured else None
         return {"accuracy": None if labels is not None and len(labels.unique()) < 2 else mean(measured["correct"])}
 
+    def classified(self, output, target):
+        known = self.labelled(target)
+        return output[known], target[known]
+
     def answer(self, output, height, width):
-        """(name of the class, its probability)."""
-        probability, winner = output.softmax(dim=0).max(dim=0)
-        return CLASSES[winner], probability.item()
+        """(name of the class, its probability); "neither" where that is under LEAST."""
+        probability, winner = (output / self.temperature).softmax(dim=0).max(dim=0)
+        return CLASSES[winner] if probability >= LEAST else UNSURE, probability.item()
 
     def truth(self, target, height, width):
         return (CLASSES[target], None) if self.labelled(target[None])[0] else None
 
     def describe(self, value, height, width):
         name, probability = value
+        if name == UNSURE:
+            return f"{name} ({probability:.0%})"
         return name if probability is None else f"{name} {probability:.0%}"
+
+    def cells(self, value, height, width):
+        return [value[0], round(value[1], 4)]

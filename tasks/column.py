@@ -49,6 +49,14 @@ class Column(Task):
     def counts(self):
         return () if self._is_number() else (*self.flags, f"{self.key}_class")
 
+    @property
+    def classes(self):
+        return tuple(self.settings.get("classes", ()))
+
+    @property
+    def columns(self):
+        return (self.column,) if self._is_number() else (self.column, f"{self.column} probability")
+
     def learn(self, dataset):
         cells = [cell.strip() for cell in dataset.column(self.column)]
         known = [cell for cell in cells if cell]
@@ -119,11 +127,17 @@ class Column(Task):
         shares = [correct[of_class == k].double().mean() for k in of_class.unique() if not k.isnan()]
         return dict(zip(self.metrics, (mean(correct), torch.stack(shares).mean().item() if shares else None)))
 
+    def classified(self, output, target):
+        if self._is_number():
+            return None
+        known = (target >= 0) & (target < output.shape[1])
+        return output[known], target[known]
+
     def answer(self, output, height, width):
         """A number in the column's unit, or (name of the class, its probability)."""
         if self._is_number():
             return (output[0].item() * self.settings["deviation"] + self.settings["mean"])
-        probability, winner = output.softmax(dim=0).max(dim=0)
+        probability, winner = (output / self.temperature).softmax(dim=0).max(dim=0)
         return self.settings["classes"][winner], probability.item()
 
     def truth(self, target, height, width):
@@ -139,6 +153,9 @@ class Column(Task):
             return f"{self.column} {value:.4g}"
         name, probability = value
         return f"{self.column} {name}" + ("" if probability is None else f" {probability:.0%}")
+
+    def cells(self, value, height, width):
+        return [float(f"{value:.6g}")] if isinstance(value, float) else [value[0], round(value[1], 4)]
 
 
 def _number(text):

@@ -1,7 +1,7 @@
 """Segmentation: which pixels are pet. Output (B, 1, H, W) logits, target (B, 1, H, W) uint8 of 1, 0 and 255."""
 
+import torch
 from torch.nn import functional as F
-from torchvision.utils import draw_segmentation_masks
 
 from models import SegDecoder
 from tasks import Metric, Task, blank, mean, nothing
@@ -16,6 +16,7 @@ class Seg(Task):
                "border_iou": Metric("border IoU", note="mean over images with a contour")}
     counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
     labels, wanted = "a mask", "masks of pets"
+    columns = ("share",)
 
     def value(self, raw):
         known = self.labelled(raw["masks"])
@@ -55,9 +56,16 @@ class Seg(Task):
         return {"dice": mean(measured["dice"]), "dice_pooled": dice_score(*counts).item(), "iou_pooled": iou_score(*counts).item(),
                 "border_iou": mean(measured["border_iou"])}
 
+    def foreground(self, outputs):
+        return (outputs > 0).flatten(1).float().mean(1)
+
     def answer(self, output, height, width):
         """The mask, (H, W) bool."""
-        return F.interpolate(output[None], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0
+        return _enlarged(output, height, width) > 0
+
+    def probability(self, output, height, width):
+        """That a pixel is pet, (H, W) float; over one half exactly where `answer` says so."""
+        return _enlarged(output, height, width).sigmoid()
 
     def truth(self, target, height, width):
         if not self.labelled(target[None])[0]:
@@ -65,7 +73,15 @@ class Seg(Task):
         return F.interpolate(target[None].float(), size=(height, width), mode="nearest-exact")[0, 0] == 1
 
     def draw(self, panel, value, is_target):
-        panel.image = draw_segmentation_masks(panel.image, value, alpha=0.5, colors=COLOUR)
+        colour = torch.tensor(COLOUR, dtype=torch.uint8)[:, None, None]
+        panel.image = torch.where(value, panel.image // 2 + colour // 2, panel.image)
 
     def describe(self, value, height, width):
         return f"{value.float().mean():.0%} of the picture is pet"
+
+    def cells(self, value, height, width):
+        return [round(value.float().mean().item(), 4)]
+
+
+def _enlarged(output, height, width):
+    return F.interpolate(output[None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
