@@ -9,9 +9,7 @@ Each run takes as long as one of train_mtl.py, which says how long that is.
 """
 
 import cli
-from models import MTLNet
-from training import engine
-from utils import WeightedLoss
+from training.options import make_parser
 
 TASKS = ("seg", "cls", "bbox")
 PUBLISHED = ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")
@@ -25,6 +23,10 @@ def split(text):
 
 
 def main(args):
+    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
+    from training import engine
+    from utils import WeightedLoss
+
     experiments = {f"split_{text.replace('-', '_')}": text for text in args.split}
     for experiment in experiments:
         with engine.open_folder(experiment, args).held():
@@ -37,6 +39,6 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = engine.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--split", nargs="+", type=split, default=PUBLISHED, metavar="SEG-CLS-BBOX", help="loss weights")
     cli.run(main, parser.parse_args())

@@ -14,9 +14,7 @@ import re
 import cli
 import registry
 from cli import InputError
-from models import MTLNet
-from training import engine
-from utils import make_criterion
+from training.options import make_parser
 
 
 def name(text):
@@ -36,6 +34,8 @@ def default_name(args):
 
 def make_tasks(args):
     """The tasks of --tasks, which have looked at the training split."""
+    from training import engine
+
     try:
         return registry.tasks(engine.learn(registry.tasks(args.tasks), args).values()).values()
     except ValueError as error:
@@ -43,7 +43,7 @@ def make_tasks(args):
 
 
 def parse_args(argv=None):
-    parser = engine.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks")))
     parser.add_argument("--weighting", default="equal", help="equal, uncertainty, or a number for each task as in 0.8-0.1-0.1")
     parser.add_argument("--name", type=name, help="of the experiment; default: made from the options")
@@ -51,6 +51,10 @@ def parse_args(argv=None):
 
 
 def main(args):
+    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
+    from training import engine
+    from utils import make_criterion
+
     args.name = args.name or default_name(args)
     tasks = make_tasks(args)
     model = MTLNet(tasks, width=args.width, seed=args.seed)

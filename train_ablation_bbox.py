@@ -7,18 +7,20 @@ after a minute and a quarter of training on half a core.
 """
 
 import cli
-from models import MTLNet
-from training import engine
-from utils import EqualWeightedLoss
+from training.options import make_parser
 
 TASKS = ("seg", "bbox")
 
 
 def main(args):
+    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
+    from training import engine
+    from utils import EqualWeightedLoss
+
     model = MTLNet(TASKS, width=args.width, seed=args.seed)
     criterion = EqualWeightedLoss(TASKS)
     engine.run("ablation_bbox", model, criterion, args)
 
 
 if __name__ == "__main__":
-    cli.run(main, engine.make_parser(__doc__).parse_args())
+    cli.run(main, make_parser(__doc__).parse_args())

@@ -9,18 +9,20 @@ With --epochs 8 on 3,671 real photographs of 256 px, seed 0: validation pooled D
 """
 
 import cli
-from models import MTLNet
-from training import engine
-from utils import EqualWeightedLoss
+from training.options import make_parser
 
 TASKS = ("seg", "cls", "bbox")
 
 
 def main(args):
+    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
+    from training import engine
+    from utils import EqualWeightedLoss
+
     model = MTLNet(TASKS, width=args.width, seed=args.seed)
     criterion = EqualWeightedLoss(TASKS)
     engine.run("mtl", model, criterion, args)
 
 
 if __name__ == "__main__":
-    cli.run(main, engine.make_parser(__doc__).parse_args())
+    cli.run(main, make_parser(__doc__).parse_args())

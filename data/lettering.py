@@ -1,11 +1,10 @@
-"""Names as text of a figure: a `$` in one begins no mathematics, and its letters are of whatever font has them."""
+"""Names as text of a figure: a `$` in one begins no mathematics, and its letters are of whatever font has them.
+
+matplotlib is imported where it is used, as it takes a while.
+"""
 
 import functools
 import unicodedata
-
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 
 from data import photographs
 
@@ -23,6 +22,8 @@ def text(name):
 
 def style(*texts):
     """What matplotlib should know to draw text(name) of some names: a dict of properties of its Text."""
+    import matplotlib
+
     families = {family: None for c in sorted(set("".join(texts))) if not usual(c) for family in [family_with(c)] if family}
     fonts = {"fontfamily": [*matplotlib.rcParams["font.family"], *families]} if families else {}
     return {"parse_math": False, "usetex": False, **fonts}
@@ -38,12 +39,16 @@ def drawable(c):
 
 def usual(c):
     """Whether the font that figures are lettered in has a character."""
+    from matplotlib import font_manager
+
     return ord(c) in letters(font_manager.findfont(font_manager.FontProperties()))
 
 
 @functools.cache
 def family_with(c):
     """The family of another font that has a character, or None."""
+    from matplotlib import font_manager
+
     def rank(font):
         return next((k for k, name in enumerate(PREFERRED) if font.name.startswith(name)), len(PREFERRED)), font.name
 
@@ -55,6 +60,8 @@ def family_with(c):
 @functools.cache
 def letters(path):
     """The characters of a font file as numbers; none of one that cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):  # it has gone since matplotlib listed it, or is damaged

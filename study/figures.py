@@ -5,9 +5,7 @@ Each is a PNG of at most seven inches' width and holds no date and no version, s
 
 from itertools import cycle
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
 
 from data import lettering
 from study.verdict import t_interval
@@ -29,8 +27,8 @@ def draw_dice(rows, baseline, path):
     """
     runs = np.concatenate(list(rows.values()))
     margin = max(np.ptp(runs), 0.5)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.2 + 0.36 * len(rows)), layout="constrained", dpi=DPI)
+    with styled():
+        figure = make_figure(1.2 + 0.36 * len(rows))
         axis = figure.subplots()
         for k, values in enumerate(rows.values()):
             axis.plot(values, np.full(len(values), k + 0.16), ".", color=GREY, markersize=6, alpha=0.8)
@@ -61,9 +59,9 @@ def draw_curves(rows, baseline, ylabel, path):
     late = np.concatenate([values[:, values.shape[1] // 5:].ravel() for values in rows.values()])
     low, high = late.min(), late.max()
     margin = 0.05 * (high - low) or 0.05
-    with matplotlib.rc_context(STYLE):
+    with styled():
         lines = -(-len(rows) // 2)
-        figure = Figure(figsize=(WIDTH, 0.7 + 1.55 * lines), layout="constrained", dpi=DPI)
+        figure = make_figure(0.7 + 1.55 * lines)
         axes = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False)
         for (label, values), axis in zip(rows.items(), axes.flat):
             if baseline and label != baseline:
@@ -84,8 +82,8 @@ def draw_curves(rows, baseline, ylabel, path):
 
 def draw_weights(rows, path):
     """Learned loss weights over epochs, a panel a row; rows: dict of label -> dict of task -> (n, epochs)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4 * len(rows)), layout="constrained", dpi=DPI)
+    with styled():
+        figure = make_figure(3.4 * len(rows))
         for (label, weights), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
             for (task, values), colour, dash in zip(weights.items(), cycle(COLOURS), cycle(DASHES)):
                 draw_band(axis, values, colour, dash, lettering.text(task))
@@ -98,6 +96,20 @@ def draw_weights(rows, path):
                 line.set(**lettering.style(line.get_text()))
             integer_epochs(axis)
         save(figure, path)
+
+
+def styled():
+    """A context in which figures look like ours."""
+    import matplotlib  # here and below, as it takes a while
+
+    return matplotlib.rc_context(STYLE)
+
+
+def make_figure(height):
+    """An empty figure of some inches' height."""
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
+
+    return Figure(figsize=(WIDTH, height), layout="constrained", dpi=DPI)
 
 
 def draw_band(axis, values, colour, dash, label=None):

@@ -8,7 +8,6 @@ test images would have given is another question, answered by `bootstrap_interva
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 ALPHA = 0.05      # two-sided; after Holm's correction the chance of one false verdict or more in a whole table
 POWER = 0.8
@@ -19,6 +18,8 @@ RESAMPLES = 10_000
 
 def t_interval(values):
     """Mean and its 95% t interval: values (..., n) of n >= 2 runs -> (mean, low, high), each (...)."""
+    from scipy import stats  # here, as it takes a while to import
+
     values = np.asarray(values, float)
     n = values.shape[-1]
     mean = values.mean(-1)
@@ -32,6 +33,8 @@ def paired_p(differences):
     Where all differences are the same there is no spread to measure against: p is 1 if they are 0, else 0.
     Source: Student, "The Probable Error of a Mean", 1908.
     """
+    from scipy import stats
+
     differences = np.asarray(differences, float)
     n = differences.shape[-1]
     mean, error = differences.mean(-1), differences.std(-1, ddof=1) / np.sqrt(n)
@@ -66,6 +69,8 @@ def power(mean, sd, n, alpha):
 
     Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988 (noncentral t).
     """
+    from scipy import stats
+
     return stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, abs(mean) / sd * np.sqrt(n))
 
 

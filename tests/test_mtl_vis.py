@@ -23,7 +23,7 @@ from dataloader_mtl import MTLDataset
 from models import MTLNet
 from registry import PUBLISHED
 from study import figures
-from training import checkpoint, pictures
+from training import checkpoint, gallery, pictures
 
 
 class Fixed(torch.nn.Module):
@@ -112,7 +112,7 @@ def tested(data, tmp_path):
 def test_a_gallery_shows_the_best_the_median_and_the_worst(data, tmp_path, tested, capsys):
     with open(tested / "test_per_image.csv", newline="") as file:
         by_dice = sorted(csv.DictReader(file), key=lambda row: -float(row["dice"]))
-    drawn, _ = mtl_vis.gallery(tested, data, 2)
+    drawn, _ = gallery.of_run(tested, data, 2)
     rows = [by_dice[k] for k in (0, 1, 4, 5, 8, 9)]
     kinds = ("best", "best", "median", "median", "worst", "worst")
     assert [picture.name for picture in drawn] == [f"{kind}: {row['name']}" for kind, row in zip(kinds, rows)]
@@ -120,7 +120,7 @@ def test_a_gallery_shows_the_best_the_median_and_the_worst(data, tmp_path, teste
         assert pictures.panels(picture)[2].title.endswith(f"Dice {float(row['dice']):.3f}")
     draw("--gallery", tested, "--data", data, "--out", tmp_path / "gallery.png")
     assert "best: " in capsys.readouterr().out and Image.open(tmp_path / "gallery.png").size[1] > 900
-    assert len(mtl_vis.gallery(tested, data, 100)[0]) == 9  # no image twice
+    assert len(gallery.of_run(tested, data, 100)[0]) == 9  # no image twice
 
 
 def test_a_gallery_of_other_images_or_of_no_finished_run_is_refused(data, tmp_path, tested):
@@ -209,7 +209,7 @@ def test_a_library_out_of_memory_is_named_without_a_traceback(tmp_path, network,
 def test_a_large_photograph_is_drawn_small_and_its_box_told_in_its_own_pixels(tmp_path):
     Image.new("RGB", (4000, 2000), (120, 90, 60)).save(tmp_path / "a.jpg")
     model = Fixed()
-    picture = mtl_vis.picture_of_photograph(model, tmp_path / "a.jpg", 64, 1600)
+    picture = gallery.picture_of_photograph(model, tmp_path / "a.jpg", 64, 1600)
     assert picture.image.shape == (3, 800, 1600) and picture.predicted["seg"].shape == (800, 1600)
     assert picture.predicted["seg"][:, :790].all() and not picture.predicted["seg"][:, 810:].any()
     assert pictures.panels(picture)[1].boxes[0].tolist() == [0, 0, 800, 200]

@@ -4,8 +4,6 @@ import torch
 
 from cli import InputError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
 
 def set_threads(threads):
     """Compute in so many threads (None: as it is). Sums are split among them, so their number is in every last digit."""

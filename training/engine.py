@@ -17,12 +17,13 @@ from torch.nn.utils import clip_grads_with_norm_
 import cli
 from cli import InputError
 from data import contract
-from dataloader_mtl import AUGMENTATIONS, MTLDataset, batches, make_loader
+from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
 from training import checkpoint, known_images, pictures, targets
-from training.devices import DEVICES, choose_device, set_threads, to_device
+from training.devices import choose_device, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
+from training.options import make_parser  # noqa: F401  (where one looks for it)
 from training.precision import choose_precision
 from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
@@ -39,30 +40,6 @@ from training.step import (
 
 # Options that the records hold by themselves, as what was made of them.
 RECORDED = {"tasks", "weighting", "name"}
-
-
-def make_parser(doc):
-    """The options of every training script; `doc` is its docstring."""
-    parser = cli.Parser(doc)
-    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the re-chunked data folder")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
-    parser.add_argument("--epochs", type=cli.integer(1, 10**6), default=60)
-    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
-    parser.add_argument("--lr", type=cli.positive_float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
-    parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
-    parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-                        help="of training; auto times a step in both and takes the faster")
-    parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute; default: one a core, as torch has it")
-    parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
-    parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
-                        help="start from a trained network's weights, in every part that both have; default: random ones")
-    parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
-    parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
-    parser.add_argument("--masks", type=cli.integer(1), help="use the masks of so many training images, and all other labels of all")
-    return parser
 
 
 def learn(tasks, args):

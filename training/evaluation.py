@@ -3,6 +3,8 @@
 import contextlib
 
 import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 import utils
@@ -36,6 +38,26 @@ def evaluate(model, loader, criterion=None):
     measured = {key: torch.cat(values) for key, values in collected.items()}
     means = {f"loss_{name}": total / labelled[name] if labelled[name] else None for name, total in losses.items()}
     return utils.summarise(tasks, measured) | means, measured
+
+
+class Resized(torch.nn.Module):
+    """A network that looks at images of any size at its own.
+
+    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, those that are maps
+    brought back to the scale of H x W.
+    """
+
+    def __init__(self, network, size):
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, image):
+        outputs = self.network(transforms.resize(image, [self.size, self.size], antialias=True))
+        return {name: self.scaled(output, image) if output.ndim == 4 else output for name, output in outputs.items()}
+
+    def scaled(self, output, image):
+        shape = [-(-side * output.shape[-1] // self.size) for side in image.shape[-2:]]
+        return F.interpolate(output, size=shape, mode="bilinear", align_corners=False)
 
 
 def describe_data(dataset):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import cli
 from data import contract
 from data.split import MIN_STRUCTURE_BITS, difference_hash
 
@@ -69,3 +70,20 @@ def doubt(dataset, info):
     if info["trained_on"] is None or info["trained_on_looks"] is not None:
         return ""
     return "; whether it was trained on any of them cannot be told, as it knows the bytes of its own alone"
+
+
+def warn_of_other_size(dataset, info, resizes):
+    """Say that images are of another size than those that a network was trained on, and what follows from it."""
+    doubts = doubt(dataset, info)
+    if info["size"] != dataset.size and (doubts or not resizes):
+        way = "" if resizes else ", where it is mostly worse: --resize measures it at its own size"
+        cli.warn(f"the network was trained on images of {info['size']} px, and those of {dataset.data / dataset.split} are "
+                 f"of {dataset.size} px{way}{doubts}")
+
+
+def warn_of_known_images(dataset, info):
+    """Say how many images of a split a network was trained on: on them it looks better than it is."""
+    known = 0 if info["trained_on"] is None else int(known_images(dataset, info).sum())
+    if known:
+        cli.warn(f"the network was trained on {known} of the {len(dataset)} images of {dataset.data / dataset.split}, so "
+                 "its numbers there say little about other images")

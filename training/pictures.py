@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen
-from matplotlib.patches import Rectangle
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn import functional as F
 
 from cli import InputError
 from data import contract, lettering
@@ -52,8 +50,9 @@ def outputs_of(model, image, size):
     """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which the network, in evaluation
     mode, looks at `size` pixels a side."""
     device = next(model.parameters()).device
-    small = transforms.resize(image, [size, size], antialias=True)
-    return {name: value[0].float().cpu() for name, value in model(small[None].to(device)).items()}
+    # As torchvision.transforms.v2 resizes bytes, which takes as long to import as PyTorch.
+    small = F.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)
+    return {name: value[0].float().cpu() for name, value in model(small.to(device)).items()}
 
 
 def predict(model, image, size, shown=None):
@@ -141,6 +140,8 @@ def describe(picture):
 
 def draw_pictures(pictures, path):
     """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
+    from matplotlib.patches import Rectangle
+
     rows = [panels(picture) for picture in pictures]
     # A very tall photograph gets a narrower panel, so that one row stays within a screen.
     aspects = [min(picture.image.shape[1] / picture.image.shape[2], 1.6) for picture in pictures]
@@ -150,7 +151,7 @@ def draw_pictures(pictures, path):
     most = int(13 * inches)  # letters in a line of a title, were all as wide as an x
     titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
     height = sum(aspects) * inches + sum(0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles)
-    figure = Figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)), layout="constrained")
+    figure = make_figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)))
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=aspects)
     for axis in axes.flat:
         axis.axis("off")
@@ -163,6 +164,13 @@ def draw_pictures(pictures, path):
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
                                          linestyle=panel.dash))
     save_figure(figure, path)
+
+
+def make_figure(inches, dpi):
+    """An empty figure of (width, height)."""
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen; here, as it takes a while
+
+    return Figure(inches, dpi, layout="constrained")
 
 
 def wrap(title, most):
@@ -194,7 +202,7 @@ def draw_curves(history, tasks, path):
     metrics = {f"val_{key}": metric for task in tasks.values() for key, metric in list(task.metrics.items())[:1]
                if any(row[f"val_{key}"] is not None for row in history)}
     errors = {key: metric for key, metric in metrics.items() if metric.unit}
-    figure = Figure((10 if not errors else 14.5, 3.8), DPI, layout="constrained")
+    figure = make_figure((10 if not errors else 14.5, 3.8), DPI)
     axes = figure.subplots(1, 3 if errors else 2)
     for key, style in (("train_loss_", "-"), ("val_loss_", "--")):
         for task, colour in zip(tasks, LINES * len(tasks)):

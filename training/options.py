@@ -1,0 +1,33 @@
+"""The options that all training scripts have. Nothing here takes a while to import, so --help and mistakes are answered at once."""
+
+from pathlib import Path
+
+import cli
+
+# Beside what they choose from they would take PyTorch to import; a test holds them together.
+AUGMENTATIONS = ("none", "flip", "full")     # dataloader_mtl.AUGMENTATIONS
+DEVICES = ("auto", "cpu", "cuda", "mps")     # devices.choose_device
+
+
+def make_parser(doc):
+    """The options of every training script; `doc` is its docstring."""
+    parser = cli.Parser(doc)
+    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the re-chunked data folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    parser.add_argument("--epochs", type=cli.integer(1, 10**6), default=60)
+    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
+    parser.add_argument("--lr", type=cli.positive_float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
+    parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
+    parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+                        help="of training; auto times a step in both and takes the faster")
+    parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute; default: one a core, as torch has it")
+    parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
+    parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
+                        help="start from a trained network's weights, in every part that both have; default: random ones")
+    parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
+    parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
+    parser.add_argument("--masks", type=cli.integer(1), help="use the masks of so many training images, and all other labels of all")
+    return parser
