@@ -1,12 +1,21 @@
-"""Turn Oxford-IIIT Pet photographs into the HDF5 files of the data contract (data/contract.py shows it).
+"""Turn photographs and what is known of them into the HDF5 files of the data contract (data/contract.py shows it).
 
-    python data_prepare.py --root DIR          a folder with images/ and annotations/, as the dataset's archives unpack
-    python data_prepare.py --download DIR      the same, downloaded first (800 MB)
-    python data_prepare.py --synthetic 600     pets drawn in code: no data and no network needed
+    python data_prepare.py --root DIR                    the Oxford-IIIT Pet dataset, as its archives unpack
+    python data_prepare.py --download DIR                the same, downloaded first (800 MB)
+    python data_prepare.py --synthetic 600               pets drawn in code: no data and no network needed
+    python data_prepare.py --images DIR --masks DIR      photographs of your own and a mask each, with the same name
+    python data_prepare.py --images DIR --coco FILE      photographs with polygons or RLE of a COCO file
+    python data_prepare.py --voc DIR                     JPEGImages, SegmentationClass and Annotations of PASCAL VOC
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete. data/sources/oxford.py says what is taken of a folder, data/sample.py how photographs, trimaps and
-boxes are read.
+only when it is complete. data/sample.py says how photographs, masks and boxes are read, data/sources/oxford.py what is taken
+of the dataset's folder, docs/data.md everything of one's own:
+
+    --labels labels.csv                     classes, boxes and columns of one's own, a line a photograph (data/sources/labels.py)
+    --foreground 1 5 | cat dog              which classes of masks, of a COCO file or of VOC are foreground (data/masks.py)
+    --trimaps                               masks are trimaps: 1 pet, 2 background, 3 border
+    --split-files train.txt val.txt test.txt    the names of each split; folders train, val and test are splits by themselves
+    --leave-out                             leave out photographs whose mask cannot be used, by name, in place of refusing
 
 --only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
 the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two
@@ -17,34 +26,21 @@ is a near-duplicate of one of the test half is left out, so that the half stays 
 import argparse
 import os
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import cli
 from cli import InputError
-from data import contract
+from data import contract, masks
 from data import split as data_split
+from data.account import Outcome, report
 from data.contract import KINDS, SPLITS
 from data.photographs import show_name
-from data.sample import COMMON, MASKS, NO_BOX
-from data.sources import oxford, synthetic
-from data.sources.oxford import BY_LIST, HALVES
+from data.sources import coco, folders, oxford, synthetic, voc
+from data.sources.oxford import HALVES
 from data.writing import BORDERS, inspect, ordered, write_split
 from training import lock
-
-
-@dataclass
-class Outcome:
-    """What went into a data folder and what did not, for report()."""
-    chosen: list = field(default_factory=list)     # the samples of each split
-    has_box: dict = field(default_factory=dict)    # of each sample of a split
-    together: list = field(default_factory=list)   # names of near-duplicates
-    folder: oxford.Folder | None = None       # with whatever is left out
-    notes: dict = field(default_factory=dict)      # sentence of data/sample.py -> [(name, detail)]
-    warning: str | None = None
 
 
 def parse_args(argv=None):
@@ -53,6 +49,17 @@ def parse_args(argv=None):
     source.add_argument("--root", type=Path, help="folder in the Oxford-IIIT Pet layout")
     source.add_argument("--download", type=Path, metavar="DIR", help="download the dataset into DIR first")
     source.add_argument("--synthetic", type=cli.integer(10, 10**6), metavar="N", help="draw N pets")
+    source.add_argument("--images", type=Path, metavar="DIR", help="folder with photographs of your own, sub-folders too")
+    source.add_argument("--voc", type=Path, metavar="DIR", help="folder in the layout of PASCAL VOC")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="with --images: folder of their masks, with the same names")
+    parser.add_argument("--coco", type=Path, metavar="JSON", help="with --images: COCO file with their annotations")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="classes, boxes and columns of your own photographs")
+    parser.add_argument("--foreground", nargs="+", default=[], metavar="CLASS",
+                        help="the classes that count: numbers in masks, names of a COCO file, either of VOC")
+    parser.add_argument("--trimaps", action="store_true", help="the masks are trimaps: 1 pet, 2 background, 3 border")
+    parser.add_argument("--leave-out", action="store_true", help="leave out photographs whose mask cannot be used")
+    parser.add_argument("--split-files", type=Path, nargs="+", metavar="TXT",
+                        help="lists of the photographs of train, val and test, a name a line")
     parser.add_argument("--out", type=Path, default=Path("datasets/data_new"), help="the data folder to make")
     parser.add_argument("--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=256,
                         help="side of the square images in pixels")
@@ -63,16 +70,43 @@ def parse_args(argv=None):
                         help="the official test half is the test split, and val is taken out of the trainval half")
     halves.add_argument("--only", choices=HALVES, help="take the photographs of that official half alone")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the shuffle, and of the synthetic pets")
-    parser.add_argument("--border", choices=BORDERS, default="pet",
-                        help="what the trimap's border counts as; ignored pixels teach and measure nothing")
+    parser.add_argument("--border", choices=BORDERS,
+                        help="what the trimap's border counts as (pet); ignored pixels teach and measure nothing")
     parser.add_argument("--force", action="store_true", help="replace an existing data folder")
     args = parser.parse_args(argv)
-    if args.synthetic and (args.official_split or args.only):
-        parser.error("--official-split and --only are for --root and --download; drawn pets have no official halves")
-    if args.official_split and args.fractions and args.fractions[2]:
-        parser.error("the third number of --fractions has to be 0 with --official-split, whose test split is test.txt")
+    contradiction = contradiction_in(args)
+    if contradiction:
+        parser.error(contradiction)
+    args.is_shuffled = args.fractions is not None  # else folders called train, val and test are splits
     args.fractions = args.fractions or ((90.0, 10.0, 0.0) if args.official_split else (80.0, 10.0, 10.0))
+    args.border = args.border or "pet"
     return args
+
+
+def contradiction_in(args):
+    """What is wrong about options that do not go together, and the way out; None where nothing is."""
+    is_own, has_classes = args.images or args.voc, args.masks or args.coco or args.voc
+    halves = "--official-split and --only are for --root and --download"
+    wrong = {
+        f"{halves}; drawn pets have no official halves": args.synthetic and (args.official_split or args.only),
+        f"{halves}; name the photographs of each split with --split-files": is_own and (args.official_split or args.only),
+        "the third number of --fractions has to be 0 with --official-split, whose test split is test.txt":
+            args.official_split and args.fractions and args.fractions[2],
+        "--masks needs the photographs' folder, --images": args.masks and not args.images,
+        "--coco needs the photographs' folder, --images": args.coco and not args.images,
+        "--masks and --coco both say what is foreground; leave one of them out": args.masks and args.coco,
+        "--labels and --split-files are for --images and --voc; --root has its own lists": not is_own and (args.labels or args.split_files),
+        "--foreground is for the classes of --masks, --coco or --voc; name one of them": args.foreground and not has_classes,
+        "--trimaps is for --masks; name their folder": args.trimaps and not args.masks,
+        "--trimaps and --foreground both say what is foreground; leave one of them out": args.trimaps and args.foreground,
+        "--leave-out is for masks of your own; name them with --masks, --coco or --voc": args.leave_out and not has_classes,
+        "--border is for trimaps, and these masks have no border; leave it out or add --trimaps":
+            args.border and is_own and not args.trimaps,
+        "--split-files takes at most three lists": len(args.split_files or ()) > 3,
+        "--split-files and --fractions both say what each split holds; leave one of them out": args.split_files and args.fractions,
+        "--foreground takes whole numbers for --masks, such as --foreground 1 5": args.masks and not all(
+            word.isascii() and word.isdigit() and len(word) < 10 for word in args.foreground)}
+    return next((sentence for sentence, is_so in wrong.items() if is_so), None)
 
 
 def fractions(text):
@@ -85,9 +119,7 @@ def fractions(text):
 def main(args):
     check_target(args.out, args.force)
     out = args.out.resolve()  # a link's target is replaced, not the link
-    source = args.root or args.download
-    if source and source.resolve().is_relative_to(out):
-        raise InputError(f"--out {args.out} would replace {source}, from which it is made; choose another --out")
+    check_apart(args, out)
     with lock.hold(out.with_name(f".{out.name}.lock"), args.out):
         outcome = make(args, out)
     report(args, outcome)
@@ -115,6 +147,17 @@ def make(args, out):
     return outcome
 
 
+def check_apart(args, out):
+    """Refuse an `out` that holds what it is made from, or lies in a folder of one's own photographs or masks."""
+    given = [args.root, args.download, args.images, args.voc, args.masks, args.coco, args.labels, *(args.split_files or ())]
+    for source in filter(None, given):
+        if source.resolve().is_relative_to(out):
+            raise InputError(f"--out {args.out} would replace {source}, from which it is made; choose another --out")
+    for folder in filter(None, (args.images, args.voc, args.masks)):
+        if out.is_relative_to(folder.resolve()):
+            raise InputError(f"--out {args.out} lies in {folder}, from which it is made; choose another --out")
+
+
 def check_target(out, force):
     """Refuse to overwrite, and with --force to delete anything but a data folder."""
     if not out.exists():
@@ -133,51 +176,97 @@ def check_target(out, force):
 
 def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
-    root = find_root(args, out)
-    folder = oxford.list_samples(root, HALVES if args.official_split else (args.only,) if args.only else ())
-    outcome = Outcome(folder=folder)
+    source = find_source(args, out)
+    outcome = Outcome(source)
     with cli.processes() as pool:
-        usable, hashes, contents = [], [], []
-        jobs = [(sample, args.size) for sample in folder.samples]
-        for sample, (found, reason) in zip(folder.samples, ordered(pool, inspect, jobs, "inspect")):
-            if reason:
-                folder.left_out.append((sample.name, reason))
-                continue
-            usable.append(sample)
-            hashes.append(found[0])
-            contents.append(found[1])
-            for what, detail in found[2]:
-                outcome.notes.setdefault(what, []).append((sample.name, detail))
-        if not usable:
-            reasons = [f"; the first of {len(folder.left_out)} left out is {show_name(name)}: {reason}"
-                       for name, reason in folder.left_out[:1]] or [f"; {remark}" for remark in folder.remarks[:1]] or [""]
-            raise InputError(f"{root} has no usable photograph{reasons[0]}; it needs images/NAME.jpg with "
-                             "annotations/trimaps/NAME.png")
-        pairs = data_split.copies(contents) + data_split.near_duplicates(np.stack(hashes))
-        breeds, shares = [sample.breed for sample in usable], args.fractions
-        if args.official_split:
-            shares = (*args.fractions[:2], 100)
-            groups, assignment, seen = data_split.split_around_test(
-                pairs, np.array([sample.half == "test" for sample in usable]), breeds, args.fractions[:2], args.seed)
-            folder.left_out += [(usable[k].name, f"it shows the same as {show_name(usable[test].name)} of the test half")
-                                for k, test in sorted(seen.items())]
-            folder.remarks.append(f"near-duplicates of the test half left out of the trainval half: {len(seen)}")
-        else:
-            groups = data_split.group_duplicates(len(usable), pairs)
-            assignment = data_split.split(groups, breeds, args.fractions, args.seed)
+        usable, looks = look_at(pool, outcome, args)
+        assignment, shares = place(usable, looks, outcome, args)
         # Shuffled, so that the first N of a split are a fair sample of it.
         order = np.random.default_rng(args.seed).permutation(len(usable))
-        outcome.chosen = [[usable[k] for k in order if assignment[k] == number] for number in range(len(SPLITS))]
-        for split, members, fraction in zip(SPLITS, outcome.chosen, shares):
-            if fraction and not members:
-                raise InputError(f"{len(usable)} photographs are too few for a {split} split of {fraction:g}%; use more of "
-                                 "them or other --fractions")
-        masks = {name for what in MASKS.values() for name, _ in outcome.notes.get(what, ())}
-        outcome.has_box = {split: write_split(pool, out / split, members, masks, args)
-                           for split, members in zip(SPLITS, outcome.chosen) if members}
-    outcome.together = [[usable[k].name for k in group] for group in groups if len(group) > 1]
-    outcome.warning = oxford.one_species(sum(outcome.chosen, []), root)
+        members = {split: [k for k in order if assignment[k] == number] for number, split in enumerate(SPLITS)}
+        for (split, rows), share in zip(members.items(), shares):
+            if share and not rows:
+                raise InputError(f"{len(usable)} photographs are too few for a {split} split of {share:g}%; use more of them or "
+                                 "other --fractions" if not usable[0].split else f"the {split} split has no usable photograph; "
+                                 "look at those that it names, or leave it out")
+        outcome.chosen = [[usable[k] for k in rows] for rows in members.values()]
+        taken = [looks[k] for rows in members.values() for k in rows]
+        for split, rows in members.items():
+            if rows:
+                kinds = kinds_to_write(source, taken, [looks[k] for k in rows])
+                samples = [(usable[k], looks[k].has_border) for k in rows]
+                outcome.known[split] = write_split(pool, out / split, samples, kinds, source, args)
+    if not source.is_own:
+        outcome.warnings += filter(None, [oxford.one_species(sum(outcome.chosen, []), source.where)])
     return outcome
+
+
+def look_at(pool, outcome, args):
+    """(the samples that can be used, a Look at each); what cannot be used is left out, or refused. Raises InputError."""
+    source, usable, looks, faults = outcome.source, [], [], []
+    jobs = [(sample, args.size) for sample in source.samples]
+    for sample, (look, reason, is_mask) in zip(source.samples, ordered(pool, inspect, jobs, "inspect")):
+        if reason:
+            is_fault = is_mask and source.is_own and not args.leave_out
+            (faults if is_fault else source.left_out).append((sample.name, reason))
+            continue
+        usable.append(sample)
+        looks.append(look)
+        for what, detail in look.notes:
+            outcome.notes.setdefault(what, []).append((sample.name, detail))
+    if faults:
+        raise InputError(f"{len(faults)} mask{'s' * (len(faults) > 1)} cannot be used: "
+                         + cli.listed([f"{show_name(name)}: {reason}" for name, reason in faults])
+                         + "; put that right, or add --leave-out to go on without these photographs")
+    if not usable:
+        reasons = [f"; the first of {len(source.left_out)} left out is {show_name(name)}: {reason}"
+                   for name, reason in source.left_out[:1]] or [f"; {remark}" for remark in source.remarks[:1]] or [""]
+        raise InputError(f"{show_name(source.where)} has no usable photograph{reasons[0]}; it needs {source.needs}")
+    if source.is_own:
+        masks.check(outcome.notes, sum(look.has_mask for look in looks), args.foreground)
+    return usable, looks
+
+
+def place(usable, looks, outcome, args):
+    """(the split of each sample, -1 where it comes into none; the share of each split). Near-duplicates stay together."""
+    source, strata, contents = outcome.source, [sample.stratum for sample in usable], [look.content for look in looks]
+    pairs, shares = data_split.copies(contents) + data_split.near_duplicates(np.stack([look.hash for look in looks])), args.fractions
+    if args.official_split:
+        shares = (*args.fractions[:2], 100)
+        groups, assignment, seen = data_split.split_around_test(
+            pairs, np.array([sample.half == "test" for sample in usable]), strata, args.fractions[:2], args.seed)
+        source.left_out += [(usable[k].name, f"it shows the same as {show_name(usable[test].name)} of the test half")
+                            for k, test in sorted(seen.items())]
+        source.remarks.append(f"near-duplicates of the test half left out of the trainval half: {len(seen)}")
+    elif usable[0].split:
+        shares = [any(sample.split == split for sample in source.samples) for split in SPLITS]
+        assignment = np.array([SPLITS.index(sample.split) for sample in usable])
+        groups, apart, gone = data_split.look_at_given(pairs, contents, assignment)
+        source.left_out += [(usable[k].name, f"it is the same image as {show_name(usable[other].name)} of {usable[other].split}")
+                            for k, other in sorted(gone.items())]
+        outcome.apart = [[(usable[k].name, usable[k].split) for k in pair] for pair in apart]
+    else:
+        groups = data_split.group_duplicates(len(usable), pairs)
+        assignment = data_split.split(groups, strata, args.fractions, args.seed)
+    outcome.together = [[usable[k].name for k in group] for group in groups if len(group) > 1]
+    return assignment, shares
+
+
+def kinds_to_write(source, taken, looks):
+    """The kinds of files of a split; taken: Looks at the samples of all splits, looks: at its own."""
+    known = {"masks": any(look.has_mask for look in taken), "bboxes": any(look.has_box for look in taken),
+             "binary": bool(source.classes)} if source.is_own else {}
+    known["trimaps"] = source.has_border and any(look.has_border for look in looks)
+    return [kind for kind in KINDS if known.get(kind, True)]
+
+
+def find_source(args, out):
+    """The Source of what is given, downloaded or drawn."""
+    if args.voc:
+        return voc.list_samples(args)
+    if args.images:
+        return (coco if args.coco else folders).list_samples(args)
+    return oxford.list_samples(find_root(args, out), HALVES if args.official_split else (args.only,) if args.only else ())
 
 
 def find_root(args, out):
@@ -195,39 +284,6 @@ def find_root(args, out):
                              "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root") from None
         return args.download / "oxford-iiit-pet"
     return oxford.find_root(args.root)
-
-
-def report(args, outcome):
-    """Print what went into the data folder and what did not."""
-    print(f"{'split':8}{'images':>8}{'cats':>8}{'dogs':>8}{'with box':>10}")
-    rows = [(split, len(members), sum(not s.species for s in members), sum(s.species for s in members),
-             sum(outcome.has_box.get(split, ()))) for split, members in zip(SPLITS, outcome.chosen)]
-    rows.append(("all", *(sum(column) for column in list(zip(*rows))[1:])))
-    for name, *counts in rows:
-        print(f"{name:8}{counts[0]:8}{counts[1]:8}{counts[2]:8}{counts[3]:10}")
-    print(f"near-duplicates kept together: {len(outcome.together)} groups, {sum(map(len, outcome.together))} images "
-          f"(256-bit difference hash, at most {data_split.NEAR_DUPLICATE_BITS} bits apart)")
-    for group in outcome.together:
-        print("  " + ", ".join(map(show_name, group)))
-    rules = Counter(sample.species_by for members in outcome.chosen for sample in members)
-    if set(rules) != {BY_LIST}:
-        print("cat or dog by " + "; by ".join(f"{rule}: {count}" for rule, count in sorted(rules.items())))
-    for what, found in outcome.notes.items():
-        names = [show_name(name) for name, _ in found]
-        if what == NO_BOX:
-            print(f"{what}: {len(names)}")
-            for name, (_, reason) in zip(names, found):
-                print(f"  {name}: {reason}")
-        else:
-            print(f"{what}: {len(names)} ({cli.listed(names) if what in COMMON else ', '.join(names)})")
-    for remark in outcome.folder.remarks:
-        print(remark)
-    print(f"left out: {len(outcome.folder.left_out)}")
-    for name, reason in outcome.folder.left_out:
-        print(f"  {show_name(name)}: {reason}")
-    if outcome.warning:
-        cli.warn(outcome.warning)
-    print(f"written to {args.out}; next: python data_rechunk.py --data {args.out}")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,32 @@ def split_around_test(pairs, is_test, breeds, fractions, seed):
     return groups, assignment, seen
 
 
+def repeated(contents, assignment):
+    """Of images whose splits are given, those that are stored as the same bytes as one of a later split: they have to go, so
+    that test, then val stay whole and nothing is measured that was trained on.
+
+    contents: a digest of each image; assignment (N,) int, its split. Returns {image: the first of the last split}.
+    """
+    last = {}
+    for k in np.argsort(-np.asarray(assignment), kind="stable").tolist():
+        last.setdefault(contents[k], k)
+    return {k: last[content] for k, content in enumerate(contents) if assignment[k] < assignment[last[content]]}
+
+
+def look_at_given(pairs, contents, assignment):
+    """Take what repeated() finds out of splits that are given (-1), and look for near-duplicates among the rest.
+
+    pairs: near-duplicates among the images, nearest first. Returns (groups of near-duplicates within a split, pairs (i, j) of
+    those in different splits, {image taken out: the one it repeats}).
+    """
+    gone = repeated(contents, assignment)
+    assignment[list(gone)] = -1
+    pairs = [pair for pair in pairs if not gone.keys() & set(pair[1:])]
+    within = [(distance, i, j) for distance, i, j in pairs if assignment[i] == assignment[j]]
+    apart = [(i, j) for _, i, j in pairs if assignment[i] != assignment[j]]
+    return group_duplicates(len(assignment), within), apart, gone
+
+
 def apportion(total, owed):
     """Share out `total` images as whole numbers near `owed` (largest remainder), none of them negative."""
     owed = np.maximum(owed, 0)

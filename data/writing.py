@@ -7,6 +7,7 @@ import csv
 import hashlib
 from collections import deque
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -15,9 +16,8 @@ from tqdm import tqdm
 
 from cli import InputError
 from data import split as data_split
-from data.contract import INDEX_FIELDS, KINDS, UNLABELLED, sample_dtype, sample_shape
-from data.sample import BORDER, PET, Unusable, read_sample
-from data.sources.oxford import SPECIES
+from data.contract import UNLABELLED, sample_dtype, sample_shape
+from data.sample import BORDER, MASKS, PET, Unusable, UnusableMask, read_sample
 
 BORDERS = {"pet": 1, "background": 0, "ignore": UNLABELLED}  # what the trimap's border counts as, and its value in a mask
 
@@ -42,17 +42,32 @@ def ordered(pool, function, items, what):
                          "make the largest photographs smaller") from None
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a first look at a sample shows: its perceptual hash, the digest of the image as stored, read_sample's notes."""
+    hash: np.ndarray
+    content: bytes
+    notes: list
+    has_mask: bool
+    has_box: bool
+
+    @property
+    def has_border(self):
+        """Whether its mask tells where the border is, as a trimap does."""
+        return self.has_mask and not any(what in MASKS.values() for what, _ in self.notes)
+
+
 def inspect(job):
-    """Look at one sample: ((perceptual hash, digest of the image as stored, notes of read_sample), None), or (None, the
-    reason why it cannot be used)."""
+    """Look at one sample: (Look, None, False), or (None, the reason why it cannot be used, whether that is its mask)."""
     sample, size = job
     try:
-        image, _, _, notes = read_sample(sample, size)
+        image, mask, box, notes = read_sample(sample, size)
     except Unusable as reason:
-        return None, str(reason)
+        return None, str(reason), isinstance(reason, UnusableMask)
     except MemoryError:
-        return None, "there is not enough memory for it; make photograph and trimap smaller"
-    return (data_split.difference_hash(image), hashlib.sha256(stretch(image, size)).digest(), notes), None
+        return None, f"there is not enough memory for it; make photograph and {sample.mask_word} smaller", False
+    content = hashlib.sha256(stretch(image, size)).digest()
+    return Look(data_split.difference_hash(image), content, notes, mask is not None, box is not None), None, False
 
 
 def stretch(image, size):
@@ -63,52 +78,59 @@ def stretch(image, size):
 
 def convert(job):
     """One sample in the contract's form: a dict of arrays."""
-    sample, size, border, is_mask = job
+    sample, size, border, has_border = job
     try:
         image, trimap, box, _ = read_sample(sample, size)
     except Unusable as reason:
         raise InputError(f"{sample.image_path} has changed while it was read: {reason}; prepare the data again") from None
+    if trimap is None:
+        trimap = np.full((1, 1), UNLABELLED, np.uint8)
     trimap = np.asarray(Image.fromarray(trimap).resize((size, size), Image.Resampling.NEAREST))[:, :, None]
     mask = (trimap == PET).astype(np.uint8)
     mask[trimap == BORDER] = BORDERS[border]
+    mask[trimap == UNLABELLED] = UNLABELLED
     return {
         "images": stretch(image, size),
         "masks": mask,
         # A mask that was read as a trimap says nothing of the border.
-        "trimaps": np.full_like(trimap, UNLABELLED) if is_mask else trimap,
+        "trimaps": trimap if has_border else np.full_like(trimap, UNLABELLED),
         "bboxes": np.full(4, np.nan) if box is None else box * size,
-        "binary": np.array([sample.species]),
+        "binary": np.array([sample.label]),
     }
 
 
-def write_split(pool, folder, samples, masks, args):
-    """Write the files and index.csv of a split, one sample after another; returns has_box of each.
+def write_split(pool, folder, samples, kinds, source, args):
+    """Write the files and index.csv of a split, one sample after another; returns {"masks": (N,) bool, "bboxes": (N,) bool},
+    whether there is one of each sample.
 
-    masks: names of samples of which there is a mask and no trimap; where that holds of all, trimaps.h5 is not written.
+    samples: (Sample, whether its trimap tells of a border); kinds: the files to write; source: the Source of the samples.
     """
     folder.mkdir()
-    digest, has_box = hashlib.sha256(), []
-    kinds = [kind for kind in KINDS if kind != "trimaps" or any(sample.name not in masks for sample in samples)]
+    digest, known = hashlib.sha256(), {"masks": [], "bboxes": []}
     files = {kind: h5py.File(folder / f"{kind}.h5", "w") for kind in kinds}
     try:
         stores = {kind: files[kind].create_dataset(kind, (len(samples), *sample_shape(kind, args.size)), sample_dtype(kind))
                   for kind in kinds}
-        jobs = [(sample, args.size, args.border, sample.name in masks) for sample in samples]
+        jobs = [(sample, args.size, args.border, has_border) for sample, has_border in samples]
         for row, arrays in enumerate(ordered(pool, convert, jobs, f"write {folder.name}")):
             for kind in kinds:
                 stores[kind][row] = arrays[kind]
             digest.update(arrays["images"])
-            has_box.append(not np.isnan(arrays["bboxes"]).any())
+            known["masks"].append(bool((arrays["masks"] != UNLABELLED).any()))
+            known["bboxes"].append(not np.isnan(arrays["bboxes"]).any())
         for file in files.values():
-            file.attrs.update(split_hash=digest.hexdigest(), border=args.border)
-        if args.border == "ignore":
+            file.attrs.update(split_hash=digest.hexdigest(), border=args.border if source.has_border else "unknown")
+        if "masks" in files and (args.border == "ignore" or source.is_own):
             files["masks"].attrs["unlabelled"] = UNLABELLED  # or 255 would be taken for the pet
+        if "binary" in files and source.classes:
+            files["binary"].attrs["classes"] = list(source.classes)
     finally:
         for file in files.values():
             file.close()
     with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(INDEX_FIELDS)
-        writer.writerows((row, sample.name, sample.breed, SPECIES[sample.species], int(box))
-                         for row, (sample, box) in enumerate(zip(samples, has_box)))
-    return has_box
+        boxed = ("has_box",) * ("bboxes" in kinds)
+        writer.writerow(("row", "name", *source.columns, *boxed))
+        writer.writerows((row, sample.name, *(sample.cells[column] for column in source.columns), *(int(box) for _ in boxed))
+                         for row, ((sample, _), box) in enumerate(zip(samples, known["bboxes"])))
+    return known

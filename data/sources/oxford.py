@@ -12,41 +12,45 @@ Endings count in any case. What is in images/ and is not used is named, with the
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cli
 from cli import InputError
+from data import sample
+from data.contract import CLASSES as SPECIES
 from data.photographs import is_photograph_name, show_name
+from data.sample import EMPTY, MASKS, Unusable
 
-SPECIES = ("cat", "dog")
 SPECIES_WORD = re.compile(r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE)  # as a word of its own: no catfish
 BY_LIST, BY_WORD = "list.txt", "the word cat or dog that the name begins with"
 BY_LETTER = "the first letter (a capital is a cat)"
 HALVES = ("trainval", "test")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A photograph of the folder and what is known of it before it is opened."""
-    name: str
-    breed: str
-    species: int  # index into SPECIES
+@dataclass(frozen=True, kw_only=True)
+class Sample(sample.Sample):
+    """A photograph of the folder; its stratum is the breed, its label the species."""
     species_by: str
     is_listed: bool  # by list.txt; also where there is no such file
     half: str  # of HALVES, or "" where that was not asked
-    image_path: Path
     trimap_path: Path
     box_paths: tuple
+    mask_word, box_word = "trimap", "head box"
 
+    def read_mask(self):
+        trimap, white = sample.read_trimap(self.trimap_path)
+        return trimap, [] if white is None else [(MASKS[white], "")]
 
-@dataclass
-class Folder:
-    """What list_samples found: the samples, sorted by name; (name, reason) for each photograph that is left out; sentences
-    about what else there is."""
-    samples: list = field(default_factory=list)
-    left_out: list = field(default_factory=list)
-    remarks: list = field(default_factory=list)
+    def read_box(self):
+        return sample.read_box(self.box_paths)
+
+    def note_of_empty(self, is_boxed):
+        # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one that is neither, such as
+        # the archives' Abyssinian_34, the trimap is all that is known, and it is taken at its word.
+        if self.is_listed or is_boxed:
+            raise Unusable("its trimap has no pet pixel")
+        return EMPTY
 
 
 def find_root(root):
@@ -59,7 +63,7 @@ def find_root(root):
 
 
 def list_samples(root, halves=()):
-    """What a folder holds.
+    """What a folder holds, a Source.
 
     halves: read only the photographs of trainval.txt, of test.txt, or of both. Raises InputError where a list is missing,
     malformed or at odds with the other.
@@ -72,7 +76,8 @@ def list_samples(root, halves=()):
     half_of = read_halves(root, halves, images)
     class_of = Counter((breed_of(name), class_id) for name, (class_id, _) in listed.items())
     usual_class = {breed: class_id for (breed, class_id), _ in reversed(class_of.most_common())}
-    folder = Folder()
+    folder = sample.Source(
+        root, "images/NAME.jpg with annotations/trimaps/NAME.png", columns=("breed", "species"), has_border=True, is_own=False)
     for key, paths in images.items():
         if halves and key not in half_of:
             continue
@@ -98,8 +103,9 @@ def list_samples(root, halves=()):
             if listed_species is not None:
                 species, rule = listed_species, BY_LIST
             folder.samples.append(Sample(
-                name, breed, species, rule, is_listed=key in listed or not listed, half=half_of.get(key, ""),
-                image_path=paths[0], trimap_path=trimaps[key][0], box_paths=tuple(boxes.get(key, ()))))
+                name=name, image_path=paths[0], stratum=breed, label=species, species_by=rule,
+                cells={"breed": breed, "species": SPECIES[species]}, is_listed=key in listed or not listed,
+                half=half_of.get(key, ""), trimap_path=trimaps[key][0], box_paths=tuple(boxes.get(key, ()))))
             continue
         folder.left_out.append((name, reason))
     named_in = " and ".join(f"{half}.txt" for half in halves) or "list.txt"
@@ -212,9 +218,9 @@ def read_halves(root, halves, images):
 
 def one_species(samples, root):
     """A warning where all samples are taken for one species, with the rules that say so; None where both occur."""
-    if len({sample.species for sample in samples}) > 1:
+    if len({one.label for one in samples}) > 1:
         return None
-    rules = sorted({sample.species_by for sample in samples})
-    return (f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].species]}s, by {' and '.join(rules)}; "
+    rules = sorted({one.species_by for one in samples})
+    return (f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by {' and '.join(rules)}; "
             f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
             "and prepare them again, and where it is right, train without classification")
