@@ -1,0 +1,55 @@
+"""What starting a script imports: --help and mistakes are answered without PyTorch, a photograph without what only others need."""
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import dataloader_mtl
+from conftest import ROOT
+from training import devices, options
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+SLOW = {"torch", "torchvision", "matplotlib", "scipy"}  # from 0.3 s on an idle machine
+# Runs a script as its user does, then names what was imported.
+CODE = """
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", *sys.modules, file=sys.stderr))
+script = sys.argv.pop(1)
+sys.argv[0] = script
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def imports_of(script, *args, status=0):
+    """Names of all modules that were imported when a script ended."""
+    done = subprocess.run([sys.executable, "-c", CODE, ROOT / script, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return set(done.stderr.splitlines()[-1].removeprefix("imported: ").split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_takes_no_slow_import(script):
+    assert imports_of(script, "--help") & SLOW == set()
+
+
+def test_help_of_pictures_takes_nothing_but_python():
+    assert imports_of("mtl_vis.py", "--help") & {"numpy", "h5py", "PIL"} == set()
+
+
+def test_a_mistake_takes_no_slow_import():
+    assert imports_of("train_mtl.py", "--epochs", "-1", status=2) & SLOW == set()
+
+
+def test_a_photograph_takes_pytorch_and_matplotlib_alone(tmp_path):
+    Image.new("RGB", (90, 60), (120, 90, 60)).save(tmp_path / "a.jpg")
+    imported = imports_of("mtl_vis.py", str(tmp_path / "a.jpg"), "--out", str(tmp_path / "mask.png"))
+    assert {"torch", "matplotlib"} <= imported
+    # torch._dynamo alone takes as long as torch; torchvision imports it.
+    assert imported & {"torchvision", "torch._dynamo", "sympy", "scipy", "dataloader_mtl", "matplotlib.pyplot"} == set()
+
+
+def test_options_name_what_there_is():
+    assert options.AUGMENTATIONS == dataloader_mtl.AUGMENTATIONS
+    assert options.DEVICES[0] == "auto" and devices.choose_device("cpu").type == "cpu"
