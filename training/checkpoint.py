@@ -149,9 +149,14 @@ def load_model(path):
     if reason:
         raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
                          "so name another")
+    return make_model(weights, content), content
+
+
+def make_model(weights, content):
+    """The network of a checkpoint's weights and other values, in evaluation mode."""
     model = MTLNet(make_tasks(content), width=content["width"])
     model.load_state_dict(cast(weights, torch.float32))
-    return model.eval(), content
+    return model.eval()
 
 
 def make_tasks(content):
@@ -249,3 +254,18 @@ def mean(paths):
         known = functools.reduce(known_images.both, [each for _, each in networks])
         info |= {"metrics": {}, **known}
     return weights, info
+
+
+def subset(model, info, names):
+    """(The network of some of a network's tasks alone, what a checkpoint says of it). Raises cli.InputError for a task that
+    it does not have."""
+    if unknown := [name for name in names if name not in model.tasks]:
+        raise InputError(f"--tasks {' '.join(unknown)}: the network has none of that name; its tasks are {', '.join(model.tasks)}")
+    kept = [name for name in model.tasks if name in names]
+    part = model.subset(kept)
+    measured = {name: {f"loss_{name}", *task.metrics} for name, task in model.task.items()}
+    lost = set().union(*measured.values()) - set().union(*(measured[name] for name in kept))
+    of_kept = {key: {name: value for name, value in info[key].items() if name in kept} for key in ("settings", "calibration")
+               if key in info}
+    return part, info | of_kept | {"tasks": kept, "beside": list(part.beside), "metrics": {
+        name: value for name, value in info["metrics"].items() if name not in lost}}
