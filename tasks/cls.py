@@ -1,4 +1,7 @@
-"""Classification: cat or dog. Output (B, 2) logits, target (B,) int64, 0 cat, 1 dog, 255 unknown."""
+"""Classification into two classes: cat and dog, or what the attribute `classes` of binary.h5 calls them.
+
+Output (B, 2) logits, target (B,) int64, 0 the first (cat), 1 the second (dog), 255 unknown.
+"""
 
 from torch.nn import functional as F
 
@@ -16,13 +19,24 @@ class Cls(Task):
     flags = ("correct",)
     labels, wanted = "a class", "images of both classes"
     columns = ("class", "probability")
-    classes = CLASSES
+
+    @property
+    def classes(self):
+        return tuple(self.settings.get("classes", CLASSES))
+
+    def learn(self, dataset):
+        """What the classes are called; nothing where that is cat and dog, as networks of earlier versions have it."""
+        names = getattr(dataset, "summary", {}).get("classes", CLASSES)  # what is not a whole data set may have columns alone
+        self.settings = {} if names == CLASSES else {"classes": list(names)}
 
     def value(self, raw):
-        return [None if label == UNLABELLED else CLASSES[label] for label in self.target(raw).tolist()]
+        return [None if label == UNLABELLED else self.classes[label] for label in self.target(raw).tolist()]
 
     def lacking(self, counts):
-        return f"all are {next(iter(counts))}s" if len(counts) == 1 else super().lacking(counts)
+        if len(counts) != 1:
+            return super().lacking(counts)
+        name = next(iter(counts))
+        return f"all are {name}s" if name in CLASSES else f"all are of the class {name!r}"
 
     def target(self, raw):
         return raw["binary"][:, 0].long()
@@ -52,10 +66,10 @@ class Cls(Task):
     def answer(self, output, height, width):
         """(name of the class, its probability); "neither" where that is under LEAST."""
         probability, winner = (output / self.temperature).softmax(dim=0).max(dim=0)
-        return CLASSES[winner] if probability >= LEAST else UNSURE, probability.item()
+        return self.classes[winner] if probability >= LEAST else UNSURE, probability.item()
 
     def truth(self, target, height, width):
-        return (CLASSES[target], None) if self.labelled(target[None])[0] else None
+        return (self.classes[target], None) if self.labelled(target[None])[0] else None
 
     def describe(self, value, height, width):
         name, probability = value
