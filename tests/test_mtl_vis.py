@@ -23,7 +23,7 @@ from dataloader_mtl import MTLDataset
 from models import MTLNet
 from registry import PUBLISHED
 from study import figures
-from training import checkpoint, gallery, pictures
+from training import checkpoint, gallery, looking, pictures
 
 
 class Fixed(torch.nn.Module):
@@ -46,13 +46,13 @@ class Fixed(torch.nn.Module):
 def test_a_prediction_comes_back_at_the_photographs_own_size():
     model = Fixed()
     photograph = torch.zeros(3, 90, 200, dtype=torch.uint8)
-    seen = pictures.predict(model, photograph, 64)
+    seen = looking.predict(model, photograph, 64)
     mask = seen["seg"]
     assert model.seen[0].shape == (1, 3, 64, 64)
     assert mask.shape == (90, 200) and mask[:, :98].all() and not mask[:, 102:].any()
     picture = pictures.Picture("x", photograph, model.task, seen)
     assert pictures.panels(picture)[1].boxes[0].tolist() == [0, 0, 100, 22.5] and "dog 75%" in pictures.describe(picture)
-    seen = pictures.predict(model, photograph, 64, (45, 100))
+    seen = looking.predict(model, photograph, 64, (45, 100))
     mask = seen["seg"]
     assert mask.shape == (45, 100) and mask[:, :49].all()
     small = pictures.Picture("x", photograph[:, :45, :100], model.task, seen)

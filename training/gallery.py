@@ -12,7 +12,7 @@ import torch
 import cli
 from cli import InputError
 from data import photographs
-from training import checkpoint, pictures
+from training import checkpoint, looking, pictures
 from training.pictures import MAX_SIDE, Picture
 
 
@@ -64,7 +64,7 @@ def picture_of_photograph(model, path, size, side):
     pixels = to_tensor(image)
     image.thumbnail((side, side))
     shown = to_tensor(image)
-    predicted = pictures.predict(model, pixels, size, shown.shape[-2:])
+    predicted = looking.predict(model, pixels, size, shown.shape[-2:])
     return Picture(photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1])
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from cli import InputError
 from data import contract, lettering
 from tasks import Task
+from training.looking import outputs_of
 
 BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
@@ -43,22 +43,6 @@ class Panel:
     title: str
     dash: str = "-"
     boxes: list = field(default_factory=list)
-
-
-@torch.no_grad()
-def outputs_of(model, image, size):
-    """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which the network, in evaluation
-    mode, looks at `size` pixels a side."""
-    device = next(model.parameters()).device
-    # As torchvision.transforms.v2 resizes bytes, which takes as long to import as PyTorch.
-    small = F.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)
-    return {name: value[0].float().cpu() for name, value in model(small.to(device)).items()}
-
-
-def predict(model, image, size, shown=None):
-    """{task: value as its `answer` gives it} of one image; shown: another (H, W) that the prediction is for."""
-    outputs = outputs_of(model, image, size)
-    return {name: task.answer(outputs[name], *(shown or image.shape[-2:])) for name, task in model.task.items()}
 
 
 def pictures_of_dataset(model, dataset, rows):
