@@ -25,6 +25,7 @@ TINY = {  # options that come last, and so count, for each kind of script
     "data_prepare.py": ["--size", "64"],
     "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
+NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript")}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
 
@@ -111,6 +112,8 @@ def run(command, seed="3"):
 
 @pytest.mark.parametrize("page, command", all_commands())
 def test_a_printed_command_runs(place, monkeypatch, page, command):
+    for package in (package for ending, packages in NEEDS.items() if ending in command for package in packages):
+        pytest.importorskip(package)
     monkeypatch.chdir(place)
     for runs in place.glob("runs/**/seed3"):
         shutil.rmtree(runs)
@@ -119,7 +122,7 @@ def test_a_printed_command_runs(place, monkeypatch, page, command):
 
 def test_every_page_has_been_looked_at():
     found = {page for page, _ in all_commands()}
-    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md"} <= found
+    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md", "docs/export.md"} <= found
 
 
 def test_the_plain_commands_are_those_of_make():
