@@ -1,6 +1,6 @@
-"""The network: a U-Net encoder shared by all tasks, one decoder or head per task (hard parameter sharing).
+"""The network: an encoder, shared as a file of sharing/ says, and one decoder or head per task.
 
-    image -> Encoder -> features at 1/2, 1/4, 1/8, 1/16, 1/32 of the image's side -> a task's decoder or head
+    image -> encoder (encoders/) -> features at 1/2, 1/4, 1/8, 1/16, 1/32 of the image's side -> a task's decoder or head
 
 The parts that a task's file (tasks/) builds its own from, each called with the five feature maps and the image's (H, W):
 
@@ -9,12 +9,13 @@ The parts that a task's file (tasks/) builds its own from, each called with the 
     ClassHead      the deepest -> (B, K)
     BoxHead        the deepest -> (B, 4)
 
-U-Net: Ronneberger, Fischer and Brox 2015. Four things differ from it for speed on a CPU: the stem halves the resolution in
+With encoders/unet.py this is a U-Net (Ronneberger, Fischer and Brox 2015). Four things differ from it for speed on a CPU: the stem halves the resolution in
 its first convolution, because a full-resolution stage costs more time than all the others together and gains little; the
 finest stage on either side is one convolution of few channels; the decoder has half the encoder's channels; and its last
 layer gives the mask's 2 x 2 pixels of each position (pixel shuffle: Shi et al. 2016).
 """
 
+import hashlib
 import zlib
 
 import torch
@@ -22,10 +23,6 @@ from torch import nn
 from torch.nn import functional as F
 
 import registry
-
-# Mean and standard deviation of ImageNet's RGB values (0-255), the field's customary constants.
-RGB_MEAN = (123.675, 116.28, 103.53)
-RGB_STD = (58.395, 57.12, 57.375)
 
 
 def conv_bn_relu(cin, cout, kernel=3, stride=1):
@@ -80,27 +77,29 @@ def stage_channels(width):
     return max(1, width // 3), width, 2 * width, 4 * width, 8 * width
 
 
-class Encoder(nn.Module):
-    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W (rounded up), finest first."""
+class Channels(tuple):
+    """Channels of the five feature maps that a head gets, finest first. `skips`: those that a decoder with skip connections
+    should bring the first four to; a U-Net encoder's are that already."""
 
-    def __init__(self, channels):
-        super().__init__()
-        self.stem = conv_bn_relu(3, channels[0], kernel=5, stride=STRIDE)
-        self.downs = nn.ModuleList(Down(cin, cout) for cin, cout in zip(channels, channels[1:]))
-
-    def forward(self, x):
-        features = [self.stem(x)]
-        for down in self.downs:
-            features.append(down(features[-1]))
-        return features
+    def __new__(cls, channels, width):
+        self = super().__new__(cls, channels)
+        self.skips = stage_channels(width)[:-1]
+        return self
 
 
 class SegDecoder(nn.Module):
-    """Encoder features -> `out` values for each pixel, (B, out, H, W)."""
+    """Encoder features -> `out` values for each pixel, (B, out, H, W).
+
+    Where an encoder's channels are no U-Net's, a 1 x 1 convolution brings each skip connection to a U-Net's number (as in
+    FPN, Lin et al. 2017): the decoder is the same over every encoder, and the network's width is its width.
+    """
 
     def __init__(self, channels, out=1):
         super().__init__()
-        finest, *skips, deepest = channels
+        *given, deepest = channels
+        finest, *skips = wanted = getattr(channels, "skips", given)
+        self.laterals = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False)
+                                      for a, b in zip(given, wanted))
         outs = [(c + 1) // 2 for c in skips]
         ups = [Up(cin, cskip, cout) for cin, cskip, cout in zip([*outs[1:], deepest], skips, outs)]
         ups.insert(0, Up(outs[0], finest, finest, conv=conv_bn_relu))
@@ -109,8 +108,8 @@ class SegDecoder(nn.Module):
 
     def forward(self, features, size):
         *skips, x = features
-        for up, skip in zip(self.ups, reversed(skips)):
-            x = up(x, skip)
+        for up, lateral, skip in zip(self.ups, reversed(self.laterals), reversed(skips)):
+            x = up(x, lateral(skip))
         x = F.pixel_shuffle(self.logits(x), STRIDE)  # (B, out STRIDE^2, h, w) -> (B, out, STRIDE h, STRIDE w)
         # Where a side is no multiple of STRIDE, the last positions stand for pixels beyond the edge.
         return x[..., :size[0], :size[1]]
@@ -129,7 +128,8 @@ class PlainDecoder(nn.Module):
         x = features[-1]
         for conv in self.convs:
             x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return self.values(x)[..., :-(-size[0] // 4), :-(-size[1] // 4)]
+        # Divided in positive numbers: ONNX rounds a negative quotient up.
+        return self.values(x)[..., :(size[0] + 3) // 4, :(size[1] + 3) // 4]
 
 
 class ClassHead(nn.Module):
@@ -177,30 +177,42 @@ class BoxHead(nn.Module):
 
 def cell_positions(n, device):
     """(n,) positions of n cells, the first at 0 and the last at 1; a single one stands in the middle."""
+    if isinstance(n, torch.SymInt):  # while a network is exported: of any n
+        k = torch.arange(n, device=device)
+        return torch.where(k[-1:] > 0, k / k[-1:].clamp(min=1), 0.5)
     return torch.linspace(0, 1, n, device=device) if n > 1 else torch.full((1,), 0.5, device=device)
 
 
 class MTLNet(nn.Module):
-    """A U-Net encoder with one decoder or head per task.
+    """An encoder, shared by the tasks in one way or another, with one decoder or head per task.
 
-    tasks   names of tasks/, or tasks themselves (those that had to learn something of the data first), at least one.
-    width   channels of the second stage; each deeper one doubles them. 48 gives 3.2 M parameters with the published tasks.
-    seed    each part is initialised from a generator made of the seed and the part's name, so networks of the same
-            seed share their initial weights part by part, whatever other tasks they have.
+    tasks    names of tasks/, or tasks themselves (those that had to learn something of the data first), at least one.
+    width    channels of the second stage; each deeper one doubles them. 48 gives 3.2 M parameters with the published tasks.
+             Over an encoder of its own channels it is the decoders' width.
+    seed     each part is initialised from a generator made of the seed and the part's name, so networks of the same
+             seed share their initial weights part by part, whatever other tasks they have.
+    sharing  a name of sharing/: which features each task gets.
+    encoder  a name of encoders/.
+    beside   names of tasks that the sharing was trained with and whose heads are left out (`subset`).
 
-    Raises ValueError for no task, a repeated one, or a width under 1; cli.InputError for one that tasks/ does not have.
+    Raises ValueError for no task, a repeated one, or a width under 1; cli.InputError for a name that no folder has.
     """
 
-    def __init__(self, tasks, width=48, seed=0):
+    def __init__(self, tasks, width=48, seed=0, sharing="hard", encoder="unet", beside=()):
         super().__init__()
         self.task = registry.tasks(tasks)  # {name: Task}
         if width < 1:
             raise ValueError(f"width must be at least 1 and was {width}")
-        self.tasks, self.width = tuple(self.task), width
-        channels = stage_channels(width)
-        self.encoder = build(lambda: Encoder(channels), "encoder", seed)
-        self.register_buffer("mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
+        self.tasks, self.width, self.beside = tuple(self.task), width, tuple(beside)
+        self.sharing, self.backbone = registry.find("sharing", sharing), registry.find("encoders", encoder)
+        channels = Channels(self.backbone.channels(width), width)
+        self.encoder_weights = None    # what `backbone.load` says of them, where it has been asked
+        self.keeps_statistics = False  # of the encoder's batch normalisation, while the network trains
+        self.keeps_trunk, self.trunk = False, []
+        self.encoder = self.sharing.build(
+            lambda: build(lambda: self.backbone.build(width), "encoder", seed), self.tasks, self.beside, seed)
+        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
         for name, task in self.task.items():
             if hasattr(self, name):
                 raise ValueError(f"no task can be called {name!r}: the network has a part of that name; rename it")
@@ -208,9 +220,51 @@ class MTLNet(nn.Module):
 
     def forward(self, image):
         """image (B, 3, H, W), uint8 or float in 0-255, any H and W from 32 -> dict of the outputs of `tasks`, float, each as
-        its file in tasks/ says."""
-        features = self.encoder((image.float() - self.mean) / self.std)
-        return {name: getattr(self, name)(features, image.shape[-2:]).float() for name in self.tasks}
+        its file in tasks/ says.
+
+        With `keeps_trunk`, `trunk` holds the maps at which the tasks part ways: a loss depends on the shared parameters
+        through these alone, and on none of them through another.
+        """
+        self.trunk = []
+        cut = self.cut if self.keeps_trunk and torch.is_grad_enabled() else lambda value: value
+        features = self.sharing.features(self.encoder, (image.float() - self.mean) / self.std, self.tasks, cut)
+        return {name: getattr(self, name)(features[name], image.shape[-2:]).float() for name in self.tasks}
+
+    def cut(self, map):
+        """The map as another tensor, on which nothing of the encoder depends."""
+        self.trunk.append(map.view_as(map))
+        return self.trunk[-1]
+
+    def penalty(self):
+        """What the sharing adds to the loss, a scalar, or None."""
+        return self.sharing.penalty(self.encoder)
+
+    def shared_parameters(self):
+        """The trained parameters that the losses of several tasks reach, all of them before the trunk."""
+        return [p for p in self.sharing.shared(self.encoder) if p.requires_grad]
+
+    def encoders(self):
+        """The modules that backbone.build made: one, or one a task."""
+        return self.sharing.encoders(self.encoder)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.keeps_statistics:
+            for layer in (layer for encoder in self.encoders() for layer in encoder.modules()):
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+        return self
+
+    def subset(self, tasks):
+        """The network of some of its tasks, names, alone, in evaluation mode, with the parameters that they need: the same
+        outputs. Raises ValueError for one that it does not have."""
+        if unknown := [name for name in tasks if name not in self.tasks]:
+            raise ValueError(f"the network's tasks are {', '.join(self.tasks)}, and not {', '.join(unknown)}")
+        beside = (*(name for name in self.tasks if name not in tasks), *self.beside)
+        part = MTLNet([self.task[name] for name in tasks], self.width, 0, self.sharing.name, self.backbone.name, beside)
+        own = self.state_dict()
+        part.load_state_dict({name: own[name] for name in part.state_dict()})
+        return part.eval()
 
 
 def build(part, name, seed):
@@ -218,7 +272,7 @@ def build(part, name, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         module = part()
-        for layer in module.modules():
+        for layer in () if getattr(module, "is_initialised", False) else module.modules():
             # Output layers, the ones with a bias, keep PyTorch's own initialisation or that of their part.
             if isinstance(layer, nn.Conv2d) and layer.bias is None:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -228,3 +282,11 @@ def build(part, name, seed):
 def count_parameters(model):
     """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def digest(weights):
+    """SHA-256 of a state dict's names and values, in hexadecimal."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -1,9 +1,10 @@
 """What one varies, found by its name: NAME.py in tasks/ holds one class, and nothing else names it.
 
-    find("tasks", "bbox")            the class of tasks/bbox.py, made with its name
-    find("tasks", "column:breed")    that of tasks/column.py, which is told "breed"
+    find("tasks", "bbox")                     the class of tasks/bbox.py, made with its name
+    find("tasks", "column:breed")             that of tasks/column.py, which is told "breed"
+    find("encoders", "efficientnet_lite0")    that of encoders/efficientnet_lite.py, which counts its kinds and is told "0"
 
-sharing/, weighting/ and encoders/ are searched in the same way, once they are there.
+sharing/, weighting/ and encoders/ are searched in the same way.
 """
 
 import importlib
@@ -23,27 +24,33 @@ def names(folder):
     return sorted(path.stem for path in (HERE / folder).glob("[a-z]*.py"))
 
 
-def find(folder, name):
+def find(folder, name, *more):
     """Make what a name such as "bbox" or "column:breed" stands for.
 
-    Its class is called with (name, what follows the colon or None). Raises cli.InputError for a name that no file has, and
-    for a file that does not hold one class.
+    Its class is called with (name, what follows the colon or None, *more). Raises cli.InputError for a name that no file
+    has, and for a file that does not hold one class.
     """
     stem, colon, argument = str(name).partition(":")
     known = names(folder)
+    unknown = InputError(f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to "
+                         "add one)")
+    number = None if stem in known or colon else re.fullmatch(r"(\w*[a-z_])(\d+)", stem)
+    if number:
+        stem, argument = number.groups()
     # Only what lies there is imported: the name may come out of a stranger's checkpoint.
     if stem not in known or not re.fullmatch(r"[a-z][a-z0-9_]*", stem):
-        raise InputError(f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to "
-                         "add one)")
+        raise unknown
     module = importlib.import_module(f"{folder}.{stem}")
     classes = [value for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
                and not key.startswith("_")]
     if len(classes) != 1:
         raise InputError(f"{folder}/{stem}.py should hold one class and holds {len(classes)}; begin the names of others with "
                          "_")
+    if number and not getattr(classes[0], "counts_kinds", False):
+        raise unknown
     try:
-        return classes[0](str(name), argument if colon else None)
-    except TypeError as error:  # a method that every task must have is missing
+        return classes[0](str(name), argument if colon or number else None, *more)
+    except TypeError as error:  # a method that it must have is missing
         raise InputError(f"{folder}/{stem}.py: {error}") from None
 
 

@@ -64,6 +64,19 @@ class WeightedLoss(nn.Module):
         """Dict of unweighted losses -> the scalar to minimise."""
         return sum(self.fixed[task] * losses[task] for task in self.tasks)
 
+    def prepare(self, model):
+        """Look at the network before it trains; raises cli.InputError where the weighting cannot work with it."""
+
+    def begin_step(self, epoch, step, history):
+        """What precedes a training step, both counted from 0. history: the log's rows of the epochs before. Random numbers
+        drawn here or in `backward` depend on the seed, the epoch and the step alone."""
+
+    def backward(self, losses, model):
+        """Dict of unweighted losses -> the scalar of `total`, detached, with the gradients of all parameters accumulated."""
+        total = self.total(losses)
+        total.backward()
+        return total.detach()
+
 
 class EqualWeightedLoss(WeightedLoss):
     """Every loss weighs 1/n, n the number of tasks."""
@@ -94,18 +107,22 @@ class UncertaintyWeightedLoss(EqualWeightedLoss):
 
 
 def make_criterion(spec, tasks):
-    """The criterion that a text stands for: "equal", "uncertainty", or a positive number for each task, as in "0.8-0.1-0.1".
+    """The criterion that a text stands for: "equal", "uncertainty", a name of weighting/, or a positive number for each task, as in
+    "0.8-0.1-0.1".
 
     Raises cli.InputError for any other text.
     """
     tasks = tuple(tasks)
     if spec in ("equal", "uncertainty"):
         return {"equal": EqualWeightedLoss, "uncertainty": UncertaintyWeightedLoss}[spec](tasks)
+    if spec.partition(":")[0] in registry.names("weighting"):
+        return registry.find("weighting", spec, tasks)
     try:
         return WeightedLoss(tasks, [float(number) for number in spec.split("-")])
     except ValueError:
         raise InputError(f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers "
-                         "joined by '-', one for each task") from None
+                         f"joined by '-', one for each task, nor one of weighting/: {', '.join(registry.names('weighting'))}"
+                         ) from None
 
 
 # --------------------------------------------------------------------------------------------------------- metrics

@@ -23,12 +23,20 @@ def training_sides(epochs, size):
     return [side(epoch) for epoch in range(epochs)]
 
 
-def make_optimizer(model, criterion, lr):
-    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay."""
-    decays = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1] + list(criterion.parameters())
-    groups = [{"params": decays, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
+def make_optimizer(model, criterion, lr, encoder_lr=None):
+    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay.
+
+    encoder_lr: the highest learning rate of the encoders that may have pretrained weights, where it is another than lr.
+    """
+    encoder = {id(p) for one in model.encoders() for p in one.parameters()} if encoder_lr else set()
+    given = [[p for p in model.parameters() if id(p) not in encoder], [p for p in model.parameters() if id(p) in encoder]]
+    groups = []
+    for parameters, highest in zip(given, (lr, encoder_lr)):
+        decays = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1] + (list(criterion.parameters()) if highest is lr else [])
+        more = {"highest": encoder_lr} if highest is encoder_lr else {}
+        groups += [{"params": decays, "weight_decay": WEIGHT_DECAY, **more}, {"params": others, "weight_decay": 0.0, **more}]
+    return torch.optim.AdamW(groups[:4 if encoder else 2], lr=lr, fused=True)  # one pass over memory instead of ten
 
 
 def learning_rate(step, total_steps, highest):

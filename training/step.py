@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import zlib
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -12,13 +13,23 @@ from dataloader_mtl import batches, make_loader
 
 
 def step(model, criterion, batch, precision):
-    """Forward and backward of one batch; returns the weighted total and the dict of unweighted losses."""
+    """Forward and backward of one batch; returns the weighted total, with the sharing's penalty, and the dict of unweighted
+    losses."""
     with autocast(batch["image"].device, precision):
         outputs = model(batch["image"])
     losses = criterion(outputs, batch)
-    total = criterion.total(losses)
-    total.backward()
+    total = criterion.backward(losses, model)
+    penalty = model.penalty()
+    if penalty is not None:
+        penalty.backward()
+        total = total + penalty.detach()
     return total, losses
+
+
+def seed_step(seed, epoch, k):
+    """Let random numbers of a step, as of layers that drop values, depend on the seed, the epoch and the step alone, so that a
+    resumed run draws the same."""
+    torch.manual_seed(zlib.crc32(f"{seed}/{epoch}/{k}".encode()))
 
 
 def autocast(device, precision):

@@ -141,22 +141,16 @@ def test_the_trial_step_sees_a_box_wherever_it_lies(tmp_path):
     assert batch["row"].tolist() == [0, 1, 2, 3, 20] and not batch["bbox"][4].isnan().any()
     assert torch.equal(batch["bbox"][4], MTLDataset(folder, "train")[20]["bbox"])  # not cut away, nor mirrored
 
-    class Lost(torch.nn.Module):
+    class Lost(EqualWeightedLoss):
         """A head whose answer is used only where an image has a box, and not even there."""
-        def __init__(self):
-            super().__init__()
-            self.tasks, self.equal = PUBLISHED, EqualWeightedLoss(PUBLISHED)
 
         def forward(self, outputs, batch):
             there = ~batch["bbox"].isnan().any(dim=1)
             boxes = outputs["bbox"].detach() if there.any() else outputs["bbox"]
-            return self.equal(outputs | {"bbox": boxes}, batch)
-
-        def total(self, losses):
-            return self.equal.total(losses)
+            return super().forward(outputs | {"bbox": boxes}, batch)
 
     with pytest.raises(InputError, match="does not depend on bbox"):
-        refuse_unreached(MTLNet(PUBLISHED, width=2), Lost(), batch)
+        refuse_unreached(MTLNet(PUBLISHED, width=2), Lost(PUBLISHED), batch)
 
 
 @pytest.mark.parametrize("task, found, words", [

@@ -1,0 +1,94 @@
+"""torchvision's classification networks by their names: `torchvision:resnet18`, `torchvision:mobilenet_v3_small`, ...
+
+    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best weights
+
+The feature maps are the last ones of each size, found by looking through the network's graph. One that has no map at 1/2, as
+ConvNeXt, gets its map at 1/4 enlarged; one that lacks another, or that takes one size of images only, is refused.
+"""
+
+import functools
+import warnings
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from cli import InputError
+from encoders import STRIDES, Encoder, Foreign, refuse_strides
+
+# Where images are normalised a second time, inside, and only with trained weights.
+REFUSED = ("googlenet", "inception_v3")
+
+
+class Torchvision(Encoder):
+    def __init__(self, name, argument=None):
+        from torchvision import models
+
+        super().__init__(name)
+        # Its classification networks.
+        known = [network for network in models.list_models(module=models) if network not in REFUSED]
+        if argument not in known:
+            raise InputError(f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}")
+        self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
+        made_for = self.weights.transforms()
+        self.mean, self.std = (tuple(255 * value for value in values) for values in (made_for.mean, made_for.std))
+
+    def channels(self, width):
+        return Foreign.channels_of([channels for _, channels in _maps(self.network)])
+
+    def build(self, width):
+        maps = _maps(self.network)
+        return Foreign(_extractor(_random(self.network), [node for node, _ in maps]), maps)
+
+    def weights_from_hub(self):
+        return self.weights.get_state_dict(progress=True, check_hash=True)
+
+    def renamed(self, weights):
+        return Foreign.renamed(weights)
+
+
+class _Counted(TorchFunctionMode):
+    """RegNet computes how wide it is with small tensors, which have to have values even where a network has none."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **({"device": "cpu"} if function in (torch.arange, torch.tensor) else {}) | (kwargs or {}))
+
+
+def _random(network):
+    from torchvision.models import get_model
+
+    with _Counted():
+        return get_model(network, weights=None)
+
+
+def _extractor(model, nodes):
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has layers which only train, such as dropout
+        return create_feature_extractor(model, nodes)
+
+
+@functools.cache
+def _maps(network):
+    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to 1/32."""
+    from torchvision.models.feature_extraction import get_graph_node_names
+
+    h, w = 128, 192
+    with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is computed
+        model = _random(network).eval()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                training, nodes = get_graph_node_names(model)
+            values = _extractor(model, [node for node in nodes if node in training])(torch.zeros(1, 3, h, w))
+        except Exception as error:  # each network refuses in its own way
+            refuse_strides(f"torchvision:{network}", f"does not take images of any size ({type(error).__name__})")
+    last = {}
+    for node, value in values.items():
+        for stride in STRIDES:
+            if isinstance(value, torch.Tensor) and value.shape[0] == 1 and value.shape[2:] == (h // stride, w // stride):
+                last[stride] = node, value.shape[1]
+    lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
+    if lacking:
+        refuse_strides(f"torchvision:{network}", f"has no feature map at {', '.join(lacking)}")
+    return [last[stride] for stride in STRIDES if stride in last]

@@ -1,0 +1,68 @@
+"""Multi-Task Attention Network: one encoder for all, and a task's own soft attention on its maps, stage by stage.
+
+Stage k of the encoder has a map p_k at its end and a map u_k before its last layer. A task looks at both:
+
+    mask_k = sigmoid(bn(h(g([u_k, f_k]))))       g: 1 x 1 convolution, batch normalisation, ReLU; h: 1 x 1 convolution
+    what the task gets: mask_k * p_k
+    f_k = f(mask_(k-1) * p_(k-1))                3 x 3 convolution, batch normalisation, ReLU; shared by the tasks; none at k = 1
+
+Two things differ from the paper: f follows the pooling, as convolutions do in this project's encoder, which is four times
+cheaper than before it; and decoders are each task's own here, so only the encoder has attention. One task alone has nothing
+to choose from what others need, so it has no attention.
+
+Source: Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", 2019.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models import build, conv_bn_relu
+from sharing import Sharing, of_each, run, stages
+
+
+class Mtan(Sharing):
+    def build(self, make_encoder, tasks, beside, seed):
+        parts = nn.Module()
+        parts.encoder = make_encoder()
+        stages(parts.encoder, self)
+        p, u = parts.encoder.channels, parts.encoder.inner
+        has_attention = len(tasks) + len(beside) > 1
+        parts.passing = build(lambda: nn.ModuleList(
+            conv_bn_relu(a, b) for a, b in zip(p, p[1:]) if has_attention), "attention", seed)
+        parts.attention = of_each(tasks if has_attention else (), lambda task: build(lambda: nn.ModuleList(
+            _Attention(u[k] + (p[k] if k else 0), p[k]) for k in range(5)), f"attention/{task}", seed))
+        return parts
+
+    def features(self, encoder, image, tasks, cut):
+        x, before, after = image, [], []
+        for layers in encoder.encoder.stages:
+            u = run(layers[:-1], x) if len(layers) > 1 else None
+            x = layers[-1](x if u is None else u)
+            after.append(cut(x))
+            before.append(after[-1] if u is None else cut(u))
+        if not encoder.attention:
+            return dict.fromkeys(tasks, after)
+        return {task: self._attend(encoder, encoder.attention[task], before, after) for task in tasks}
+
+    def encoders(self, encoder):
+        return [encoder.encoder]
+
+    def shared(self, encoder):
+        return list(encoder.encoder.parameters())
+
+    def _attend(self, encoder, attention, before, after):
+        """What a task gets of the maps before and at the end of the stages."""
+        found = []
+        for k, (mask, u, p) in enumerate(zip(attention, before, after)):
+            seen = u if k == 0 else torch.cat([u, encoder.passing[k - 1](F.max_pool2d(found[-1], 2, ceil_mode=True))], dim=1)
+            found.append(mask(seen) * p)
+        return found
+
+
+class _Attention(nn.Sequential):
+    """(B, cin, H, W) -> a mask (B, cout, H, W) in (0, 1)."""
+
+    def __init__(self, cin, cout):
+        super().__init__(conv_bn_relu(cin, cout, kernel=1), nn.Conv2d(cout, cout, 1, bias=False), nn.BatchNorm2d(cout),
+                         nn.Sigmoid())
