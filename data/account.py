@@ -45,6 +45,11 @@ def report(args, outcome):
     print(f"left out: {len(source.left_out)}")
     for name, reason in source.left_out:
         print(f"  {show_name(name)}: {reason}")
+    if outcome.apart:
+        (name, split), (other, another) = outcome.apart[0]
+        outcome.warnings.append(f"{len(outcome.apart)} pair{'s' * (len(outcome.apart) > 1)} of near-duplicate photographs lie in "
+                                f"different splits, as these are given ({show_name(name)} of {split}, {show_name(other)} of "
+                                f"{another}), so a network would be measured on what it knows; put them into one split each")
     for warning in outcome.warnings:
         cli.warn(warning)
     print(f"written to {args.out}; next: python data_rechunk.py --data {args.out}")

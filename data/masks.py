@@ -31,7 +31,7 @@ THREE = "masks of 0, 1 and 255: 1 is foreground, 0 background, 255 unlabelled"
 CUT_OUT = "cut-outs: what is at least half opaque is foreground, the rest background"
 TRIMAP = "trimaps: 1 is the pet, 2 background, 3 border"
 VOID = f"masks in which {UNLABELLED} is unlabelled"
-OTHERS = "masks in which other numbers are background"
+OTHERS = "masks in which other numbers beside 0 are background"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def by_numbers(values, foreground):
     """A mask in which the numbers of `foreground` count and all others do not."""
     found, special = distinct(values), {*foreground, UNLABELLED}
     notes = [(chosen(number), "") for number in sorted(found.intersection(foreground))]
-    notes += [(VOID, "")] * (UNLABELLED in found - set(foreground)) + [(OTHERS, "")] * bool(found - special)
+    notes += [(VOID, "")] * (UNLABELLED in found - set(foreground)) + [(OTHERS, "")] * bool(found - special - {0})
     return coded(values, found.intersection(foreground)), notes
 
 

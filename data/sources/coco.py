@@ -71,16 +71,29 @@ def draw(segmentation, height, width):
                 raise ValueError(f"a polygon reaches far out of the frame of {width} x {height}")
         return coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width)))
     counts = segmentation["counts"]
-    if list(segmentation.get("size", ())) != [height, width]:
+    if segmentation.get("size") != [height, width]:
         raise ValueError(f"its size is {shown_cell(str(segmentation.get('size')))} and should be [{height}, {width}]")
-    if isinstance(counts, list):
-        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
-            raise ValueError(f"its counts should be whole numbers that add up to {height * width}")
-        segmentation = coco.frPyObjects(segmentation, height, width)
-    # Six bits a letter, of which the highest says that the number goes on.
-    elif not counts or not all(48 <= ord(letter) < 112 for letter in counts) or (ord(counts[-1]) - 48) & 32:
-        raise ValueError("its counts are no run lengths")
-    return coco.decode(segmentation)
+    counts = unpack(counts) if isinstance(counts, str) else counts
+    # pycocotools does not look: what runs that are too short leave out would be whatever lay in memory.
+    if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise ValueError(f"its run lengths should be whole numbers that add up to {height * width}")
+    return coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
+def unpack(text):
+    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the fourth
+    on what each has more than the one two before. Raises ValueError."""
+    counts, value, shift = [], 0, 0
+    for bits in (ord(letter) - 48 for letter in text):
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError("its counts are no run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift  # the highest bit is the sign
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
 
 
 def is_numbers(values):
