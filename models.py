@@ -206,7 +206,7 @@ class MTLNet(nn.Module):
         self.tasks, self.width, self.beside = tuple(self.task), width, tuple(beside)
         self.sharing, self.backbone = registry.find("sharing", sharing), registry.find("encoders", encoder)
         channels = Channels(self.backbone.channels(width), width)
-        self.encoder_weights = None    # what `backbone.load` says of them, where it has been asked
+        self.encoder_weights = {}      # what `load_encoder` says of them
         self.keeps_statistics = False  # of the encoder's batch normalisation, while the network trains
         self.keeps_trunk, self.trunk = False, []
         self.encoder = self.sharing.build(
@@ -234,6 +234,10 @@ class MTLNet(nn.Module):
         """The map as another tensor, on which nothing of the encoder depends."""
         self.trunk.append(map.view_as(map))
         return self.trunk[-1]
+
+    def load_encoder(self, source):
+        """Give the encoders trained weights: "none", "hub", "package" or a file (encoders/__init__.py)."""
+        self.encoder_weights = self.backbone.load(self.encoders(), source)
 
     def penalty(self):
         """What the sharing adds to the loss, a scalar, or None."""

@@ -1,15 +1,19 @@
-"""Any tasks beside segmentation, under any loss weights: the recipe of the other scripts, its parts as options.
+"""Any tasks beside segmentation, shared, weighted and encoded in any way: the other scripts' recipe, its parts as options.
 
     python train.py --tasks seg bbox                                         both weigh 1/2
     python train.py --tasks seg column:breed distance --weighting 0.8-0.1-0.1
     python train.py --tasks seg cls bbox --weighting equal --name mtl        train_mtl.py to the last bit
     python train.py --tasks seg column:breed --masks 100                     100 masks, and the breed of all images
+    python train.py --tasks seg bbox --sharing cross_stitch --weighting dwa
+    python train.py --tasks seg bbox --encoder efficientnet_lite0 --encoder-weights package
 
-A task is a file in tasks/ (tasks/README.md says how to add one); column:NAME is any column of index.csv. The first task
-chooses the epoch: by its first metric on the validation split.
+Tasks, sharings, weightings and encoders are files in tasks/, sharing/, weighting/ and encoders/, whose guides list them and say
+how to add one; column:NAME is any column of index.csv. The first task chooses the epoch: by its first metric on the validation
+split.
 """
 
 import re
+from pathlib import Path
 
 import cli
 import registry
@@ -25,11 +29,12 @@ def name(text):
 
 
 def default_name(args):
-    """seg_bbox, seg_column-breed_uncertainty, seg_bbox_0.8-0.2_masks100: what differs from the defaults."""
-    parts = [re.sub(r"[^\w.]+", "-", task) for task in args.tasks]
-    parts += [] if args.weighting == "equal" else [args.weighting]
-    parts += [f"masks{args.masks}"] if args.masks else []
-    return "_".join(parts)[:100]
+    """seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100: what differs from the defaults."""
+    parts = [*args.tasks, *(part for part, usual in (
+        (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
+        (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),
+        (f"masks{args.masks}", "masksNone")) if part != usual)]
+    return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def make_tasks(args):
@@ -45,7 +50,15 @@ def make_tasks(args):
 def parse_args(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks")))
-    parser.add_argument("--weighting", default="equal", help="equal, uncertainty, or a number for each task as in 0.8-0.1-0.1")
+    parser.add_argument("--weighting", default="equal", help="equal, uncertainty, a number for each task as in 0.8-0.1-0.1, or "
+                        f"one of weighting/: {', '.join(registry.names('weighting'))}, as in torchjd:UPGrad")
+    parser.add_argument("--sharing", default="hard", help=", ".join(registry.names("sharing")))
+    parser.add_argument("--encoder", default="unet", help="unet, efficientnet_lite0 to 2, torchvision:NAME, timm:NAME")
+    parser.add_argument("--encoder-weights", default="none", metavar="none|hub|package|FILE", help="what the encoder starts "
+                        "from: random weights, those that its library downloads or a package brings, a state dict")
+    parser.add_argument("--encoder-lr", type=cli.positive_float, help="highest learning rate of the encoder; default: as --lr")
+    parser.add_argument("--encoder-bn", choices=("train", "keep"), default="train",
+                        help="keep: the encoder's batch normalisation goes on with the statistics of its trained weights")
     parser.add_argument("--name", type=name, help="of the experiment; default: made from the options")
     return parser.parse_args(argv)
 
@@ -56,8 +69,16 @@ def main(args):
     from utils import make_criterion
 
     args.name = args.name or default_name(args)
+    if args.encoder_bn == "keep" and args.encoder_weights == "none" and not args.init:
+        raise InputError("--encoder-bn keep is for trained weights, and random ones have no statistics to keep; name some with "
+                         "--encoder-weights or --init, or leave it out")
     tasks = make_tasks(args)
-    model = MTLNet(tasks, width=args.width, seed=args.seed)
+    try:
+        model = MTLNet(tasks, args.width, args.seed, args.sharing, args.encoder)
+    except ValueError as error:
+        raise InputError(f"--tasks {' '.join(args.tasks)}: {error}") from None
+    model.load_encoder(args.encoder_weights)
+    model.keeps_statistics = args.encoder_bn == "keep"
     criterion = make_criterion(args.weighting, tasks)
     engine.run(args.name, model, criterion, args)
 

@@ -61,10 +61,10 @@ class Encoder(ABC):
     def load(self, modules, source):
         """Give modules of `build` trained weights; source: "none", "hub", "package" or a file with a state dict.
 
-        Returns {"from": source, "sha256": of names and values} or None. Raises cli.InputError where they do not fit.
+        Returns {"from": source, "sha256": of names and values}, or {} for none. Raises cli.InputError where they do not fit.
         """
         if source == NONE:
-            return None
+            return {}
         weights = {HUB: self.weights_from_hub, PACKAGE: self.weights_from_package}.get(source, lambda: read(source))()
         what = self.name if source in (HUB, PACKAGE) else source
         weights, wanted = self.renamed(weights), modules[0].state_dict()

@@ -1,9 +1,10 @@
 """Save, load and verify checkpoints.
 
-A checkpoint of a network holds: model (its weights), tasks, width, size (side of the images in pixels), metrics (on the
-validation split), experiment, seed, split_hash, border, trained_on and trained_on_looks (known_images.remember of the
-images that it was trained on; None in one that an earlier version wrote, for trained_on with a warning), settings (what tasks
-learned of the training split before the network was built).
+A checkpoint of a network holds: model (its weights), tasks, width, sharing and encoder (names), beside (tasks that the network was
+trained with and whose heads were left out), size (side of the images in pixels), metrics (on the validation split), experiment,
+seed, split_hash, border, trained_on and trained_on_looks (known_images.remember of the images that it was trained on; None in one
+that an earlier version wrote, for trained_on with a warning), settings (what tasks learned of the training split before the network
+was built).
 
 The file is what torch.save writes, so torch.load reads it, with a SHA-256 of all that comes before in the comment that a zip
 archive may end with: no byte of it can change unnoticed.
@@ -24,15 +25,15 @@ import cli
 import registry
 from cli import InputError
 from data import contract
-from models import MTLNet
+from models import MTLNet, digest
 from training import known_images
 
 DEFAULT = Path("mtl_model.pt")
 BESIDE = Path(__file__).resolve().parents[1] / DEFAULT  # the one that comes along
 MAX_WIDTH = 256
-MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "size": int, "metrics": dict, "experiment": str,
-              "seed": int, "split_hash": str, "border": str, "trained_on": (torch.Tensor, type(None)),
-              "trained_on_looks": (torch.Tensor, type(None)), "settings": dict}
+MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "sharing": str, "encoder": str, "beside": (list, tuple),
+              "size": int, "metrics": dict, "experiment": str, "seed": int, "split_hash": str, "border": str,
+              "trained_on": (torch.Tensor, type(None)), "trained_on_looks": (torch.Tensor, type(None)), "settings": dict}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SEAL_MARK = b"sha256 "
 SEAL_BYTES = len(SEAL_MARK) + 64
@@ -114,7 +115,8 @@ def load(path, keys=MODEL_KEYS):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
         # What earlier versions did not write, or called otherwise.
-        older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice")}
+        older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice"),
+                 "sharing": "hard", "encoder": "unet", "beside": []}
         content = {key: value for key, value in older.items() if key in keys} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:
@@ -154,9 +156,14 @@ def load_model(path):
 
 def make_model(weights, content):
     """The network of a checkpoint's weights and other values, in evaluation mode."""
-    model = MTLNet(make_tasks(content), width=content["width"])
+    model = make_network(make_tasks(content), content)
     model.load_state_dict(cast(weights, torch.float32))
     return model.eval()
+
+
+def make_network(tasks, content):
+    """The network that a checkpoint's values name, of some tasks, with random weights."""
+    return MTLNet(tasks, content["width"], 0, content["sharing"], content["encoder"], content["beside"])
 
 
 def make_tasks(content):
@@ -173,19 +180,24 @@ def load_parts(path, model):
     Returns (names of these parts, the checkpoint's other values, SHA-256 of its weights in hexadecimal).
     """
     source, info = load_model(path)
-    if source.width != model.width:
-        raise InputError(f"{path} is of width {source.width} and the network of width {model.width}; use --width {source.width}")
+    for what, its, ours in (("width", source.width, model.width), ("sharing", source.sharing.name, model.sharing.name),
+                            ("encoder", source.backbone.name, model.backbone.name)):
+        if its != ours:
+            raise InputError(f"{path} is of {what} {its} and the network of {what} {ours}; use --{what} {its}")
     if info["trained_on"] is None:
         raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
                          "name another checkpoint")
     parts = [name for name, _ in source.named_children() if hasattr(model, name)
              and (name not in source.task or source.task[name].settings == model.task[name].settings)]
+    wanted, theirs = model.encoder.state_dict(), source.encoder.state_dict()
+    if any(name not in theirs or theirs[name].shape != value.shape for name, value in wanted.items()):
+        raise InputError(f"{path} is of the tasks {', '.join(source.tasks)}, and under the sharing {model.sharing.name} the "
+                         "encoder holds parts of each; use no other --tasks")
     for name in parts:
-        getattr(model, name).load_state_dict(getattr(source, name).state_dict())
-    digest = hashlib.sha256()
-    for name, value in sorted(source.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return parts, info, digest.hexdigest()
+        part = getattr(model, name)
+        given = getattr(source, name).state_dict()
+        part.load_state_dict({key: given[key] for key in part.state_dict()})
+    return parts, info, digest(source.state_dict())
 
 
 def misfit(weights, content, file_bytes):
@@ -195,9 +207,12 @@ def misfit(weights, content, file_bytes):
     if not contract.MIN_SIZE <= content["size"] <= contract.MAX_SIZE:
         return f"its images' side is {content['size']}"
     try:
-        tasks = make_tasks(content)  # not below: tensors of a file that is imported there would be of no use ever after
+        # Not below: tensors of a file that is imported there would be of no use ever after.
+        tasks, _ = make_tasks(content), registry.find("encoders", content["encoder"])
+        if len(tasks) + len(content["beside"]) > len(weights):  # each has some, and may have an encoder
+            return "it names more tasks than weights"
         with torch.device("meta"), Unfilled():
-            expected = MTLNet(tasks, width=content["width"]).state_dict()
+            expected = make_network(tasks, content).state_dict()
     except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
         return contract.shorten(error)
     if weights.keys() != expected.keys():
@@ -244,7 +259,7 @@ def mean(paths):
     networks = [(model.state_dict(), info) for model, info in map(load_model, paths)]
     (weights, info), *others = networks
     for path, (_, other) in zip(paths[1:], others):
-        for key in ("experiment", "tasks", "settings", "width", "size", "border", "split_hash"):
+        for key in ("experiment", "tasks", "settings", "width", "sharing", "encoder", "beside", "size", "border", "split_hash"):
             if other[key] != info[key]:
                 raise InputError(f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so a mean of their "
                                  "weights is no network; name checkpoints of one experiment on the same data")
