@@ -135,18 +135,18 @@ class Task(ABC):
         """The output of one image, from that of its mirror image."""
         return output.flip(-1) if output.ndim == 3 else self.flip(output)
 
-    def merge(self, outputs, windows, weights):
-        """The output of a picture from those of parts of it: maps blended where they lie, of others the weighted mean.
+    def merge(self, outputs, windows, held):
+        """The output of a picture from those of parts of it: maps blended where they lie, of others the mean, weighted by `held`.
 
-        outputs (N, ...); windows (N, 4) float, left, top, width and height of each part, relative to the picture; weights (N,)
-        float, how much each has to say, summing to 1.
+        outputs (N, ...); windows (N, 4) float, left, top, width and height of each part, relative to the picture; held (N,) float
+        in [0, 1], how much of what one looks for lies in each.
         """
         if outputs.ndim == 4:
             return blend(outputs, windows)
-        return (outputs * weights.view(-1, *[1] * (outputs.ndim - 1))).sum(0)
+        return (outputs * (held / held.sum()).view(-1, *[1] * (outputs.ndim - 1))).sum(0)
 
-    def foreground(self, outputs):
-        """(B,) in [0, 1]: how much of each image is what one looks for; None where outputs do not tell."""
+    def foreground(self, output):
+        """Where in a picture what one looks for is, (H, W) bool, from its output; None where that does not tell."""
 
     # ------------------------------------------------------------------------------------------------ pictures
 
@@ -171,20 +171,26 @@ class Task(ABC):
 
 
 def blend(maps, windows):
-    """Maps of parts of a picture as one map, (N, C, h, w) -> (C, H, W); windows as in Task.merge.
+    """Maps of parts of a picture as one map, (N, C, h, w) -> (C, H, W) of the finest's resolution; windows as in Task.merge.
 
-    Each is scaled to where it lies and weighs most in its middle, falling linearly to its edges; the finest keeps its resolution.
+    Each weighs most in its middle, falling linearly to its edges. Parts of one size cover the picture; of several sizes it is the
+    mean.
     """
-    size = [round(side / share) for side, share in zip(maps.shape[-2:], (windows[:, 3].min().item(), windows[:, 2].min().item()))]
-    total, weight = maps.new_zeros(maps.shape[1], *size), maps.new_zeros(size)
-    for one, (left, top, width, height) in zip(maps, windows.tolist()):
-        rows = slice(round(top * size[0]), round((top + height) * size[0]))
-        columns = slice(round(left * size[1]), round((left + width) * size[1]))
-        shape = rows.stop - rows.start, columns.stop - columns.start
-        tent = torch.outer(*[0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs() for n in shape])
-        total[:, rows, columns] += tent * F.interpolate(one[None], size=shape, mode="bilinear", align_corners=False)[0]
-        weight[rows, columns] += tent
-    return total / weight
+    sizes = windows[:, 2:].unique(dim=0)
+    shape = [round(side / share) for side, share in zip(maps.shape[-2:], sizes.amin(0).flip(0).tolist())]
+    mean = maps.new_zeros(maps.shape[1], *shape)
+    for size in sizes:
+        total, weight = torch.zeros_like(mean), maps.new_zeros(shape)
+        for k in (windows[:, 2:] == size).all(1).nonzero()[:, 0].tolist():
+            left, top, width, height = windows[k].tolist()
+            rows = slice(round(top * shape[0]), round((top + height) * shape[0]))
+            columns = slice(round(left * shape[1]), round((left + width) * shape[1]))
+            sides = rows.stop - rows.start, columns.stop - columns.start
+            tent = torch.outer(*[0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs() for n in sides])
+            total[:, rows, columns] += tent * F.interpolate(maps[k, None], size=sides, mode="bilinear", align_corners=False)[0]
+            weight[rows, columns] += tent
+        mean += total / weight / len(sizes)
+    return mean
 
 
 def nothing(output):

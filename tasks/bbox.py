@@ -9,6 +9,7 @@ from models import BoxHead
 from tasks import Metric, Task, nothing
 
 MIN_VISIBLE = 0.2  # a head box that keeps less of its area after a crop is no box any more
+HOLDS = 0.9  # of all foreground: a part of a picture with so much of it shows the pet
 
 
 class Bbox(Task):
@@ -58,10 +59,13 @@ class Bbox(Task):
         # The diagonal pairs each box with its own target; a target of NaN gives NaN.
         return {"box_iou": ops.box_iou(output.double(), target.double()).diagonal()}
 
-    def merge(self, outputs, windows, weights):
-        """The box of the part that has most to say."""
-        left, top, width, height = windows[weights.argmax()].tolist()
-        return outputs[weights.argmax()] * torch.tensor([width, height, width, height]) + torch.tensor([left, top, left, top])
+    def merge(self, outputs, windows, held):
+        """The box that is seen in the smallest part which holds nearly all, else in the one that holds most."""
+        area = windows[:, 2] * windows[:, 3]
+        nearly = held >= HOLDS
+        best = torch.where(nearly, held - area, -1).argmax() if nearly.any() else held.argmax()
+        left, top, width, height = windows[best].tolist()
+        return outputs[best] * torch.tensor([width, height, width, height]) + torch.tensor([left, top, left, top])
 
     def draw(self, panel, value, is_target):
         panel.boxes.append(_pixels(value, *panel.image.shape[-2:]))

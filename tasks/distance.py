@@ -38,9 +38,9 @@ class Distance(Task):
         error = (output - target).abs().double().flatten(1)
         return {"distance_mae": blank(error.nanmean(1), self.labelled(target))}
 
-    def merge(self, outputs, windows, weights):
+    def merge(self, outputs, windows, held):
         """In longer sides of the parts, which are counted in the picture's."""
-        return super().merge(outputs * windows[:, 2:].amax(1).view(-1, 1, 1, 1), windows, weights)
+        return super().merge(outputs * windows[:, 2:].amax(1).view(-1, 1, 1, 1), windows, held)
 
     def answer(self, output, height, width):
         """The distance at each pixel, (H, W) float."""

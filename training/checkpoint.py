@@ -4,7 +4,7 @@ A checkpoint of a network holds: model (its weights), tasks, width, sharing and 
 trained with and whose heads were left out), size (side of the images in pixels), metrics (on the validation split), experiment,
 seed, split_hash, border, trained_on and trained_on_looks (known_images.remember of the images that it was trained on; None in one
 that an earlier version wrote, for trained_on with a warning), settings (what tasks learned of the training split before the network
-was built).
+was built), calibration (of tasks with classes: training/calibration.py).
 
 The file is what torch.save writes, so torch.load reads it, with a SHA-256 of all that comes before in the comment that a zip
 archive may end with: no byte of it can change unnoticed.
@@ -13,6 +13,7 @@ archive may end with: no byte of it can change unnoticed.
 import functools
 import hashlib
 import io
+import math
 import os
 import warnings
 import zipfile
@@ -33,7 +34,8 @@ BESIDE = Path(__file__).resolve().parents[1] / DEFAULT  # the one that comes alo
 MAX_WIDTH = 256
 MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "sharing": str, "encoder": str, "beside": (list, tuple),
               "size": int, "metrics": dict, "experiment": str, "seed": int, "split_hash": str, "border": str,
-              "trained_on": (torch.Tensor, type(None)), "trained_on_looks": (torch.Tensor, type(None)), "settings": dict}
+              "trained_on": (torch.Tensor, type(None)), "trained_on_looks": (torch.Tensor, type(None)), "settings": dict,
+              "calibration": dict}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SEAL_MARK = b"sha256 "
 SEAL_BYTES = len(SEAL_MARK) + 64
@@ -116,7 +118,7 @@ def load(path, keys=MODEL_KEYS):
             raise damaged
         # What earlier versions did not write, or called otherwise.
         older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice"),
-                 "sharing": "hard", "encoder": "unet", "beside": []}
+                 "sharing": "hard", "encoder": "unet", "beside": [], "calibration": {}}
         content = {key: value for key, value in older.items() if key in keys} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:
@@ -171,6 +173,7 @@ def make_tasks(content):
     tasks = registry.tasks(content["tasks"])
     for name, task in tasks.items():
         task.settings = content["settings"].get(name, {})
+        task.temperature = content["calibration"].get(name, {}).get("temperature", 1.0)
     return tasks.values()
 
 
@@ -206,6 +209,10 @@ def misfit(weights, content, file_bytes):
         return f"its width is {content['width']}"
     if not contract.MIN_SIZE <= content["size"] <= contract.MAX_SIZE:
         return f"its images' side is {content['size']}"
+    for one in content["calibration"].values():
+        temperature = one.get("temperature") if isinstance(one, dict) else None
+        if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+            return f"its calibration holds {contract.shorten(repr(temperature))} as a temperature"
     try:
         # Not below: tensors of a file that is imported there would be of no use ever after.
         tasks, _ = make_tasks(content), registry.find("encoders", content["encoder"])
@@ -267,7 +274,7 @@ def mean(paths):
         weights = {name: torch.stack([each[name] for each, _ in networks]).mean(0) if value.is_floating_point() else value
                    for name, value in weights.items()}
         known = functools.reduce(known_images.both, [each for _, each in networks])
-        info |= {"metrics": {}, **known}
+        info |= {"metrics": {}, "calibration": {}, **known}
     return weights, info
 
 

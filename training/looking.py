@@ -1,12 +1,13 @@
 """How a network looks at one photograph of any size, and what its tasks answer for the whole of it.
 
-Networks learn from images that are stretched to a square, and so are photographs before they look at them. One whose longer side is
-over MOST_ASPECT times the shorter would lose its shapes: it is looked at in overlapping squares of the shorter side (of more than
-MOST_SQUARES, fewer and longer parts), and each task merges what was seen (Task.merge): maps are blended, the mean of logits is
-weighted by the foreground in each part, a box is that of the part with the most foreground.
+Networks learn from images that are stretched to a square, and so is a photograph before they look at it. One whose longer side is
+over MOST_ASPECT times the shorter would lose its shapes: it is looked at in overlapping squares of the shorter side (in longer parts
+where they would be over MOST_PARTS). tiles: it is looked at once more in overlapping squares of TILE of the shorter side, for small
+pets in large photographs. mirror: the mean with what is seen in the mirror image.
 
-tiles: once more at overlapping tiles of TILE of the shorter side, for small pets in large photographs. mirror: the mean with what is seen in
-the mirror image.
+Of all that is seen each task makes one output (Task.merge): maps are blended, and where there are tiles it is their mean with the
+map of the whole; of numbers the mean, weighted by how much of the foreground each part holds; the box of the smallest part that
+holds nearly all of it.
 """
 
 import math
@@ -14,9 +15,9 @@ import math
 import torch
 from torch.nn import functional as F
 
-MOST_ASPECT, MOST_SQUARES = 3, 32
+MOST_ASPECT, MOST_PARTS = 3, 32  # the latter along a side
 OVERLAP = 1 / 3  # of neighbouring parts, at least
-TILE = 0.6
+TILE = 0.5
 VIEWS = 8  # parts of a photograph that a network looks at together
 
 
@@ -30,15 +31,15 @@ def predict(model, image, size, shown=None, **options):
 def outputs_of(model, image, size, tiles=False, mirror=False):
     """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which the network, in evaluation
     mode, looks at `size` pixels a side."""
-    windows = parts_of(*image.shape[-2:])
+    windows = parts_of(*image.shape[-2:], tiles)
     return merge(model.task, look(model, image, size, windows, mirror), windows)
 
 
-def parts_of(height, width):
+def parts_of(height, width, tiles=False):
     """(N, 4) float: left, top, width and height, relative to the picture, of the parts that are looked at."""
-    if max(height, width) <= MOST_ASPECT * min(height, width):
-        return torch.tensor([[0.0, 0, 1, 1]])
-    return grid(height, width, min(height, width))
+    side = min(height, width)
+    whole = torch.tensor([[0.0, 0, 1, 1]]) if max(height, width) <= MOST_ASPECT * side else grid(height, width, side)
+    return torch.cat([whole, grid(height, width, TILE * side)]) if tiles else whole
 
 
 def grid(height, width, side):
@@ -49,14 +50,14 @@ def grid(height, width, side):
 
 def spread(length, side):
     """Where parts of a side begin, and how long one is, both relative to the length; neighbours overlap by OVERLAP or more."""
-    steps = min(math.ceil((length / side - 1) / (1 - OVERLAP) - 1e-9), MOST_SQUARES - 1)
+    steps = min(math.ceil((length / side - 1) / (1 - OVERLAP) - 1e-9), MOST_PARTS - 1)
     share = max(side / length, 1 / (1 + steps * (1 - OVERLAP)))
     return [(1 - share) * k / max(steps, 1) for k in range(steps + 1)], share
 
 
 def look(model, image, size, windows, mirror):
     """{task: (N, ...) float on the CPU} of N parts of an image."""
-    device, (height, width), found = next(model.parameters()).device, image.shape[-2:], {}
+    device, found = next(model.parameters()).device, {}
     for start in range(0, len(windows), VIEWS):
         views = torch.stack([view(image, size, *window) for window in windows[start:start + VIEWS].tolist()]).to(device)
         outputs, mirrored = model(views), model(views.flip(-1)) if mirror else {}
@@ -71,19 +72,26 @@ def look(model, image, size, windows, mirror):
 
 def view(image, size, left, top, width, height):
     """A part of an image, stretched to (3, size, size)."""
-    h, w = image.shape[-2:]
-    y, x = min(round(top * h), h - 1), min(round(left * w), w - 1)
-    part = image[:, y:max(y + 1, round((top + height) * h)), x:max(x + 1, round((left + width) * w))]
+    part = crop(image, left, top, width, height)
     # As torchvision.transforms.v2 resizes bytes, which takes as long to import as PyTorch.
     return F.interpolate(part[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+def crop(image, left, top, width, height):
+    """A part of (..., H, W), of a pixel at least."""
+    h, w = image.shape[-2:]
+    y, x = min(round(top * h), h - 1), min(round(left * w), w - 1)
+    return image[..., y:max(y + 1, round((top + height) * h)), x:max(x + 1, round((left + width) * w))]
 
 
 def merge(tasks, outputs, windows):
     """{task: output of the whole picture} from those of its parts."""
     if len(windows) == 1:
         return {name: output[0] for name, output in outputs.items()}
-    shares = [task.foreground(outputs[name]) for name, task in tasks.items()]
-    share = next((share for share in shares if share is not None), torch.ones(len(windows)))
-    weights = share * windows[:, 2] * windows[:, 3]
-    weights = weights / weights.sum() if weights.sum() > 0 else torch.full_like(weights, 1 / len(weights))
-    return {name: task.merge(outputs[name], windows, weights) for name, task in tasks.items()}
+    held = windows[:, 2] * windows[:, 3]  # where nothing tells: as much as each is of the picture
+    merged = {name: task.merge(outputs[name], windows, held) for name, task in tasks.items()}
+    found = next((where for where in (task.foreground(merged[name]) for name, task in tasks.items()) if where is not None), None)
+    if found is None or not found.any():
+        return merged
+    held = torch.stack([crop(found, *window).sum() for window in windows.tolist()]) / found.sum()
+    return {name: task.merge(outputs[name], windows, held) for name, task in tasks.items()}

@@ -1,5 +1,6 @@
 """Checkpoints: round trips, half precision, damage, and files from strangers."""
 
+import math
 import os
 import pickle
 import zipfile
@@ -210,6 +211,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, monkeypatch,
     {"tasks": []}, {"tasks": ["seg", "seg"]}, {"tasks": [["seg"]]}, {"tasks": [None]}, {"size": 10**9}, {"size": -64},
     {"metrics": []}, {"seed": torch.tensor(1)}, {"experiment": None}, {"split_hash": 0}, {"model": []}, {"model": {}},
     {"model": {5: torch.zeros(1)}}, {"trained_on": torch.zeros(3)}, {"trained_on": [1]},
+    {"calibration": {"cls": 2.0}}, {"calibration": {"cls": {"temperature": 0.0}}}, {"calibration": {"cls": {"temperature": math.nan}}},
+    {"calibration": {"cls": {"temperature": "2"}}}, {"calibration": []},
     {"trained_on": torch.zeros(1, dtype=torch.int64).expand(10**12)},
 ], ids=lambda change: " ".join(f"{key}={str(value)[:20]}" for key, value in change.items()))
 def test_hostile_values_are_refused_in_one_sentence(tmp_path, change):
