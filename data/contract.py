@@ -105,8 +105,8 @@ def find_splits(data):
     if not found:
         raise InputError(
             f"no data set in {data} (no folder train, val or test); make one with 'python data_prepare.py --root DIR' from "
-            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', then 'python data_rechunk.py', or write "
-            "train/images.h5 and what belongs to it as README.md says"
+            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', or from your own photographs with '--images DIR "
+            "--masks DIR', then 'python data_rechunk.py', or write train/images.h5 and what belongs to it as docs/data.md says"
         )
     return found
 

@@ -1,6 +1,7 @@
 """Photographs and masks as people have them, for the tests of data_prepare.py with --images, --coco and --voc."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 import data_prepare
 from cli import InputError
-from oxford import noise
+from oxford import a_trimap, noise
 
 
 def photograph(folder, name, ending=".JPG", size=(64, 48), **save):
@@ -66,6 +67,26 @@ def refused(out, *options):
     message = str(error.value)
     assert "\n" not in message and ";" in message
     return message
+
+
+def lay_out(place):
+    """Everything that docs/data.md shows of data of one's own: 24 photographs, masks of all kinds, a table, lists, COCO, VOC."""
+    names = [f"p{k:02}" for k in range(24)]
+    for name in names:
+        photo = photograph(place / "photos", name)
+        (place / "voc" / "JPEGImages").mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, place / "voc" / "JPEGImages" / f"{name}.jpg")
+        save_mask(place / "masks", name, ellipse())
+        save_mask(place / "classes", name, np.where(ellipse(), 5, np.where(ellipse(shift=20), 1, 7)).astype(np.uint8))
+        save_mask(place / "trimaps", name, a_trimap(64, 48))
+        save_mask(place / "voc" / "SegmentationClass", name, palette(ellipse() * 13))
+    lines = [f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},4,4,30,30\n" for k, name in enumerate(names)]
+    (place / "labels.csv").write_text("".join(["filename,class,age,xmin,ymin,xmax,ymax\n", *lines]))
+    for split, members in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
+        (place / f"{split}.txt").write_text("\n".join(members))
+    write_coco(place / "coco.json", {f"{name}.JPG": (64, 48) for name in names},
+               [(f"{name}.JPG", ("horse", "pony")[k % 2], [[10, 8, 30, 8, 30, 28, 10, 28]], {}) for k, name in enumerate(names)],
+               ("horse", "pony"))
 
 
 def write_coco(path, images, annotations, categories=("pet",)):

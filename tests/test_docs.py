@@ -1,5 +1,6 @@
 """README.md and docs: every command that they print is run here, on tiny budgets, and every link leads somewhere."""
 
+import importlib.util
 import re
 import runpy
 import shlex
@@ -11,15 +12,20 @@ import pytest
 
 from conftest import ROOT
 from data.sources.synthetic import draw_dataset
+from own import lay_out
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
 NOT_RUN = {  # beginning of a command: why it is not run here
     "git clone": "it needs the repository's address", "make train": "its commands are run one by one, below",
-    "make test": "this is it", "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
+    "make test": "this is it", "make app": "as python app.py",
+    "python app.py": "it answers until it is stopped; tests/test_app.py starts it", ".venv/bin/python app.py": "as python app.py",
+    "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
     ".venv/bin/python -m pytest": "this is it", "python benchmarks/": "tests/benchmarks/ runs them",
     "python train.py --tasks seg share": "share is the guide's example; tests/tasks/ lays it into a copy of the project",
     "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
 }
+if importlib.util.find_spec("pycocotools") is None:
+    NOT_RUN["python data_prepare.py --images photos --coco"] = "it needs pycocotools; so does tests/data/test_coco.py"
 TINY = {  # options that come last, and so count, for each kind of script
     "train": ["--epochs", "1", "--width", "2", "--batch-size", "4", "--precision", "fp32", "--threads", "1", "--seed", "3"],
     "data_prepare.py": ["--size", "64"],
@@ -56,6 +62,7 @@ def place(tmp_path_factory):
     shutil.copy(place / "photographs" / "images" / f"{names[1]}.jpg", place / "another.webp")
     for name in ("results", "mtl_model.pt"):
         (place / name).symlink_to(ROOT / name)
+    lay_out(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for data, source in (("synthetic", "--synthetic 80 --fractions 70-10-20"), ("data_new", "--root photographs"), ("mine", "--root photographs")):
@@ -76,7 +83,7 @@ def run(command, seed="3"):
     if script == "-m":
         script, argv = words[2], words[3:]
     for option, value in SMALLER.items():
-        if option in argv:
+        if option in argv and argv[argv.index(option) + 1].isdigit():  # --masks is a folder for data_prepare.py
             at = argv.index(option) + 1
             end = next((k for k in range(at, len(argv)) if argv[k].startswith("-")), len(argv))
             argv[at:end] = [value]
