@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY = .venv/bin/python
 DATA = datasets/synthetic
 
-.PHONY: train test
+.PHONY: train test app
 
 # The full MTL network on 1,000 pets drawn in code. Run again, it goes on where it was.
 train: .venv/ready $(DATA)
@@ -14,6 +14,10 @@ train: .venv/ready $(DATA)
 test: .venv/ready
 	$(PY) -m pytest -n 2
 
+# The trained network in a browser, at http://127.0.0.1:7860.
+app: .venv/ready-app
+	$(PY) app.py
+
 $(DATA): | .venv/ready
 	$(PY) data_prepare.py --synthetic 1000 --size 128 --fractions 70-10-20 --out $(DATA)
 
@@ -21,3 +25,7 @@ $(DATA): | .venv/ready
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install -r requirements.txt
 	touch .venv/ready
+
+.venv/ready-app: .venv/ready requirements-app.txt
+	$(PY) -m pip install -r requirements-app.txt
+	touch .venv/ready-app
