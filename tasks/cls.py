@@ -9,7 +9,7 @@ from models import ClassHead
 from tasks import UNLABELLED, Metric, Task, blank, mean, nothing
 
 CLASSES = ("cat", "dog")
-UNSURE, LEAST = "neither", 0.7  # what is said where the likelier class has a lower probability
+UNSURE, LEAST = "neither", 0.8  # what is said where the likelier class has a lower probability
 
 
 class Cls(Task):

@@ -27,7 +27,7 @@ from training import checkpoint, gallery, looking, pictures
 
 
 class Fixed(torch.nn.Module):
-    """Stands in for a network: the left half is pet, the head in the upper left quarter, a dog by 3 to 1."""
+    """Stands in for a network: the left half is pet, the head in the upper left quarter, a dog by 9 to 1."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Fixed(torch.nn.Module):
         size = image.shape[-1]
         seg = torch.full((1, 1, size, size), -5.0)
         seg[..., : size // 2] = 5.0
-        return {"seg": seg, "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]]), "cls": torch.tensor([[0.0, np.log(3.0)]])}
+        return {"seg": seg, "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]]), "cls": torch.tensor([[0.0, np.log(9.0)]])}
 
 
 def test_a_prediction_comes_back_at_the_photographs_own_size():
@@ -51,7 +51,7 @@ def test_a_prediction_comes_back_at_the_photographs_own_size():
     assert model.seen[0].shape == (1, 3, 64, 64)
     assert mask.shape == (90, 200) and mask[:, :98].all() and not mask[:, 102:].any()
     picture = pictures.Picture("x", photograph, model.task, seen)
-    assert pictures.panels(picture)[1].boxes[0].tolist() == [0, 0, 100, 22.5] and "dog 75%" in pictures.describe(picture)
+    assert pictures.panels(picture)[1].boxes[0].tolist() == [0, 0, 100, 22.5] and "dog 90%" in pictures.describe(picture)
     seen = looking.predict(model, photograph, 64, (45, 100))
     mask = seen["seg"]
     assert mask.shape == (45, 100) and mask[:, :49].all()

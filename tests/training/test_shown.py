@@ -11,7 +11,7 @@ from training import looking, shown
 
 
 class Fixed(torch.nn.Module):
-    """Stands in for a network: the left half is pet, the head in the upper left quarter, a dog by 3 to 1."""
+    """Stands in for a network: the left half is pet, the head in the upper left quarter, a dog by 9 to 1."""
 
     def __init__(self, *tasks):
         super().__init__()
@@ -23,7 +23,7 @@ class Fixed(torch.nn.Module):
         seg = torch.full((n, 1, size, size), -5.0)
         seg[..., : size // 2] = 5.0
         outputs = {"seg": seg, "distance": seg / 10, "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]] * n),
-                   "cls": torch.tensor([[0.0, np.log(3.0)]] * n)}
+                   "cls": torch.tensor([[0.0, np.log(9.0)]] * n)}
         return {name: outputs[name] for name in self.task}
 
 
@@ -44,7 +44,7 @@ def test_the_photograph_the_mask_the_box_and_the_words(tmp_path, photograph):
     assert green[15:, :28].min() > 50 and abs(green[:, 34:]).max() < 10
     yellow = np.minimum(drawn[..., 0], drawn[..., 1]) - drawn[..., 2]
     assert yellow[1:9, 0].min() > 120 and yellow[9, 1:29].min() > 120 and yellow[12:].max() < 120
-    assert seen["said"] == ('<p class="answer">dog 75%</p><p class="rest">50% of the picture is pet, head at 0 0 30 10</p>'
+    assert seen["said"] == ('<p class="answer">dog 90%</p><p class="rest">50% of the picture is pet, head at 0 0 30 10</p>'
                             '<p class="small">a &lt;b&gt; pet.png, 60 x 40 pixels</p>')
 
 
