@@ -134,13 +134,14 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from data import photographs  # here, as PyTorch takes a while to import, and --help does without
-    from training import checkpoint
-
     check_address(args.host, args.port)
     with tempfile.TemporaryDirectory(prefix="pets-", ignore_cleanup_errors=True) as folder:
         folder = Path(folder).resolve()
         gradio = import_gradio(folder)
+
+        from data import photographs  # here, as PyTorch takes a while to import, and refusals do without
+        from training import checkpoint
+
         path = checkpoint.find(args.checkpoint)
         model, info = checkpoint.load_model(path)
         page = make_page(gradio, model, info["size"], folder)
