@@ -13,6 +13,7 @@ What becomes of the values of a file:
 - More than MAX_PIXELS: reduced while reading. More than MOST_PIXELS: refused.
 """
 
+import errno
 import functools
 import io
 import logging
@@ -53,7 +54,7 @@ else:
 Image.init()
 PHOTOGRAPH_SUFFIXES = frozenset(
     [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN and name not in NO_PHOTOGRAPHS]
-    + [".mpo", ".avif", ".heic", ".heif"])  # the last ones even where Pillow cannot read them: named, not passed over
+    + [".mpo", ".avif", ".heic", ".heif", ".hif"])  # the last ones even where Pillow cannot read them: named, not passed over
 
 
 class Unreadable(Exception):
@@ -77,6 +78,8 @@ def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
     """
     with opened(path) as image:
         deep = any("16" in str(tile[3]) for tile in image.tile)  # first of all, as reading EXIF may decode the picture
+        if image.format == "PNG":  # reading its EXIF decodes it, and what goes wrong then would pass for damaged EXIF
+            load(image)
         size, orientation = image.size, orientation_of(image)
         drafted = draft(image, at_least, max_pixels)
         load(image)
@@ -226,7 +229,7 @@ def unknown(path):
     kind = head[4:8] == b"ftyp" and head[8:12]
     if kind in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"):
         if pillow_heif is None:
-            return "it is an HEIC picture; install pillow-heif (pip install pillow-heif) or save it as JPEG"
+            return "it is an HEIC picture; install pillow-heif (pip install -r requirements-heif.txt) or save it as JPEG"
         return f"it is an HEIC picture and damaged; {AGAIN}"
     if kind in (b"avif", b"avis"):
         return f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
@@ -249,14 +252,17 @@ def is_text(head):
 
 def explain(error):
     """The reason and the way out for an error of Pillow's or of the system's."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # which is a place before the beginning
         return f"the system says {error.strerror!r}; put that right or name another"
-    text = "" if str(error) == "None" else (str(error).splitlines() or [""])[0].rstrip(".")[:160]  # SyntaxError says None
+    said = getattr(error, "strerror", None) or str(error)
+    text = "" if said == "None" else (said.splitlines() or [""])[0].rstrip(".")[:160]  # SyntaxError says None
     lower = text.lower()
     if any(word in lower for word in ("truncated", "not enough image data", "unexpected end", "eof", "ran out of data")):
         return f"it is incomplete; {AGAIN}"
     if any(word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")):
         return f"Pillow cannot decode it ({text}); save it as JPEG or PNG"
+    if "decoder error" in lower:
+        return f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or save it as JPEG or PNG"
     return f"it is damaged ({text or type(error).__name__}); {AGAIN}"
 
 
