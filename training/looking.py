@@ -49,10 +49,12 @@ def grid(height, width, side):
 
 
 def spread(length, side):
-    """Where parts of a side begin, and how long one is, both relative to the length; neighbours overlap by OVERLAP or more."""
+    """Where parts of a side begin, and how long one is, both relative to the length; neighbours overlap by OVERLAP or more. All
+    are whole pixels."""
     steps = min(math.ceil((length / side - 1) / (1 - OVERLAP) - 1e-9), MOST_PARTS - 1)
-    share = max(side / length, 1 / (1 + steps * (1 - OVERLAP)))
-    return [(1 - share) * k / max(steps, 1) for k in range(steps + 1)], share
+    pixels = max(1, math.ceil(max(side, length / (1 + steps * (1 - OVERLAP))) - 1e-9))
+    starts = sorted({round((length - pixels) * k / max(steps, 1)) for k in range(steps + 1)})
+    return [start / length for start in starts], pixels / length
 
 
 def look(model, image, size, windows, mirror):
