@@ -130,19 +130,22 @@ def follow_parent():
 
 
 @contextmanager
-def processes(count=None):
+def processes(count=None, method=None):
     """A pool of `count` processes, one a core by default, that forgets what waits when it is left: a signal in the middle of
-    handing work over would otherwise leave it waiting for ever for work that it never got."""
-    pool = ProcessPoolExecutor(count, initializer=follow_parent)
+    handing work over would otherwise leave it waiting for ever for work that it never got. method: how they are started, as
+    multiprocessing calls it; default: as the system has it."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=follow_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def integer(minimum, maximum=2**31 - 1):
-    """An argparse type: a whole number from minimum to maximum."""
+def integer(minimum, maximum=2**31 - 1, also=None):
+    """An argparse type: a whole number from minimum to maximum, or the word `also`."""
     def parse(text):
+        if also and text == also:
+            return text
         try:
             value = int(text)
         except ValueError:
