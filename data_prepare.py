@@ -37,6 +37,7 @@ from data import split as data_split
 from data.account import Outcome, report
 from data.contract import KINDS, SPLITS
 from data.photographs import show_name
+from data.sample import UnusableMask
 from data.sources import coco, folders, oxford, synthetic, voc
 from data.sources.oxford import HALVES
 from data.writing import BORDERS, inspect, ordered, write_split
@@ -203,21 +204,22 @@ def prepare(args, out):
 
 def look_at(pool, outcome, args):
     """(the samples that can be used, a Look at each); what cannot be used is left out, or refused. Raises InputError."""
-    source, usable, looks, faults = outcome.source, [], [], []
+    source, usable, looks, faults = outcome.source, [], [], {}
     jobs = [(sample, args.size) for sample in source.samples]
-    for sample, (look, reason, is_mask) in zip(source.samples, ordered(pool, inspect, jobs, "inspect")):
-        if reason:
-            is_fault = is_mask and source.is_own and not args.leave_out
-            (faults if is_fault else source.left_out).append((sample.name, reason))
-            continue
-        usable.append(sample)
-        looks.append(look)
-        for what, detail in look.notes:
-            outcome.notes.setdefault(what, []).append((sample.name, detail))
+    for sample, (look, reason, notes) in zip(source.samples, ordered(pool, inspect, jobs, "inspect")):
+        if isinstance(reason, UnusableMask) and source.is_own and not args.leave_out:
+            faults.setdefault(str(reason), []).append(show_name(sample.name))
+        elif reason:
+            source.left_out.append((sample.name, str(reason)))
+        else:
+            usable.append(sample)
+            looks.append(look)
+            for what, detail in notes:
+                outcome.notes.setdefault(what, []).append((sample.name, detail))
     if faults:
-        raise InputError(f"{len(faults)} mask{'s' * (len(faults) > 1)} cannot be used: "
-                         + cli.listed([f"{show_name(name)}: {reason}" for name, reason in faults])
-                         + "; put that right, or add --leave-out to go on without these photographs")
+        n, shown = sum(map(len, faults.values())), [f"{cli.listed(names)}: {reason}" for reason, names in faults.items()]
+        raise InputError(f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown[:3])}{'; and others' * (len(shown) > 3)}; put "
+                         "that right, or add --leave-out to go on without these photographs")
     if not usable:
         reasons = [f"; the first of {len(source.left_out)} left out is {show_name(name)}: {reason}"
                    for name, reason in source.left_out[:1]] or [f"; {remark}" for remark in source.remarks[:1]] or [""]

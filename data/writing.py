@@ -17,7 +17,7 @@ from tqdm import tqdm
 from cli import InputError
 from data import split as data_split
 from data.contract import UNLABELLED, sample_dtype, sample_shape
-from data.sample import BORDER, MASKS, PET, Unusable, UnusableMask, read_sample
+from data.sample import BORDER, MASKS, PET, Unusable, read_sample
 
 BORDERS = {"pet": 1, "background": 0, "ignore": UNLABELLED}  # what the trimap's border counts as, and its value in a mask
 
@@ -42,32 +42,29 @@ def ordered(pool, function, items, what):
                          "make the largest photographs smaller") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
-    """What a first look at a sample shows: its perceptual hash, the digest of the image as stored, read_sample's notes."""
+    """What a first look at a sample shows, in a few hundred bytes, as all are kept. hash: perceptual; content: the digest of the
+    image as stored; has_border: whether its mask tells where the border is, as a trimap does."""
     hash: np.ndarray
     content: bytes
-    notes: list
     has_mask: bool
+    has_border: bool
     has_box: bool
-
-    @property
-    def has_border(self):
-        """Whether its mask tells where the border is, as a trimap does."""
-        return self.has_mask and not any(what in MASKS.values() for what, _ in self.notes)
 
 
 def inspect(job):
-    """Look at one sample: (Look, None, False), or (None, the reason why it cannot be used, whether that is its mask)."""
+    """Look at one sample: (Look, None, read_sample's notes), or (None, the Unusable that says why it cannot be used, [])."""
     sample, size = job
     try:
         image, mask, box, notes = read_sample(sample, size)
     except Unusable as reason:
-        return None, str(reason), isinstance(reason, UnusableMask)
+        return None, reason, []
     except MemoryError:
-        return None, f"there is not enough memory for it; make photograph and {sample.mask_word} smaller", False
+        return None, Unusable(f"there is not enough memory for it; make photograph and {sample.mask_word} smaller"), []
     content = hashlib.sha256(stretch(image, size)).digest()
-    return Look(data_split.difference_hash(image), content, notes, mask is not None, box is not None), None, False
+    has_border = mask is not None and not any(what in MASKS.values() for what, _ in notes)
+    return Look(data_split.difference_hash(image), content, mask is not None, has_border, box is not None), None, notes
 
 
 def stretch(image, size):

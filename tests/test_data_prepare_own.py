@@ -331,7 +331,7 @@ def test_a_mask_that_cannot_be_used_is_refused_by_name_or_left_out_when_asked(tm
     options = own(tmp_path, {"a": ellipse(), "b": ellipse(), "classes": ellipse() * np.uint8(7), "sizes": ellipse((48, 64)),
                              "half": ellipse((32, 24))})
     message = refused(tmp_path / "data", *options)
-    assert "2 masks cannot be used: classes: its mask holds the values 0, 7; it should hold" in message
+    assert "2 masks cannot be used; classes: its mask holds the values 0, 7; it should hold" in message
     assert "sizes: its mask is 48 x 64 and the photograph 64 x 48" in message and "--leave-out" in message
     out = prepare(tmp_path / "data", *options, "--leave-out", "--fractions", "0-0-100")
     assert sorted(names(out)) == ["a", "b", "half"] and sorted(left_out(capsys.readouterr().out)) == ["classes", "sizes"]

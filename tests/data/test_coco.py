@@ -118,7 +118,7 @@ def test_a_segmentation_that_cannot_be_drawn_is_refused_by_name(segmentation, wo
     path = write_coco(tmp_path / "c.json", {"a.JPG": (64, 48), "b.JPG": (64, 48)},
                       [("a.JPG", "pet", segmentation, {}), ("b.JPG", "pet", SQUARE, {})])
     message = refused(tmp_path / "data", "--images", tmp_path / "photos", "--coco", path)
-    assert "1 mask cannot be used: a: its annotation 1 cannot be drawn: " in message and words in message
+    assert "1 mask cannot be used; a: its annotation 1 cannot be drawn: " in message and words in message
     out = prepare(tmp_path / "data", "--images", tmp_path / "photos", "--coco", path, "--leave-out", "--fractions", "0-0-100")
     assert names(out) == ["b"]
 
