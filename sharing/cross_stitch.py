@@ -27,9 +27,9 @@ class CrossStitch(Sharing):
             raise InputError(f"a task's own map weighs from 0 to 1 at first, as in cross_stitch:0.9, and was {name[:60]!r}")
 
     def build(self, make_encoder, tasks, beside, seed):
-        # The maps of the tasks whose heads are gone are still stitched in.
+        # The maps of the tasks whose heads are gone are still stitched in; sorted, as units know tasks by their place.
         parts = nn.Module()
-        parts.of = of_each((*tasks, *beside), lambda task: make_encoder())
+        parts.of = of_each(sorted((*tasks, *beside)), lambda task: make_encoder())
         first = next(iter(parts.of.values()))
         stages(first, self)
         n = len(parts.of)
