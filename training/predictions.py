@@ -34,6 +34,7 @@ from training.shown import cut_out, image_of, to_tensor
 ENDINGS = {"masks": ".png", "cutouts": ".png", "overlays": ".jpg", "probability": ".png"}  # of each kind, a folder of --out
 TABLE, RECORD = "predictions.csv", "prediction"  # the latter is what the text in a mask's PNG is called
 FOREGROUND = "pet"
+METHOD = {"cpu": None}  # of starting processes; one that was forked from another which knows of a GPU cannot use it
 OVERLAY_SIDE = 2048  # pixels of an overlay's longer side at most: it is for looking at
 
 
@@ -261,9 +262,8 @@ def predict_all(made, processes, coco):
     read; warns of the others."""
     recipe, read = made[0].recipe, 0
     model, _ = network(recipe.network, "cpu")
-    # A process that was forked from one that knows of a GPU cannot use it.
-    method = None if recipe.device == "cpu" else "spawn"
-    with (beside(recipe.out / TABLE) as file, Annotations(coco, model) as annotations, cli.processes(processes, method) as pool):
+    with (beside(recipe.out / TABLE) as file, Annotations(coco, model) as annotations,
+          cli.processes(processes, METHOD.get(recipe.device, "spawn")) as pool):
         table = csv.writer(file)
         table.writerow(["path", "width", "height", *columns(model.task), "problem"])
         for number, (job, (record, rle, problem)) in enumerate(zip(made, ordered(pool, predict, made, "predict")), 1):
