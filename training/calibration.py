@@ -9,6 +9,7 @@ import contextlib
 import torch
 
 from dataloader_mtl import batches
+from training.evaluation import progress
 from training.step import to
 
 BINS = 15  # of confidence, as in the paper
@@ -20,10 +21,13 @@ def calibrate(model, loader):
     """{task: {"temperature", "ece_before", "ece_after", "n"}} of a model's tasks with classes, on the images of a loader whose class
     is known; empty where there is none."""
     found, device, was_training = {}, next(model.parameters()).device, model.training
-    tasks = {name: task for name, task in loader.dataset.tasks.items() if has_classes(task)}
+    tasks = {name: task for name, task in loader.dataset.tasks.items() if task.classes}
+    if not tasks:
+        return {}
     model.eval()
-    with contextlib.closing(batches(loader)) as source:
-        for batch in source if tasks else ():
+    with contextlib.closing(batches(loader)) as source, progress(len(loader), "calibrate") as bar:
+        for batch in source:
+            bar.update()
             targets = to(batch, device)
             outputs = model(targets["image"])
             for name, task in tasks.items():
@@ -31,10 +35,6 @@ def calibrate(model, loader):
     model.train(was_training)
     known = {name: tuple(torch.cat(part) for part in zip(*parts)) for name, parts in found.items()}
     return {name: describe(logits.double(), classes) for name, (logits, classes) in known.items() if len(classes)}
-
-
-def has_classes(task):
-    return bool(task.classes)
 
 
 def describe(logits, classes):
