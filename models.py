@@ -209,6 +209,7 @@ class MTLNet(nn.Module):
         self.encoder_weights = {}      # what `load_encoder` says of them
         self.keeps_statistics = False  # of the encoder's batch normalisation, while the network trains
         self.keeps_trunk, self.trunk = False, []
+        self.team = None               # of processes, where several train it
         self.encoder = self.sharing.build(
             lambda: build(lambda: self.backbone.build(width), "encoder", seed), self.tasks, self.beside, seed)
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)

@@ -8,8 +8,8 @@ gradient of its own loss. Settings stand behind a second colon, as in c=0.4,norm
 said, but for the number of tasks and for weights (equal). Constant, Mean, Random and Sum are scalarizers, and as
 aggregators torchjd:aggregation.Mean and so on.
 
-A task whose loss is zero in a batch, as where nothing is labelled, is left out of it: its gradient of zero has no direction, and
-some methods divide by its length. Methods that remember their tasks get the row of zeros. What a method remembers is kept in
+A task whose gradient is zero in a batch, as where nothing is labelled, is left out of it: it has no direction, and some methods
+divide by its length. Methods that remember their tasks get the row of zeros. What a method remembers is kept in
 last.pt; its random numbers depend on the seed, the epoch and the step.
 
 Source: Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024; each method's own in TorchJD's documentation.
@@ -42,6 +42,7 @@ class Torchjd(Weighting):
         named, _, settings = (argument or "").partition(":")
         kind, method = _make(named, settings, len(self.tasks))
         self.aggregates, self.made, self.found = kind == "aggregation", type(method).__name__, {}
+        self.device = torch.device("cpu")
         if self.aggregates:
             self.hidden = [method]  # its buffers come and go, which load_state_dict would refuse
         else:
@@ -74,29 +75,31 @@ class Torchjd(Weighting):
         """A scalarizer's number; an aggregator has none, and the mean stands for it in the log."""
         if self.aggregates:
             return super().total(losses)
-        return self.method(torch.stack([losses[task] for task in self._taking_part(losses)]))
+        values = torch.stack([losses[task] for task in self.tasks])
+        if self.made == "GeometricMean" and 0 < (values == 0).sum() < len(values):
+            return self.method(values[values != 0]) + 0 * values.sum()
+        return self.method(values)
 
     def backward(self, losses, model):
         if not self.aggregates:
             return super().backward(losses, model)
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        tasks, shared, trunk = self._taking_part(losses), model.shared_parameters(), model.trunk
-        model.trunk = []
+        shared, trunk, model.trunk = model.shared_parameters(), model.trunk, []
         # One task after the other: all at once would go through vmap, which not every layer can.
-        mtl_backward([losses[task] for task in tasks], features=trunk, shared_params=shared, parallel_chunk_size=1)
+        mtl_backward([losses[task] for task in self.tasks], features=trunk, shared_params=shared, parallel_chunk_size=1)
+        rows = torch.cat([p.jac.flatten(1) for p in shared], dim=1)
+        if model.team:  # each process has its images' part of the tasks' gradients, times the number of processes
+            rows = model.team.exchange(rows).mean(dim=0)
+        teaches = rows.any(dim=1)
+        tasks = self.tasks
+        if self.forgets and teaches.any():
+            rows, tasks = rows[teaches], [task for task, it_does in zip(tasks, teaches.tolist()) if it_does]
+        for p, row in zip(shared, rows.split([p.numel() for p in shared], dim=1)):
+            p.jac = row.reshape(-1, *p.shape)
         weights = jac_to_grad(shared, self.method)
         self.found = {} if weights is None else dict.fromkeys(self.tasks, 0.0) | dict(zip(tasks, weights.tolist()))
-        if len(tasks) < len(self.tasks):  # what is left out gets a gradient of zero, as under other weightings
-            for p in model.parameters():
-                if p.requires_grad and p.grad is None:
-                    p.grad = torch.zeros_like(p)
         return super().total(losses).detach()
-
-    def _taking_part(self, losses):
-        """The tasks that teach something in a batch, where the method can do without the others."""
-        teaching = [task for task in self.tasks if losses[task].item() != 0]
-        return teaching if teaching and (self.forgets or self.made == "GeometricMean") else self.tasks
 
     # ------------------------------------------------------------------------------------------- what it remembers
 
