@@ -11,7 +11,7 @@ Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute o
 only when it is complete. data/sample.py says how photographs, masks and boxes are read, data/sources/oxford.py what is taken
 of the dataset's folder, docs/data.md everything of one's own:
 
-    --labels labels.csv                     classes, boxes and columns of one's own, a line a photograph (data/sources/labels.py)
+    --labels labels.csv                     classes, boxes and columns, a line for each photograph (data/sources/labels.py)
     --foreground 1 5 | cat dog              which classes of masks, of a COCO file or of VOC are foreground (data/masks.py)
     --trimaps                               masks are trimaps: 1 pet, 2 background, 3 border
     --split-files train.txt val.txt test.txt    the names of each split; folders train, val and test are splits by themselves
@@ -52,7 +52,7 @@ def parse_args(argv=None):
     source.add_argument("--synthetic", type=cli.integer(10, 10**6), metavar="N", help="draw N pets")
     source.add_argument("--images", type=Path, metavar="DIR", help="folder with photographs of your own, sub-folders too")
     source.add_argument("--voc", type=Path, metavar="DIR", help="folder in the layout of PASCAL VOC")
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="with --images: folder of their masks, with the same names")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="with --images: folder of masks with the same names")
     parser.add_argument("--coco", type=Path, metavar="JSON", help="with --images: COCO file with their annotations")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="classes, boxes and columns of your own photographs")
     parser.add_argument("--foreground", nargs="+", default=[], metavar="CLASS",
@@ -96,7 +96,8 @@ def contradiction_in(args):
         "--masks needs the photographs' folder, --images": args.masks and not args.images,
         "--coco needs the photographs' folder, --images": args.coco and not args.images,
         "--masks and --coco both say what is foreground; leave one of them out": args.masks and args.coco,
-        "--labels and --split-files are for --images and --voc; --root has its own lists": not is_own and (args.labels or args.split_files),
+        "--labels and --split-files are for --images and --voc; --root has its own lists":
+            not is_own and (args.labels or args.split_files),
         "--foreground is for the classes of --masks, --coco or --voc; name one of them": args.foreground and not has_classes,
         "--trimaps is for --masks; name their folder": args.trimaps and not args.masks,
         "--trimaps and --foreground both say what is foreground; leave one of them out": args.trimaps and args.foreground,
@@ -104,7 +105,8 @@ def contradiction_in(args):
         "--border is for trimaps, and these masks have no border; leave it out or add --trimaps":
             args.border and is_own and not args.trimaps,
         "--split-files takes at most three lists": len(args.split_files or ()) > 3,
-        "--split-files and --fractions both say what each split holds; leave one of them out": args.split_files and args.fractions,
+        "--split-files and --fractions both say what each split holds; leave one of them out":
+            args.split_files and args.fractions,
         "--foreground takes whole numbers for --masks, such as --foreground 1 5": args.masks and not all(
             word.isascii() and word.isdigit() and len(word) < 10 for word in args.foreground)}
     return next((sentence for sentence, is_so in wrong.items() if is_so), None)
@@ -187,9 +189,10 @@ def prepare(args, out):
         members = {split: [k for k in order if assignment[k] == number] for number, split in enumerate(SPLITS)}
         for (split, rows), share in zip(members.items(), shares):
             if share and not rows:
-                raise InputError(f"{len(usable)} photographs are too few for a {split} split of {share:g}%; use more of them or "
-                                 "other --fractions" if not usable[0].split else f"the {split} split has no usable photograph; "
-                                 "look at those that it names, or leave it out")
+                if usable[0].split:
+                    raise InputError(f"the {split} split has no usable photograph; look at those it names, or leave it out")
+                raise InputError(f"{len(usable)} photographs are too few for a {split} split of {share:g}%; use more of "
+                                 "them or other --fractions")
         outcome.chosen = [[usable[k] for k in rows] for rows in members.values()]
         taken = [looks[k] for rows in members.values() for k in rows]
         for split, rows in members.items():
@@ -218,8 +221,9 @@ def look_at(pool, outcome, args):
                 outcome.notes.setdefault(what, []).append((sample.name, detail))
     if faults:
         n, shown = sum(map(len, faults.values())), [f"{cli.listed(names)}: {reason}" for reason, names in faults.items()]
-        raise InputError(f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown[:3])}{'; and others' * (len(shown) > 3)}; put "
-                         "that right, or add --leave-out to go on without these photographs")
+        shown[3:] = ["and others"] * (len(shown) > 3)
+        raise InputError(f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown)}; put that right, or add --leave-out "
+                         "to go on without these photographs")
     if not usable:
         reasons = [f"; the first of {len(source.left_out)} left out is {show_name(name)}: {reason}"
                    for name, reason in source.left_out[:1]] or [f"; {remark}" for remark in source.remarks[:1]] or [""]
@@ -231,8 +235,9 @@ def look_at(pool, outcome, args):
 
 def place(usable, looks, outcome, args):
     """(the split of each sample, -1 where it comes into none; the share of each split). Near-duplicates stay together."""
-    source, strata, contents = outcome.source, [sample.stratum for sample in usable], [look.content for look in looks]
-    pairs, shares = data_split.copies(contents) + data_split.near_duplicates(np.stack([look.hash for look in looks])), args.fractions
+    source, shares = outcome.source, args.fractions
+    strata, contents = [sample.stratum for sample in usable], [look.content for look in looks]
+    pairs = data_split.copies(contents) + data_split.near_duplicates(np.stack([look.hash for look in looks]))
     if args.official_split:
         shares = (*args.fractions[:2], 100)
         groups, assignment, seen = data_split.split_around_test(
@@ -244,8 +249,9 @@ def place(usable, looks, outcome, args):
         shares = [any(sample.split == split for sample in source.samples) for split in SPLITS]
         assignment = np.array([SPLITS.index(sample.split) for sample in usable])
         groups, apart, gone = data_split.look_at_given(pairs, contents, assignment)
-        source.left_out += [(usable[k].name, f"it is the same image as {show_name(usable[other].name)} of {usable[other].split}")
-                            for k, other in sorted(gone.items())]
+        source.left_out += [
+            (usable[k].name, f"it is the same image as {show_name(usable[other].name)} of {usable[other].split}")
+            for k, other in sorted(gone.items())]
         outcome.apart = [[(usable[k].name, usable[k].split) for k in pair] for pair in apart]
     else:
         groups = data_split.group_duplicates(len(usable), pairs)

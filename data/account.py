@@ -47,9 +47,10 @@ def report(args, outcome):
         print(f"  {show_name(name)}: {reason}")
     if outcome.apart:
         (name, split), (other, another) = outcome.apart[0]
-        outcome.warnings.append(f"{len(outcome.apart)} pair{'s' * (len(outcome.apart) > 1)} of near-duplicate photographs lie in "
-                                f"different splits, as these are given ({show_name(name)} of {split}, {show_name(other)} of "
-                                f"{another}), so a network would be measured on what it knows; put them into one split each")
+        outcome.warnings.append(
+            f"pairs of near-duplicate photographs in different splits, as these are given: {len(outcome.apart)} "
+            f"({show_name(name)} of {split} and {show_name(other)} of {another}), so a network would be measured on what it "
+            "knows; put each pair into one split")
     for warning in outcome.warnings:
         cli.warn(warning)
     print(f"written to {args.out}; next: python data_rechunk.py --data {args.out}")

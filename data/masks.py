@@ -42,7 +42,7 @@ class MaskFile:
     is_trimap: bool = False
 
     def read(self):
-        """((H, W) uint8 of PET, BACKGROUND, BORDER and UNLABELLED, notes as data/sample.py has them). Raises UnusableMask."""
+        """((H, W) uint8 of PET, BACKGROUND, BORDER and UNLABELLED, notes as in data/sample.py). Raises UnusableMask."""
         if self.is_trimap:
             values, white = read_trimap(self.path)
             return values, [(TRIMAP if white is None else MASKS[white], "")]
@@ -115,12 +115,12 @@ def check(notes, n_masks, foreground=()):
     """
     if n_masks and len(notes.get(NOTHING, ())) == n_masks:
         read_as = "; ".join(f"{what}: {len(found)}" for what, found in notes.items() if "masks" in what)
-        raise InputError(f"nothing is foreground in any of the {n_masks} masks ({read_as or 'they name none'}); look at what they "
-                         "hold, and say with --foreground what counts")
+        raise InputError(f"nothing is foreground in any of the {n_masks} masks ({read_as or 'they name none'}); look at "
+                         "what they hold, and say with --foreground what counts")
     if notes.get(THREE) and notes.get(TWO[255]):
         both = [f"{len(notes[what])} masks ({show_name(notes[what][0][0])})" for what in (THREE, TWO[255])]
-        raise InputError(f"255 lies beside 1 in {both[0]}, where it is unlabelled, and alone with 0 in {both[1]}, where it would "
-                         "be foreground; add --foreground 1 where it is unlabelled in all of them, or write all alike")
+        raise InputError(f"255 lies beside 1 in {both[0]}, where it is unlabelled, and alone with 0 in {both[1]}, where it "
+                         "would be foreground; add --foreground 1 where it is unlabelled in all of them, or write all alike")
     missing = [word for word in foreground if word.isdigit() and chosen(int(word)) not in notes]
     if missing and any(what.startswith("masks in which") for what in notes):  # numbers may be names of a COCO file
         cli.warn(f"none of the {n_masks} masks holds {', '.join(missing)}, which --foreground names")

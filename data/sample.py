@@ -123,14 +123,16 @@ def read_sample(sample, size):
         box, reason = sample.read_box(), None
     except Unusable as error:
         box, reason = None, str(error)
-    photograph, turned = read_photograph(sample, None if mask is None else mask.shape[::-1], box.frame if box else None, size)
+    sizes = None if mask is None else mask.shape[::-1], box.frame if box else None
+    photograph, turned = read_photograph(sample, *sizes, size)
     if turned is not None:
         notes.append(note(TURNED if turned else UNTURNED))
     placed = None
     if box:
         try:
             if box.is_upright and turned is False:
-                raise Unusable(f"it is of the upright photograph, whose {sample.mask_word} fits it only as it lies in its file")
+                raise Unusable(f"it is of the upright photograph, and the {sample.mask_word} fits that only as it lies in "
+                               "its file")
             placed, clipped = place_box(box, photograph, sample.mask_word)
             notes += [note(CLIPPED)] * clipped
         except Unusable as error:
@@ -178,8 +180,8 @@ def distinct(values):
 
 
 def read_photograph(sample, mask_size, frame, size):
-    """A photograph in the orientation in which its mask and box were drawn, where there are any, and whether it was turned for
-    that: None where its EXIF orientation asks for nothing."""
+    """A photograph in the orientation in which its mask and box were drawn, where there are any, and whether it was turned
+    for that: None where its EXIF orientation asks for nothing."""
     def fit(shape):
         fits_mask, fits_frame = (drawn_on is not None and is_scaled(drawn_on, shape) for drawn_on in (mask_size, frame))
         return fits_mask, mask_size == shape, fits_frame, frame == shape
@@ -191,7 +193,8 @@ def read_photograph(sample, mask_size, frame, size):
     if fit(lying) > fit(upright.size):
         upright, turned = decode(photographs.read, path, "photograph", at_least=size, upright=False), False
     if mask_size and not is_scaled(mask_size, upright.size):
-        raise UnusableMask("its {} is {} x {} and the photograph {} x {}".format(sample.mask_word, *mask_size, *upright.size))
+        raise UnusableMask("its {} is {} x {} and the photograph {} x {}".format(
+            sample.mask_word, *mask_size, *upright.size))
     return upright, turned if upright.orientation > 1 else None
 
 

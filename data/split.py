@@ -132,8 +132,8 @@ def repeated(contents, assignment):
 def look_at_given(pairs, contents, assignment):
     """Take what repeated() finds out of splits that are given (-1), and look for near-duplicates among the rest.
 
-    pairs: near-duplicates among the images, nearest first. Returns (groups of near-duplicates within a split, pairs (i, j) of
-    those in different splits, {image taken out: the one it repeats}).
+    pairs: near-duplicates among the images, nearest first. Returns (groups of near-duplicates within a split, pairs (i, j)
+    of those in different splits, {image taken out: the one it repeats}).
     """
     gone = repeated(contents, assignment)
     assignment[list(gone)] = -1

@@ -44,8 +44,8 @@ def ordered(pool, function, items, what):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a first look at a sample shows, in a few hundred bytes, as all are kept. hash: perceptual; content: the digest of the
-    image as stored; has_border: whether its mask tells where the border is, as a trimap does."""
+    """What a first look at a sample shows, in a few hundred bytes, as all are kept. hash: perceptual; content: the digest of
+    the image as stored; has_border: whether its mask tells where the border is, as a trimap does."""
     hash: np.ndarray
     content: bytes
     has_mask: bool

@@ -26,7 +26,7 @@ class Cls(Task):
 
     def learn(self, dataset):
         """What the classes are called; nothing where that is cat and dog, as networks of earlier versions have it."""
-        names = getattr(dataset, "summary", {}).get("classes", CLASSES)  # what is not a whole data set may have columns alone
+        names = getattr(dataset, "summary", {}).get("classes", CLASSES)  # a stand-in may have columns alone
         self.settings = {} if names == CLASSES else {"classes": list(names)}
 
     def value(self, raw):

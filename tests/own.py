@@ -70,7 +70,7 @@ def refused(out, *options):
 
 
 def lay_out(place):
-    """Everything that docs/data.md shows of data of one's own: 24 photographs, masks of all kinds, a table, lists, COCO, VOC."""
+    """All that docs/data.md shows of data of one's own: 24 photographs, masks of every kind, a table, lists, COCO, VOC."""
     names = [f"p{k:02}" for k in range(24)]
     for name in names:
         photo = photograph(place / "photos", name)
@@ -84,9 +84,9 @@ def lay_out(place):
     (place / "labels.csv").write_text("".join(["filename,class,age,xmin,ymin,xmax,ymax\n", *lines]))
     for split, members in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
         (place / f"{split}.txt").write_text("\n".join(members))
+    square = [[10, 8, 30, 8, 30, 28, 10, 28]]
     write_coco(place / "coco.json", {f"{name}.JPG": (64, 48) for name in names},
-               [(f"{name}.JPG", ("horse", "pony")[k % 2], [[10, 8, 30, 8, 30, 28, 10, 28]], {}) for k, name in enumerate(names)],
-               ("horse", "pony"))
+               [(f"{name}.JPG", ("horse", "pony")[k % 2], square, {}) for k, name in enumerate(names)], ("horse", "pony"))
 
 
 def write_coco(path, images, annotations, categories=("pet",)):

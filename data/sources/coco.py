@@ -1,9 +1,9 @@
 """Photographs with the annotations of a COCO file: polygons and run lengths (RLE), drawn by pycocotools.
 
 The mask of a photograph is the union of its annotations of the categories of --foreground, or of the only category there is.
-A photograph that the file names without such an annotation has an empty mask; one that it does not name is unlabelled, and so
-is one with a foreground annotation that is a box alone. A crowd is a group of objects of its category, so it counts as they do.
-A photograph with one object of the foreground, and no crowd, gets its box, as bbox states it: x, y, width, height.
+A photograph that the file names without such an annotation has an empty mask; one that it does not name is unlabelled, and
+so is one with a foreground annotation that is a box alone. A crowd is a group of objects of its category, so it counts as
+they do. A photograph with one object of the foreground, and no crowd, gets its box, as bbox states it: x, y, width, height.
 """
 
 import json
@@ -19,7 +19,8 @@ from data.sample import BACKGROUND, PET, Box, Unusable, UnusableMask
 from data.sources.folders import gather
 from data.sources.pictures import Picture, Pictures, shown_cell
 
-POLYGONS, RUNS, CROWDS = "masks of polygons", "masks of run lengths (RLE)", "masks with crowds, which count as their category does"
+POLYGONS, RUNS = "masks of polygons", "masks of run lengths (RLE)"
+CROWDS = "masks with crowds, which count as their category does"
 KEYS = {"images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
         "annotations": ("id", "image_id", "category_id")}
 
@@ -81,8 +82,8 @@ def draw(segmentation, height, width):
 
 
 def unpack(text):
-    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the fourth
-    on what each has more than the one two before. Raises ValueError."""
+    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the
+    fourth on what each has more than the one two before. Raises ValueError."""
     counts, value, shift = [], 0, 0
     for bits in (ord(letter) - 48 for letter in text):
         if not 0 <= bits < 64 or shift > 60:
@@ -105,7 +106,7 @@ def list_samples(args):
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
-        raise InputError("--coco needs pycocotools, which is not installed; run 'pip install -r requirements-coco.txt'") from None
+        raise InputError("--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'") from None
     content = read(args.coco)
     wanted = choose_categories(args.coco, content, args.foreground)
     pictures = Pictures(args.images)
@@ -113,8 +114,8 @@ def list_samples(args):
     annotations = {image["id"]: [] for image in images.values()}
     for one in content["annotations"]:
         if one["image_id"] not in annotations:
-            raise InputError(f"{show_name(args.coco)}: annotation {one['id']} is of an image {one['image_id']} that it does not name; "
-                             "export the file again")
+            raise wrong(args.coco, f"annotation {one['id']} is of an image {one['image_id']} that it does not name; export "
+                        "the file again")
         if one["category_id"] in wanted:
             annotations[one["image_id"]].append(
                 {key: one[key] for key in ("id", "segmentation", "bbox", "iscrowd") if one.get(key) not in (None, [])})
@@ -133,31 +134,35 @@ def list_samples(args):
     return gather(pictures, make, args, has_boxes=True)
 
 
+def wrong(path, what):
+    return InputError(f"{show_name(path)}: {what}")
+
+
 def read(path):
     """The content of a COCO file, checked as far as it is used. Raises InputError."""
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a COCO file") from None
+        raise wrong(path, f"it cannot be read ({error.strerror}); name a COCO file") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{show_name(path)} is no JSON ({shown_cell(str(error))}); export the COCO file again") from None
+        raise wrong(path, f"it is no JSON ({shown_cell(str(error))}); export the COCO file again") from None
     for part, keys in KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise InputError(f"{show_name(path)} is no COCO file of instances, as it has no list '{part}'; export it anew")
+            raise wrong(path, f"it is no COCO file of instances, as it has no list '{part}'; export it anew")
         seen = set()
         for number, one in enumerate(content[part]):
             missing = [key for key in keys if not isinstance(one, dict) or type(one.get(key)) not in (int, str)]
             if missing:
-                raise InputError(f"{show_name(path)}: entry {number} of '{part}' has no {missing[0]}; export the file again")
+                raise wrong(path, f"entry {number} of '{part}' has no {missing[0]}; export the file again")
             if one["id"] in seen:
-                raise InputError(f"{show_name(path)}: the id {one['id']} stands twice in '{part}'; give each its own")
+                raise wrong(path, f"the id {one['id']} stands twice in '{part}'; give each its own")
             seen.add(one["id"])
     for one in content["annotations"]:
         shape = one.get("segmentation")
-        is_runs = isinstance(shape, dict) and isinstance(shape.get("counts"), (list, str)) and isinstance(shape.get("size", []), list)
-        if not (shape is None or isinstance(shape, list) or is_runs):
-            raise InputError(f"{show_name(path)}: the segmentation of annotation {one['id']} is neither polygons nor run lengths; "
-                             "export the file again")
+        if not (shape is None or isinstance(shape, list)
+                or isinstance(shape, dict) and isinstance(shape.get("counts"), (list, str))):
+            raise wrong(path, f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; export the "
+                        "file again")
     return content
 
 
@@ -167,14 +172,14 @@ def choose_categories(path, content, foreground):
     names = {one["id"]: str(one["name"]) for one in content["categories"]}
     unknown = sorted(map(str, used - names.keys()))
     if unknown:
-        raise InputError(f"{show_name(path)}: its annotations are of a category {unknown[0]} that it does not name; export it again")
+        raise wrong(path, f"its annotations are of a category {unknown[0]} that it does not name; export it again")
     known = ", ".join(show_name(name) for name in dict.fromkeys(names.values())) or "none"
     if not used:
-        raise InputError(f"{show_name(path)} holds no annotation; export those of your photographs")
+        raise wrong(path, "it holds no annotation; export those of your photographs")
     if not foreground:
         if len({names[category] for category in used}) > 1:
-            raise InputError(f"{show_name(path)} has annotations of several categories ({known}); say with --foreground NAME ... "
-                             "which of them are the foreground")
+            raise wrong(path, f"it has annotations of several categories ({known}); say with --foreground NAME ... which of "
+                        "them are the foreground")
         return used
     other = [show_name(name) for name in foreground if name not in names.values()]
     if other:
@@ -190,16 +195,14 @@ def find_images(path, images, pictures):
         if key is None:
             missing.append(show_name(str(image["file_name"])))
         elif key in found:
-            raise InputError(f"{show_name(path)}: the images {found[key]['id']} and {image['id']} are both {show_name(key)}; keep "
-                             "one of the two")
+            raise wrong(path, f"the images {found[key]['id']} and {image['id']} are both {show_name(key)}; keep one of them")
         else:
             found[key] = image
         sides = image["width"], image["height"]
         if not all(type(side) is int and side > 0 for side in sides) or sides[0] * sides[1] > MOST_PIXELS:
-            raise InputError(f"{show_name(path)}: {shown_cell(str(image['file_name']))} is {sides[0]} x {sides[1]} there, no size of "
-                             "a photograph; put that right")
+            raise wrong(path, f"{shown_cell(str(image['file_name']))} is {sides[0]} x {sides[1]} there, no size of a "
+                        "photograph; put that right")
     if missing:
-        raise InputError(f"{show_name(path)} names {len(missing)} of {len(images)} images that are not in "
-                         f"{show_name(pictures.folder)} ({cli.listed(missing)}); name the folder that its paths begin in, or "
-                         "take them out of the file")
+        raise wrong(path, f"{len(missing)} of its {len(images)} images are not in {show_name(pictures.folder)} "
+                    f"({cli.listed(missing)}); name the folder that its paths begin in, or take them out of the file")
     return found

@@ -4,9 +4,10 @@ r"""A table of labels, a CSV file with a line for each photograph:
     farm/bella.jpg,horse,7,120,80,410,300
 
 The column filename, file, image, path or name (the first of these that is there, in any case) says which photograph, as
-data/sources/pictures.py compares names. xmin, ymin, xmax and ymax are a box in pixels of the upright photograph. A column class
-of two values becomes binary.h5, class 0 the first in the alphabet. All columns but those of the box come into index.csv as they
-are; an empty cell is unknown. Commas between, UTF-8 or UTF-16, with or without a mark before and lines that end as on Windows.
+data/sources/pictures.py compares names. xmin, ymin, xmax and ymax are a box in pixels of the upright photograph. A column
+class of two values becomes binary.h5, class 0 the first in the alphabet. All columns but those of the box come into
+index.csv as they are; an empty cell is unknown. Commas between, UTF-8 or UTF-16, with or without a mark before, lines that
+end as on Windows or not.
 """
 
 import csv
@@ -54,10 +55,10 @@ class Labels:
         for number, row in lines:
             key = pictures.find(row[identity])
             if key is None:
-                what = f"{shown_cell(row[identity])} is no photograph" if row[identity] else f"the cell {identity} is empty, no photograph"
-                raise self.wrong(f"{what} of {show_name(pictures.folder)}; correct the name, or take the line out", number)
+                raise self.wrong(f"{shown_cell(row[identity])} is no photograph of {show_name(pictures.folder)}; correct "
+                                 "the name, or take the line out", number)
             if key in seen:
-                raise self.wrong(f"{shown_cell(row[identity])} stands in line {seen[key]} already; keep one of the two", number)
+                raise self.wrong(f"{shown_cell(row[identity])} stands in line {seen[key]} already; keep one of them", number)
             seen[key] = number
             self.cells[key] = {name: row[name] for name in self.columns}
             self.boxes[key] = self.box_of([row[name] for name in corners], number)
@@ -90,8 +91,8 @@ class Labels:
             except ValueError:
                 values.append(math.nan)
             if not math.isfinite(values[-1]):
-                raise self.wrong(f"{word} is {shown_cell(cell)}, no number; write a number of pixels, or leave all four empty",
-                                 number)
+                raise self.wrong(f"{word} is {shown_cell(cell)}, no number; write a number of pixels, or leave all four "
+                                 "empty", number)
         return Box(tuple(values), None, is_upright=True)
 
     def two_classes(self, column):
@@ -102,15 +103,15 @@ class Labels:
         values = sorted({cells[column].strip() for cells in self.cells.values()} - {""})
         if len(values) == 2:
             return tuple(values)
-        self.remarks.append(f"the column {column} of {show_name(self.path)} holds {len(values)} value{'s' * (len(values) != 1)} "
-                            "and not two, so there is no binary.h5"
-                            + (f"; train.py --tasks seg column:{column} learns it" if len(values) > 2 else ""))
+        self.remarks.append(
+            f"the column {column} of {show_name(self.path)} holds {len(values)} value{'s' * (len(values) != 1)} and not two"
+            ", so there is no binary.h5" + (f"; train.py --tasks seg column:{column} learns it" if len(values) > 2 else ""))
         return None
 
 
 def read_table(path):
-    """(column names, [(line number, {column: cell})]) of a CSV file; lines of empty cells and columns without a name are left
-    out. Raises InputError."""
+    """(column names, [(line number, {column: cell})]) of a CSV file; lines of empty cells and columns without a name are
+    left out. Raises InputError."""
     def wrong(what, number=None):
         return InputError(f"{show_name(path)}{'' if number is None else f', line {number}'}: {what}")
 
@@ -133,7 +134,8 @@ def read_table(path):
                 raise wrong("it has more cells than there are columns; put cells that hold a comma into double quotes",
                             reader.line_num)
             if len(cells) < len(names):
-                raise wrong(f"it has {len(cells)} cells and there are {len(names)} columns; write one for each", reader.line_num)
+                raise wrong(f"it has {len(cells)} cells and there are {len(names)} columns; write one for each",
+                            reader.line_num)
             lines.append((reader.line_num, {name: cell for name, cell in zip(names, cells) if name}))
     except csv.Error as error:
         raise wrong(f"it is no readable CSV ({error}); write it anew", reader.line_num) from None

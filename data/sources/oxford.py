@@ -77,7 +77,8 @@ def list_samples(root, halves=()):
     class_of = Counter((breed_of(name), class_id) for name, (class_id, _) in listed.items())
     usual_class = {breed: class_id for (breed, class_id), _ in reversed(class_of.most_common())}
     folder = sample.Source(
-        root, "images/NAME.jpg with annotations/trimaps/NAME.png", columns=("breed", "species"), has_border=True, is_own=False)
+        root, "images/NAME.jpg with annotations/trimaps/NAME.png", columns=("breed", "species"), has_border=True,
+        is_own=False)
     for key, paths in images.items():
         if halves and key not in half_of:
             continue

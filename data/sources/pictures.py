@@ -49,7 +49,8 @@ class Pictures:
                                        f"({cli.listed(others)})")
         if not self.found:
             more = f" ({cli.listed(others)} {'are' if len(others) > 1 else 'is'} none, by the name)" if others else ""
-            raise InputError(f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's formats")
+            raise InputError(f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's "
+                             "formats")
 
     def find(self, text):
         """The picture that a list or a table means, as `found` has it, or None."""
@@ -87,14 +88,14 @@ class Pictures:
         return path.relative_to(self.folder).with_name(path.stem).as_posix()
 
     def split_by_lists(self, paths):
-        """{name: split} of up to three lists, a name a line, each the list of the split that it is called, or else in the order
-        train, val, test."""
+        """{name: split} of up to three lists, a name a line, each the list of the split that it is called, or else in the
+        order train, val, test."""
         split_of = {}
         for path, split in zip(paths, splits_named(paths)):
             try:
                 lines = read_lines(path)
             except OSError as error:
-                raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a list of photographs") from None
+                raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a list of names") from None
             for number, line in lines:
                 key = self.find(line)
                 if key is None:
@@ -102,7 +103,8 @@ class Pictures:
                                      f"{show_name(self.folder)}; name each by its path below that, a line each")
                 if split_of.setdefault(key, split) != split:
                     raise InputError(f"{show_name(path)}, line {number}: {shown_cell(line)} stands in the list of "
-                                     f"{split_of[key]} too, so a network would be measured on what it knows; take it from one")
+                                     f"{split_of[key]} too, so a network would be measured on what it knows; take it from "
+                                     "one")
             if not lines:
                 raise InputError(f"{show_name(path)} names no photograph; write a name a line, or leave the list out")
         others = [show_name(self.name_of(paths[0])) for key, paths in self.found.items() if key not in split_of]
@@ -116,8 +118,9 @@ class Pictures:
         named = sorted(set(tops.values()) - {None}, key=SPLITS.index)
         if len(named) < 2 or None in tops.values():
             if len(named) > 1:
-                self.source.remarks.append(f"folders {' and '.join(named)} are no split, as {list(tops.values()).count(None)} of "
-                                           f"{len(tops)} photographs lie in none of them")
+                others = list(tops.values()).count(None)
+                self.source.remarks.append(f"folders {' and '.join(named)} are no split, as {others} of {len(tops)} "
+                                           "photographs lie in none of them")
             return None
         self.source.remarks.append("split as their folders say; --fractions shuffles them instead")
         return tops
@@ -130,8 +133,8 @@ def splits_named(paths):
         return SPLITS[:len(paths)]
     unclear = [show_name(path) for path, split in zip(paths, named) if split is None]
     if unclear or len(set(named)) < len(named):
-        raise InputError(f"--split-files: {unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, as "
-                         "the others are; call the lists train.txt, val.txt and test.txt, one each")
+        raise InputError(f"--split-files: {unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, "
+                         "as the others are; call the lists train.txt, val.txt and test.txt, one each")
     return named
 
 
@@ -149,9 +152,10 @@ def below(folder, apart=None):
         try:
             status = os.stat(place)
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
-            folders = {entry.name for entry in entries if os.path.isdir(entry)}  # not is_dir, which fails at a link to itself
+            folders = {entry.name for entry in entries if os.path.isdir(entry)}  # is_dir fails at a link to itself
         except OSError as error:
-            raise InputError(f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it away") from None
+            raise InputError(f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it "
+                             "away") from None
         this = (status.st_dev, status.st_ino)
         if this in above:  # a link to a folder in which it lies
             continue

@@ -4,8 +4,8 @@
     SegmentationClass/NAME.png    masks of class numbers, 0 background and 255 unlabelled; of some photographs, or missing
     Annotations/NAME.xml          boxes of the objects; of some photographs, or missing
 
-Every class is foreground, or those of --foreground: numbers, or names of VOC's own list. A photograph with one object of these
-gets its box.
+Every class is foreground, or those of --foreground: numbers, or names of VOC's own list. A photograph with one object of
+these gets its box.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from data.sources.folders import find_masks, gather
 from data.sources.oxford import files_by_name, shown
 from data.sources.pictures import Picture, Pictures
 
-CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-           "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # 1 to 20
+CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+           "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # 1 to 20
 ALL = tuple(range(1, 255))
 
 
@@ -42,15 +42,15 @@ def list_samples(args):
     """What --voc gives, a Source. Raises InputError."""
     root = args.voc
     if not (root / "JPEGImages").is_dir():
-        raise InputError(f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of PASCAL VOC, such as "
-                         "VOCdevkit/VOC2012")
+        raise InputError(f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of PASCAL VOC, "
+                         "such as VOCdevkit/VOC2012")
     numbers = tuple(map(number_of, args.foreground))
     pictures = Pictures(root / "JPEGImages")
     masks = find_masks(pictures, root / "SegmentationClass" if (root / "SegmentationClass").is_dir() else None)
     boxes, _ = files_by_name(root / "Annotations", lambda name: name.lower().endswith(".xml"))
     if not masks and not boxes.keys() & pictures.found.keys():
-        raise InputError(f"{show_name(root)} has neither SegmentationClass nor Annotations for its photographs; for those alone "
-                         "use --images")
+        raise InputError(f"{show_name(root)} has neither SegmentationClass nor Annotations for its photographs; for those "
+                         "alone use --images")
     names = tuple(CLASSES[number - 1] for number in numbers if number <= len(CLASSES)) if numbers else None
 
     def make(key):
@@ -69,5 +69,5 @@ def number_of(text):
         return CLASSES.index(text.lower()) + 1
     if text.isascii() and text.isdigit() and int(text) in ALL:
         return int(text)
-    raise InputError(f"--foreground {show_name(text[:60])} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or names: "
-                     f"{', '.join(CLASSES)}")
+    raise InputError(f"--foreground {show_name(text[:60])} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or "
+                     f"names: {', '.join(CLASSES)}")

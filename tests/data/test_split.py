@@ -186,3 +186,18 @@ def test_around_a_test_half_the_others_are_split_as_they_are_without_it():
     _, assignment, seen = data_split.split_around_test([(3, 1, 4)], is_test, breeds, (80, 20), seed=7)
     alone = data_split.split(data_split.group_duplicates(45, [(3, 1, 4)]), breeds[:45], (80, 20), seed=7)
     assert seen == {} and assignment[:45].tolist() == alone.tolist() and (assignment[45:] == 2).all()
+
+
+# ---------------------------------------------------------------------------------------------- given splits
+
+def test_of_equal_images_in_given_splits_those_of_the_last_stay():
+    contents, assignment = ["a", "b", "a", "c", "a", "b", "b"], [0, 0, 2, 1, 2, 1, 1]
+    assert data_split.repeated(contents, assignment) == {0: 2, 1: 5}
+
+
+def test_near_duplicates_of_given_splits_are_told_apart_by_where_they_lie():
+    contents, assignment = list("abcdefa"), np.array([0, 0, 1, 1, 2, 2, 2])
+    pairs = [(-1, 0, 6), (3, 0, 1), (5, 2, 3), (7, 1, 4), (9, 0, 5)]
+    groups, apart, gone = data_split.look_at_given(pairs, contents, assignment)
+    assert gone == {0: 6} and assignment.tolist() == [-1, 0, 1, 1, 2, 2, 2]
+    assert [group for group in groups if len(group) > 1] == [[2, 3]] and apart == [(1, 4)]

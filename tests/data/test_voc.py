@@ -14,10 +14,11 @@ def voc(root, name, mask=None, objects=()):
         save_mask(root / "SegmentationClass", name, palette(mask))
     if objects:
         (root / "Annotations").mkdir(exist_ok=True)
-        shapes = "".join(
-            f"<object><name>{kind}</name><part><name>head</name><bndbox><xmin>0</xmin></bndbox></part><bndbox>" + "".join(
-                f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)) + "</bndbox></object>"
-            for kind, box in objects)
+        part = "<part><name>head</name><bndbox><xmin>0</xmin></bndbox></part>"
+        boxes = ["".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box))
+                 for _, box in objects]
+        shapes = "".join(f"<object><name>{kind}</name>{part}<bndbox>{box}</bndbox></object>"
+                         for (kind, _), box in zip(objects, boxes))
         (root / "Annotations" / f"{name}.xml").write_text(
             f"<annotation><size><width>64</width><height>48</height></size>{shapes}</annotation>")
     return root
@@ -42,7 +43,8 @@ def root(tmp_path):
 def found(root, out, *options):
     arrays, rows = read(prepare(out, "--voc", root, "--fractions", "0-0-100", *options))
     masks = {row["name"]: mask[0, ::8, 0].tolist() for row, mask in zip(rows, arrays["masks"])}
-    boxes = {row["name"]: (box * (2, 1.5, 2, 1.5)).round(3).tolist() for row, box in zip(rows, arrays["bboxes"]) if row["has_box"] == "1"}
+    boxes = {row["name"]: (box * (2, 1.5, 2, 1.5)).round(3).tolist()
+             for row, box in zip(rows, arrays["bboxes"]) if row["has_box"] == "1"}
     return masks, boxes
 
 
@@ -54,7 +56,8 @@ def test_every_class_is_foreground_unless_said_otherwise(root, tmp_path, capsys)
     assert masks == {"cat": [0, 1, 255, 1], "dog": [1, 0, 0, 0], "sofa": [1, 1, 0, 0]} | UNKNOWN
     assert boxes == {"dog": [2, 4, 16, 40], "sofa": [1, 1, 32, 48], "boxed": [8, 6, 24, 30]}  # not of two objects
     text = capsys.readouterr().out
-    assert "masks in which 12 is foreground: 2 (cat, dog)\n" in text and "masks in which 255 is unlabelled: 1 (cat)\n" in text
+    assert "masks in which 12 is foreground: 2 (cat, dog)\n" in text
+    assert "masks in which 255 is unlabelled: 1 (cat)\n" in text
     assert "without a mask, so unlabelled: 2 (boxed, plain)\n" in text
 
 
@@ -83,7 +86,8 @@ def test_boxes_alone_and_a_damaged_box_file(root, tmp_path, capsys):
     (root / "SegmentationClass").rmdir()
     (root / "Annotations" / "dog.xml").write_text("<annotation>")
     arrays, rows = read(prepare(tmp_path / "data", "--voc", root, "--fractions", "0-0-100"))
-    assert arrays.keys() == {"images", "bboxes"} and {row["name"] for row in rows if row["has_box"] == "1"} == {"sofa", "boxed"}
+    assert arrays.keys() == {"images", "bboxes"}
+    assert {row["name"] for row in rows if row["has_box"] == "1"} == {"sofa", "boxed"}
     assert "without a box, because it cannot be used: 1\n  dog: its file cannot be read as XML" in capsys.readouterr().out
 
 
