@@ -6,6 +6,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -14,9 +15,11 @@ import data_rechunk
 import train_baseline
 import train_mtl
 from data import contract
+from dataloader_mtl import MTLDataset
 from oxford import left_out, names, noise, read
 from own import ellipse, own, palette, photograph, prepare, refused, save_mask, write_coco
 from tiny import arguments
+from training import checkpoint, targets
 
 N = 60
 
@@ -240,7 +243,7 @@ def test_breeds_classes_or_folders_are_spread_evenly(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- classes
 
-def test_horses_are_called_horses(tmp_path, capsys, no_pictures):
+def test_horses_are_called_horses(tmp_path, data, capsys, no_pictures):
     """Classification of two classes of one's own: in the records, in the words, in a script that names its tasks."""
     options = own(tmp_path, {f"p{k:02}": ellipse() for k in range(24)})
     lines = [f"p{k:02},{'horse' if k % 2 else 'alpaca'},10,8,40,30" for k in range(23)] + ["p23,,,,,"]
@@ -261,12 +264,13 @@ def test_horses_are_called_horses(tmp_path, capsys, no_pictures):
     train_mtl.main(arguments(*argv, "--resume"))  # finished, with the same settings
     shutil.rmtree(out)
     train_mtl.main(arguments(*argv, "--resume"))  # and its data gone
-    from training import checkpoint
-
     model, info = checkpoint.load_model(tmp_path / "runs" / "mtl" / "seed0" / "best.pt")
     assert info["settings"] == {"cls": {"classes": ["alpaca", "horse"]}} and model.task["cls"].classes == ("alpaca", "horse")
-    import torch
-
+    others = MTLDataset(data, "test", tasks=model.task.values())
+    capsys.readouterr()
+    targets.warn_of_unmeasured(others)
+    assert "has the classes cat and dog, and cls was taught alpaca and horse" in capsys.readouterr().err
+    model.task["cls"].temperature = 1.0
     assert model.task["cls"].answer(torch.tensor([0.0, 9.0]), 1, 1)[0] == "horse"
     assert model.task["cls"].truth(torch.tensor(0), 1, 1) == ("alpaca", None)
 

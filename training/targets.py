@@ -51,7 +51,13 @@ def refuse_blind_choice(dataset):
 
 
 def warn_of_unmeasured(dataset):
-    """Say what a split cannot measure of its tasks; it is null in the results."""
+    """Say what a split cannot measure of its tasks; it is null in the results. And where its two classes are called otherwise than
+    those that a task was taught: what is measured then says nothing."""
+    for name, task in dataset.tasks.items():
+        known, taught = dataset.summary["classes"], tuple(task.classes)
+        if "binary" in dataset.kinds and "binary" in task.needs and taught and taught != known:
+            cli.warn(f"{dataset.data / dataset.split} has the classes {' and '.join(known)}, and {name} was taught "
+                     f"{' and '.join(taught)}: what it measures there takes {known[0]} for {taught[0]} and says nothing of either")
     for name, count in survey(dataset).items():
         task = dataset.tasks[name]
         found = task.lacking(count)
