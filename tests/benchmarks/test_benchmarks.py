@@ -22,6 +22,7 @@ import bench_growth  # noqa: E402  (the path comes first)
 import bench_loader  # noqa: E402
 import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
+import bench_start  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 from soaking import (
@@ -166,6 +167,23 @@ def test_growth(capsys, monkeypatch, tmp_path):
     assert list((tmp_path / "datasets").iterdir()) == []
 
 
+def test_start(capsys, monkeypatch):
+    """Its processes are begun by hand below: to start every script takes a while."""
+    asked = []
+    monkeypatch.setattr(bench_start, "process", lambda *words: lambda: asked.append([str(word) for word in words]))
+    results = run(bench_start, capsys, "--rounds", 1)
+    assert_positive(results, "import_torch", "photograph", "network")
+    assert {"train_mtl", "mtl_vis", "evaluate"} <= results["help"].keys() == results["ratio_help"].keys()
+    assert asked[:len(asked) // 2] == asked[len(asked) // 2:]
+    assert {"import torch", "--help"} <= {words[-1] for words in asked} and sum(words[0] == "mtl_vis.py" for words in asked) == 6
+
+
+def test_a_process_that_fails_ends_the_benchmark():
+    with pytest.raises(SystemExit, match="ended with 3"):
+        bench_start.process("-c", "raise SystemExit(3)")()
+    bench_start.process("-c", "import os; assert os.environ['OMP_NUM_THREADS'] == '1'")()
+
+
 @pytest.mark.parametrize("tick", [1.0, 1000.0])
 def test_timing_in_turns_gives_medians_of_whatever_the_clock_says(monkeypatch, tick):
     clock, calls = [0.0], []
@@ -203,7 +221,7 @@ def test_numbers_are_printed_with_four_digits():
 
 
 def test_every_benchmark_shows_its_command():
-    assert len(SCRIPTS) == 5
+    assert len(SCRIPTS) == 6
     for path in SCRIPTS:
         assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")
 
