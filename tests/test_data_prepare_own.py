@@ -176,7 +176,11 @@ def test_a_split_by_lists_with_endings_marks_and_what_is_in_none(tmp_path, capsy
         (tmp_path / f"{split}.txt").write_bytes(text.encode())
     out = prepare(tmp_path / "data", *options, "--split-files", *(tmp_path / f"{split}.txt" for split in lists))
     assert home(out) == {f"sub/p{k}": split for k, split in enumerate(["val"] * 2 + ["train"] * 3 + ["test"] * 2)}
-    assert "in none of the lists, so left out: 2 (sub/p7, sub/p8)\n" in capsys.readouterr().out
+    assert "in none of the lists, so not used: 2 (sub/p7, sub/p8)\n" in capsys.readouterr().out
+    photograph(tmp_path / "photos", "no\udcfftext")
+    (tmp_path / "one").write_bytes(b"sub/p0\nno\xfftext.JPG\n")
+    out = prepare(tmp_path / "bytes", *options, "--split-files", tmp_path / "one")
+    assert home(out) == {"sub/p0": "train"} and list(left_out(capsys.readouterr().out)) == ["no\\xfftext"]
     (tmp_path / "one").write_bytes("\n".join(f"sub/p{k}" for k in range(4)).encode("utf-16"))
     (tmp_path / "two").write_text("sub/p8")
     out = prepare(tmp_path / "again", *options, "--split-files", tmp_path / "one", tmp_path / "two")

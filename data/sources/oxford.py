@@ -175,12 +175,12 @@ def species_of(name):
     return None, None
 
 
-def read_lines(path):
+def read_lines(path, errors="replace"):
     """(number, line) of each line of a list that is neither empty nor a comment; with the marks that Windows programs put at
     the beginning or without."""
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    lines = content.decode(encoding, errors="replace").splitlines()
+    lines = content.decode(encoding, "replace" if encoding == "utf-16" else errors).splitlines()
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
 
 

@@ -93,9 +93,9 @@ class Pictures:
         split_of = {}
         for path, split in zip(paths, splits_named(paths)):
             try:
-                lines = read_lines(path)
+                lines = read_lines(path, errors="surrogateescape")  # a file's name may be of any bytes
             except OSError as error:
-                raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a list of names") from None
+                raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a list of photographs") from None
             for number, line in lines:
                 key = self.find(line)
                 if key is None:
@@ -109,7 +109,7 @@ class Pictures:
                 raise InputError(f"{show_name(path)} names no photograph; write a name a line, or leave the list out")
         others = [show_name(self.name_of(paths[0])) for key, paths in self.found.items() if key not in split_of]
         if others:
-            self.source.remarks.append(f"in none of the lists, so left out: {len(others)} ({cli.listed(others)})")
+            self.source.remarks.append(f"in none of the lists, so not used: {len(others)} ({cli.listed(others)})")
         return split_of
 
     def split_by_folders(self):
@@ -140,7 +140,7 @@ def splits_named(paths):
 
 def shown_cell(text):
     """The beginning of a line or cell, quoted."""
-    return repr(show_name(text[:60])) + "..." * (len(text) > 60)
+    return f"'{show_name(text[:60])}'" + "..." * (len(text) > 60)
 
 
 def below(folder, apart=None):

@@ -16,7 +16,7 @@ from data.photographs import show_name
 from data.sample import box_of, read_xml
 from data.sources.folders import find_masks, gather
 from data.sources.oxford import files_by_name, shown
-from data.sources.pictures import Picture, Pictures
+from data.sources.pictures import Picture, Pictures, shown_cell
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # 1 to 20
@@ -69,5 +69,5 @@ def number_of(text):
         return CLASSES.index(text.lower()) + 1
     if text.isascii() and text.isdigit() and int(text) in ALL:
         return int(text)
-    raise InputError(f"--foreground {show_name(text[:60])} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or "
+    raise InputError(f"--foreground {shown_cell(text)} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or "
                      f"names: {', '.join(CLASSES)}")

@@ -77,7 +77,7 @@ def test_the_lists_of_the_folder_are_used_when_asked(root, tmp_path, capsys):
     (lists / "val.txt").write_text("dog\n")
     out = prepare(tmp_path / "data", "--voc", root, "--split-files", lists / "train.txt", lists / "val.txt")
     assert sorted(names(out, "train")) == ["cat", "sofa"] and names(out, "val") == ["dog"]
-    assert "in none of the lists, so left out: 2 (boxed, plain)\n" in capsys.readouterr().out
+    assert "in none of the lists, so not used: 2 (boxed, plain)\n" in capsys.readouterr().out
 
 
 def test_boxes_alone_and_a_damaged_box_file(root, tmp_path, capsys):
