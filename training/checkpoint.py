@@ -173,8 +173,14 @@ def make_tasks(content):
     tasks = registry.tasks(content["tasks"])
     for name, task in tasks.items():
         task.settings = content["settings"].get(name, {})
-        task.temperature = content["calibration"].get(name, {}).get("temperature", 1.0)
+    set_temperatures(tasks, content)
     return tasks.values()
+
+
+def set_temperatures(tasks, content):
+    """Let tasks, {name: Task}, answer as a checkpoint's values say."""
+    for name, task in tasks.items():
+        task.temperature = content["calibration"].get(name, {}).get("temperature", 1.0)
 
 
 def load_parts(path, model):
