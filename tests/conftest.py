@@ -56,7 +56,7 @@ def copy_project(folder):
     """Copy all that runs, and the guides that lie in its folders, without the network, records and tests."""
     for path in ROOT.glob("*.py"):
         shutil.copy(path, folder)
-    for room in ("data", "study", "tasks", "training"):
+    for room in ("data", "encoders", "sharing", "study", "tasks", "training", "weighting"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

