@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench_growth  # noqa: E402  (the path comes first)
 import bench_loader  # noqa: E402
+import bench_predict  # noqa: E402
 import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
 import bench_start  # noqa: E402
@@ -32,7 +33,8 @@ from soaking import (
 
 from data import photographs  # noqa: E402
 from data.contract import chunked, open_rechunked  # noqa: E402
-from models import count_parameters  # noqa: E402
+from models import MTLNet, count_parameters  # noqa: E402
+from training import checkpoint  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
@@ -153,6 +155,22 @@ def test_epochs_fill_the_time(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what memory processes share")
+def test_predict(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(common, "CACHE", tmp_path / "datasets" / "pets")
+    model = MTLNet(("seg",), width=2)
+    checkpoint.save({"model": model.state_dict(), "tasks": ["seg"], "width": 2, "size": 32, "metrics": {}, "experiment": "mtl", "seed": 0,
+                     "split_hash": "", "border": "pet", "trained_on": torch.zeros(0, dtype=torch.int64)}, tmp_path / "net.pt")
+    results = run(bench_predict, capsys, "--n", 10, "--calls", 1, "--checkpoint", tmp_path / "net.pt")
+    assert results["n"] == [1, 10] and min(results["peak_mb"]) > 50
+    assert_positive(results, "photographs_per_second", "single_seconds", "growth_of_memory")
+    assert results["ratio"] == pytest.approx(results["photographs_per_second"] * results["single_seconds"], rel=2e-3)
+    assert list((tmp_path / "datasets").iterdir()) == []
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(common.InputError, match="holds 0 photographs, and 10 are asked for"):
+        bench_predict.main(bench_predict.parse_args(["--n", "10", "--photographs", str(tmp_path / "photographs")]))
+
+
 def test_growth(capsys, monkeypatch, tmp_path):
     def in_this_process(module, function, *args):
         getattr(bench_growth, function)(*map(str, args))()
@@ -221,7 +239,7 @@ def test_numbers_are_printed_with_four_digits():
 
 
 def test_every_benchmark_shows_its_command():
-    assert len(SCRIPTS) == 6
+    assert len(SCRIPTS) == 7
     for path in SCRIPTS:
         assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")
 
