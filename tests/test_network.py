@@ -23,6 +23,9 @@ def test_what_the_card_says_of_it():
     assert NETWORK.stat().st_size < 16e6 and count_parameters(model) == 3_228_059
     assert (set(info["tasks"]), info["experiment"], info["size"], info["border"]) == (set(PUBLISHED), "mtl", 256, "pet")
     assert len(info["trained_on"]) == 2937
+    known = info["calibration"]["cls"]
+    assert (round(known["temperature"], 2), known["n"]) == (1.18, 367) and model.task["cls"].temperature == known["temperature"]
+    assert (round(known["ece_before"], 4), round(known["ece_after"], 4)) == (0.0073, 0.0084)
     weights = checkpoint.load(NETWORK)["model"]
     assert {value.dtype.itemsize for value in weights.values() if value.is_floating_point()} == {2}
 
