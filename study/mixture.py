@@ -5,9 +5,10 @@ import os
 from collections import Counter
 
 from cli import InputError, listed
+from registry import AXES
 
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "threads", "workers", "device", "init", "masks"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks"}
 SHOWN = 80  # characters of a value in a refusal: a list of classes can be long
 
 
@@ -31,6 +32,7 @@ def refuse_mixed_row(runs):
     """Refuse runs of one experiment that differ in what rows are compared for, or in what their tasks learned."""
     values = {key: {run.label: as_text(run.config[key]) for run in runs if key in run.config}
               for key in ("tasks", "weighting", "settings")}  # a run of an older version may not say it
+    values |= {key: {run.label: run.config.get(key, usual) for run in runs} for key, usual in AXES.items()}
     values["--masks"] = {run.label: run.config["options"].get("masks") for run in runs}
     for key, of_run in values.items():
         if groups := in_groups(of_run):

@@ -158,7 +158,9 @@ def is_published(runs):
 def own_words(run):
     weighting, masks = run.config.get("weighting"), run.config["options"].get("masks")
     return (in_words(list(run.tasks)) + (f"; loss weights: {weighting}" if weighting else "")
-            + (f"; masks of {masks} training images" if masks else ""))
+            + (f"; masks of {masks} training images" if masks else "")
+            + "".join(f"; {key.replace('_', ' ')}: {str(run.config[key])[:60]}" for key, usual in registry.AXES.items()
+                      if run.config.get(key, usual) != usual))
 
 
 def measures(rows):
@@ -278,7 +280,7 @@ def protocol(runs):
     shared |= {"masks": masks.pop()} if len(masks) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
     differing = sorted({key for run in runs for key in run.config["options"]}
-                       & {"seed", "split", "threads", "workers", "device", "masks"})
+                       & {"seed", "split", "processes", "threads", "workers", "device", "masks"})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

@@ -122,7 +122,7 @@ def read_run(folder):
     for key in ("seed", "epochs"):
         if config["options"].get(key) != test[key]:
             raise Unusable(f"config.json and test.json differ in {key} ({config['options'].get(key)} and {test[key]})")
-    history = read_log(folder / "log.csv", config["tasks"], test["epochs"])
+    history = read_log(folder / "log.csv", config, test["epochs"])
     refuse_untaught(tasks, config, test, history)
     measured = tasks | absent_tasks(tasks)
     columns = PerImage(folder / "test_per_image.csv", measured)
@@ -269,8 +269,12 @@ def numbers(path, field, cells, kind=float):
     return np.array(values, np.int64 if kind is int and all(cells) else float)
 
 
-def read_log(path, tasks, epochs):
-    needed = (*LOG_FIELDS, *(f"weight_{task}" for task in tasks))
+def read_log(path, config, epochs):
+    weights = tuple(f"weight_{task}" for task in config["tasks"])
+    # Under a weighting of weighting/ that makes a gradient in another way there are none.
+    has_none = config.get("weighting", "").partition(":")[0] in registry.names("weighting") and not any(
+        field in read_csv(path, LOG_FIELDS) for field in weights)
+    needed = LOG_FIELDS if has_none else (*LOG_FIELDS, *weights)
     history = {field: numbers(path, field, cells) for field, cells in read_csv(path, needed).items()}
     found = history["epoch"]
     if len(found) != epochs or (found != np.arange(1, len(found) + 1)).any():

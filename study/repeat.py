@@ -11,6 +11,7 @@ import json
 
 from cli import InputError
 from data import contract
+from registry import AXES
 from study import records
 from study.table import EXPERIMENTS
 
@@ -49,14 +50,19 @@ def command(folder, config):
         return list(experiment.command)
     if "weighting" in config:
         name, weighting = config["experiment"], config["weighting"]
-        return ["train.py", f"--name={name}", f"--weighting={weighting}", "--tasks", *config["tasks"]]
+        asked = {key: config[key] for key, usual in AXES.items() if config.get(key, usual) != usual}
+        if "encoder_weights" in asked:  # it is their digest; where they came from is another value
+            asked["encoder_weights"] = config.get("encoder_weights_from")
+        return ["train.py", f"--name={name}", f"--weighting={weighting}", *(
+            f"--{key.replace('_', '-')}={value}" for key, value in asked.items()), "--tasks", *config["tasks"]]
     raise InputError(f"{folder} is a run of {config['experiment']!r}, of which config.json does not say the weighting and "
                      f"the table of experiments nothing, so it cannot be repeated; name one of {', '.join(EXPERIMENTS)}")
 
 
 def options_of(config):
     """The command-line options that repeat a run. What was measured or found at its start is said outright."""
-    options = config["options"] | {key: config[key] for key in ("precision", "threads", "device")}
+    measured = {key: config[key] for key in ("precision", "threads", "device")}
+    options = config["options"] | measured | {"processes": config.get("processes", 1)}  # those of an earlier version had one
     return [f"--{key.replace('_', '-')}={value}" for key, value in options.items()
             if key not in OTHER_OPTIONS and value is not None]
 
@@ -68,11 +74,14 @@ def other_options(folder, given, data=None):
     it may be gone where it is the run's own."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        options, trained_on = {"masks": None, **config["options"]}, config["split_hash"]  # an earlier version used all masks
+        # An earlier version used all masks, and one process.
+        options = {"masks": None, **config["options"], "processes": config.get("processes", 1)}
+        trained_on = config["split_hash"]
         keys = [f"--{key.replace('_', '-')}" for key in options]
         experiment = EXPERIMENTS.get(config["experiment"])
         found = {} if not experiment or experiment.fits(config) else {
-            "tasks": f"it trained {', '.join(config['tasks'])} under the weighting {config.get('weighting')}"}
+            "tasks": f"it trained {', '.join(config['tasks'])} under the weighting {config.get('weighting')}"
+                     + "".join(f", {key} {config[key]}" for key, usual in AXES.items() if config.get(key, usual) != usual)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
     for word, following in zip(given, [*given[1:], ""]):
@@ -83,7 +92,7 @@ def other_options(folder, given, data=None):
         key, asked = fitting[0], value if equals else following
         recorded = options[key[2:].replace("-", "_")]
         found.pop(key, None)  # the last of several counts
-        is_free = key[2:] in FREE_OPTIONS and not (key == "--init" and recorded is None)
+        is_free = (key[2:] in FREE_OPTIONS and not (key == "--init" and recorded is None)) or (key, asked) == ("--processes", "auto")
         if not is_free and not is_same(asked, recorded):
             found[key] = f"{key} was {recorded} and is {asked}"
     if data and (data.exists() or str(data) != options.get("data")) and split_hash_of(data) != trained_on:

@@ -7,6 +7,8 @@ experiments.py, the page of results.py and README's table are made from this. In
 
 from dataclasses import dataclass
 
+from registry import AXES
+
 BASELINE = "baseline"
 # Figures that the records of every version have, in the order of results.csv. Without those of the segmentation a run has no
 # place in a table; the others are null where their task is absent.
@@ -35,7 +37,8 @@ class Experiment:
 
     def fits(self, config):
         """Whether a run's config.json is of this experiment; those of earlier versions do not say the weighting."""
-        return config["tasks"] == list(self.tasks) and config.get("weighting", self.weighting) == self.weighting
+        return (config["tasks"] == list(self.tasks) and config.get("weighting", self.weighting) == self.weighting
+                and all(config.get(key, usual) == usual for key, usual in AXES.items()))
 
 
 def _split(text, *published):

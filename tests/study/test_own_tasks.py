@@ -75,6 +75,32 @@ def test_a_row_that_the_table_lacks_is_told_by_its_tasks_and_weighting(root, tmp
     assert "Rows beside" not in run(root, tmp_path / "out")
 
 
+def test_a_row_says_its_sharing_and_encoder_and_holds_one_of_each(root, tmp_path):
+    for seed in (0, 1):
+        change_json(root / f"seg_more/seed{seed}/config.json", sharing="soft", encoder="timm:resnet18", encoder_weights=None)
+    text = flat(run(root, tmp_path / "out"))
+    assert "loss weights: 0.8-0.1-0.1; sharing: soft; encoder: timm:resnet18." in text and "encoder weights" not in text
+    change_json(root / "seg_more/seed1/config.json", sharing="mtan")
+    with pytest.raises(InputError, match="runs of seg_more that differ in sharing cannot share a row"):
+        run(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("weighting, is_fit", [("torchjd:UW", True), ("uncertainty", False), ("0.8-0.1-0.1", False)])
+def test_a_log_lacks_the_weights_only_where_a_weighting_has_none(root, weighting, is_fit):
+    folder = root / "seg_more/seed0"
+    change_json(folder / "config.json", weighting=weighting)
+    with open(folder / "log.csv", newline="") as file:
+        rows = [{key: value for key, value in row.items() if not key.startswith("weight_")} for row in csv.DictReader(file)]
+    with open(folder / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    if is_fit:
+        assert records.read_run(folder).experiment == "seg_more"
+    else:
+        assert "log.csv lacks the column weight_seg" in reason(folder)
+
+
 def test_the_name_of_a_published_row_does_not_make_other_tasks_its(root, tmp_path):
     make(root, "mtl")
     make_run(root, "ablation_cls", 0, weighting="0.9-0.1")

@@ -71,6 +71,10 @@ def test_a_run_of_train_py_is_repeated_with_its_tasks_weighting_and_masks(rich, 
      "train.py --name=split_60_20_20 --weighting=60-20-20 --tasks seg cls bbox"),
     ({"experiment": "mtl", "tasks": ["seg", "recon"], "weighting": "equal"},
      "train.py --name=mtl --weighting=equal --tasks seg recon"),
+    ({"experiment": "mtl", "tasks": ["seg", "cls", "bbox"], "weighting": "equal", "sharing": "mtan", "encoder": "efficientnet_lite0",
+      "encoder_weights": "0" * 64, "encoder_weights_from": "package", "encoder_lr": 0.0001, "encoder_bn": "train"},
+     "train.py --name=mtl --weighting=equal --sharing=mtan --encoder=efficientnet_lite0 --encoder-weights=package --encoder-lr=0.0001 "
+     "--tasks seg cls bbox"),
 ], ids=str)
 def test_a_run_is_repeated_by_its_experiments_script_or_else_by_train_py(tmp_path, config, words):
     assert repeat.command(tmp_path, config) == words.split()
@@ -80,6 +84,8 @@ def test_a_finished_run_of_other_tasks_is_not_that_of_the_table(run):
     assert repeat.other_options(run, []) == []
     change_json(run / "config.json", tasks=["seg", "recon"])
     assert repeat.other_options(run, []) == ["it trained seg, recon under the weighting equal"]
+    change_json(run / "config.json", tasks=["seg"], sharing="soft")
+    assert repeat.other_options(run, []) == ["it trained seg under the weighting equal, sharing soft"]
 
 
 @pytest.mark.parametrize("recorded, asked, found", [
