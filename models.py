@@ -9,10 +9,10 @@ The parts that a task's file (tasks/) builds its own from, each called with the 
     ClassHead      the deepest -> (B, K)
     BoxHead        the deepest -> (B, 4)
 
-With encoders/unet.py this is a U-Net (Ronneberger, Fischer and Brox 2015). Four things differ from it for speed on a CPU: the stem halves the resolution in
-its first convolution, because a full-resolution stage costs more time than all the others together and gains little; the
-finest stage on either side is one convolution of few channels; the decoder has half the encoder's channels; and its last
-layer gives the mask's 2 x 2 pixels of each position (pixel shuffle: Shi et al. 2016).
+With encoders/unet.py this is a U-Net (Ronneberger, Fischer and Brox 2015). Four things differ from it for speed on a CPU:
+the stem halves the resolution in its first convolution, because a full-resolution stage costs more time than all the others
+together and gains little; the finest stage on either side is one convolution of few channels; the decoder has half the
+encoder's channels; and its last layer gives the mask's 2 x 2 pixels of each position (pixel shuffle: Shi et al. 2016).
 """
 
 import hashlib

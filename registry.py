@@ -17,8 +17,8 @@ from cli import InputError
 HERE = Path(__file__).resolve().parent
 # The tasks of the published study, in its order: what a data folder is asked for where nobody says which.
 PUBLISHED = ("seg", "cls", "bbox")
-# What a run's config.json says of its sharing and encoder, and what it is where nothing else is asked for; earlier versions had no
-# other and did not say it.
+# What a run's config.json says of its sharing and encoder, and what it is where nothing else is asked for; earlier versions had
+# no other and did not say it.
 AXES = {"sharing": "hard", "encoder": "unet", "encoder_weights": None, "encoder_lr": None, "encoder_bn": "train"}
 
 

@@ -107,8 +107,8 @@ class UncertaintyWeightedLoss(EqualWeightedLoss):
 
 
 def make_criterion(spec, tasks):
-    """The criterion that a text stands for: "equal", "uncertainty", a name of weighting/, or a positive number for each task, as in
-    "0.8-0.1-0.1".
+    """The criterion that a text stands for: "equal", "uncertainty", a name of weighting/, or a positive number for each task, as
+    in "0.8-0.1-0.1".
 
     Raises cli.InputError for any other text.
     """

@@ -1,4 +1,5 @@
-"""What an encoder is to everything else: the class that each file in this folder derives its own from. README.md is the guide.
+"""What an encoder is to everything else: the class that each file in this folder derives its own from. README.md is the
+guide.
 
 An encoder makes a module that turns images into five feature maps, and knows which values of a picture it was made for and
 where trained weights for it come from.
@@ -39,7 +40,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def build(self, width):
-        """A module: (B, 3, H, W) normalised float -> its five feature maps, at 1/2 to 1/32 of H and W, rounded up, finest first.
+        """A module: (B, 3, H, W) normalised float -> its five feature maps, at 1/2 to 1/32 of H and W (rounded up).
 
         Its weights are random, and nothing is downloaded: the name may come out of a stranger's checkpoint. It has
         `channels`; `stages`, five lists of modules that give the maps when called one after the other, or None; `inner`, the
@@ -48,11 +49,12 @@ class Encoder(ABC):
 
     def weights_from_hub(self):
         """A state dict of trained weights that its library downloads."""
-        raise InputError(f"there are no weights of {self.name} on a hub; use --encoder-weights with a file, or without it")
+        raise InputError(f"there are no weights of {self.name} on a hub; name a file with --encoder-weights, or leave it out")
 
     def weights_from_package(self):
         """A state dict of trained weights that come with a package."""
-        raise InputError(f"there are no weights of {self.name} in a package; use --encoder-weights with a file, or without it")
+        raise InputError(f"there are no weights of {self.name} in a package; name a file with --encoder-weights, or leave it "
+                         "out")
 
     def renamed(self, weights):
         """A state dict under the names that the module has."""
@@ -87,26 +89,27 @@ def read(path):
     try:
         content = torch.load(Path(path), map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, {PACKAGE} "
-                         "or a file with a state dict") from None
+        raise InputError(f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, "
+                         f"{PACKAGE} or a file with a state dict") from None
     except Exception:  # hostile bytes make the unpickler raise nearly anything
         content = None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor)
+                                                               for value in content.values()):
         raise InputError(f"{path} holds no state dict of tensors, or is damaged; name a file that torch.save wrote of one")
     return content
 
 
 def refuse_strides(name, reason):
     """Refuse a network that does not give the five maps."""
-    raise InputError(f"{name} {reason}, and an encoder needs maps at {', '.join(f'1/{stride}' for stride in STRIDES)} of the "
-                     "image's sides; use another --encoder")
+    wanted = ", ".join(f"1/{stride}" for stride in STRIDES)
+    raise InputError(f"{name} {reason}, and an encoder needs maps at {wanted} of the image's sides; use another --encoder")
 
 
 class Foreign(nn.Module):
-    """The five feature maps of another library's network, which gives them, or four without the finest, when it is called."""
+    """The five feature maps of another library's network, which gives them, or four without the finest."""
 
     stages, inner, is_initialised = None, None, True
 

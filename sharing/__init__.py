@@ -1,4 +1,5 @@
-"""What a sharing is to everything else: the class that each file in this folder derives its own from. README.md is the guide.
+"""What a sharing is to everything else: the class that each file in this folder derives its own from. README.md is the
+guide.
 
 A sharing says which of the encoder's five feature maps each task gets. What it is built of, the network's part `encoder`, is
 a module of its own making, which it is handed back with every call.
@@ -52,6 +53,10 @@ class Sharing(ABC):
         """A scalar that is added to the loss, or None."""
         return None
 
+    def values(self, encoder):
+        """{column: number} for an epoch's row of the log, of what it has learned by its end."""
+        return {}
+
 
 def of_each(tasks, make):
     """{task: make(task)} as a module."""
@@ -63,8 +68,8 @@ def of_each(tasks, make):
 def stages(encoder, sharing):
     """The stages of an encoder; refuses one that cannot be taken apart."""
     if encoder.stages is None:
-        raise InputError(f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken apart; use "
-                         "--encoder unet or efficientnet_lite0, or --sharing hard or soft")
+        raise InputError(f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken apart; "
+                         "use --encoder unet or efficientnet_lite0, or --sharing hard or soft")
     return encoder.stages
 
 

@@ -1,13 +1,16 @@
 """Cross-stitch units: an encoder a task, and after each stage every task gets a learned mixture of the tasks' maps.
 
-`cross_stitch` or `cross_stitch:0.8`: what a task's own map weighs at first, 0.9 unless it is said, as in the paper; the others
-share the rest, so that the mixture keeps its scale. `cross_stitch:1` starts as separate networks. A unit has a weight for each
-channel and each pair of tasks; they are learned like all else, without weight decay, which would pull them towards zero.
+`cross_stitch` or `cross_stitch:0.8`: what a task's own map weighs at first, 0.9 unless it is said, as in the paper; the
+others share the rest, so that the mixture keeps its scale. `cross_stitch:1` starts as separate networks. A unit has a weight
+for each channel and each pair of tasks; they are learned like all else, without weight decay, which would pull them towards
+zero. Their means over channels stand in log.csv.
 
 All encoders start with the same weights, and one task alone has no units.
 
 Source: Misra, Shrivastava, Gupta and Hebert, "Cross-stitch Networks for Multi-task Learning", 2016.
 """
+
+from itertools import product
 
 import torch
 from torch import nn
@@ -48,6 +51,11 @@ class CrossStitch(Sharing):
 
     def encoders(self, encoder):
         return list(encoder.of.values())
+
+    def values(self, encoder):
+        """stitch_A_B_stage3: what weight B's map has in what A gets after stage 3, mean over channels."""
+        return {f"stitch_{a}_{b}_stage{k}": value for k, unit in enumerate(encoder.units, start=1) for (a, b), value in zip(
+            product(encoder.of, repeat=2), unit.weight.detach().view(unit.shape).mean(dim=(2, 3, 4)).flatten().tolist())}
 
 
 class _Unit(nn.Module):

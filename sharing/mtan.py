@@ -4,7 +4,7 @@ Stage k of the encoder has a map p_k at its end and a map u_k before its last la
 
     mask_k = sigmoid(bn(h(g([u_k, f_k]))))       g: 1 x 1 convolution, batch normalisation, ReLU; h: 1 x 1 convolution
     what the task gets: mask_k * p_k
-    f_k = f(mask_(k-1) * p_(k-1))                3 x 3 convolution, batch normalisation, ReLU; shared by the tasks; none at k = 1
+    f_k = f(mask_(k-1) * p_(k-1))                f: 3 x 3 convolution, batch normalisation, ReLU, shared by the tasks
 
 Two things differ from the paper: f follows the pooling, as convolutions do in this project's encoder, which is four times
 cheaper than before it; and decoders are each task's own here, so only the encoder has attention. One task alone has nothing

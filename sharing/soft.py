@@ -1,13 +1,14 @@
 """Soft parameter sharing: an encoder a task, tied by the squared distance of their weights.
 
-`soft` or `soft:0.01`: the strength of the tie, 0.1 unless it is said. `soft:0` are separate networks. `soft:inf` is the limit,
-in which the weights are one: it is built as one encoder, with one set of statistics of batch normalisation, and so is `hard`.
+`soft` or `soft:0.01`: the strength of the tie, 0.1 unless it is said. `soft:0` are separate networks. `soft:inf` is the
+limit, in which the weights are one: it is built as one encoder, with one set of statistics of batch normalisation, and so is
+`hard`.
 
 All encoders start with the same weights. Their distance counts weights and biases, those of batch normalisation too, but not
 its running statistics.
 
-Source: Duong, Cohn, Bird and Cook, "Low Resource Dependency Parsing", 2015: the loss plus strength * ||A - B||^2; of more than
-two tasks, the sum over all pairs.
+Source: Duong, Cohn, Bird and Cook, "Low Resource Dependency Parsing", 2015: the loss plus strength * ||A - B||^2; of more
+than two tasks, the sum over all pairs.
 """
 
 import math
@@ -26,7 +27,8 @@ class Soft(Sharing):
         except ValueError:
             self.strength = -1
         if not self.strength >= 0:
-            raise InputError(f"the strength of soft sharing is a number from 0 on or inf, as in soft:0.1, and was {name[:60]!r}")
+            raise InputError("the strength of soft sharing is a number from 0 on or inf, as in soft:0.1, and was "
+                             f"{name[:60]!r}")
 
     def build(self, make_encoder, tasks, beside, seed):
         return make_encoder() if self._is_one() else of_each(tasks, lambda task: make_encoder())

@@ -1,5 +1,6 @@
-"""Sharings, weightings and encoders together: the guides' examples in a copy of the project, and a sample of the combinations from the
-first epoch to the network taken out alone."""
+"""Sharings, weightings and encoders together: the guides' examples in a copy of the project, and a sample of the
+combinations from the first epoch to the network taken out alone.
+"""
 
 import csv
 import importlib.util

@@ -12,12 +12,14 @@ from cli import InputError, listed
 from dataloader_mtl import batches, make_loader
 
 
-def step(model, criterion, batch, precision):
+def step(model, criterion, batch, precision, look=None):
     """Forward and backward of one batch; returns the weighted total, with the sharing's penalty, and the dict of unweighted
-    losses."""
+    losses. look(losses) is called before they go back."""
     with autocast(batch["image"].device, precision):
         outputs = model(batch["image"])
     losses = criterion(outputs, batch)
+    if look:
+        look(losses)
     total = criterion.backward(losses, model)
     penalty = model.penalty()
     if penalty is not None:
@@ -27,8 +29,8 @@ def step(model, criterion, batch, precision):
 
 
 def seed_step(seed, epoch, k):
-    """Let random numbers of a step, as of layers that drop values, depend on the seed, the epoch and the step alone, so that a
-    resumed run draws the same."""
+    """Let random numbers of a step, as of layers that drop values, depend on the seed, the epoch and the step alone, so that
+    a resumed run draws the same."""
     torch.manual_seed(zlib.crc32(f"{seed}/{epoch}/{k}".encode()))
 
 

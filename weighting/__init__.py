@@ -1,7 +1,8 @@
-"""What a weighting is to everything else: the class that each file in this folder derives its own from. README.md is the guide.
+"""What a weighting is to everything else: the class that each file in this folder derives its own from. README.md is the
+guide.
 
-`equal`, fixed numbers and `uncertainty` are in utils.py, where a weighting's other members are: `weights` for the log, `total`
-or `backward` for a step, `begin_step` and `prepare`.
+`equal`, fixed numbers and `uncertainty` are in utils.py, where a weighting's other members are: `weights` for the log,
+`total` or `backward` for a step, `begin_step` and `prepare`.
 """
 
 from cli import InputError

@@ -1,7 +1,7 @@
 """Dynamic weight average: the slower a task's loss falls, the more it weighs.
 
-A task's weight in an epoch is its share of softmax(r / T), r = its loss in the epoch before over that in the one before that,
-means over the training batches, T = 2; equal weights in the first two epochs. The paper's weights sum to the number of
+A task's weight in an epoch is its share of softmax(r / T), r = its loss in the epoch before over that in the one before
+that, means over the training batches, T = 2; equal weights in the first two epochs. The paper's weights sum to the number of
 tasks, these to one, as `equal` does here.
 
 Source: Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", 2019.

@@ -2,17 +2,18 @@
 
     pip install -r requirements-torchjd.txt
 
-Two kinds. A scalarizer (UW, GeometricMean, STCH, ...) makes one number of the losses, which is minimised. An aggregator (UPGrad,
-MGDA, ...) makes one gradient of the tasks' gradients: the parameters that tasks share get that, and each decoder and head the
-gradient of its own loss. Settings stand behind a second colon, as in c=0.4,norm_eps=1e-3; those without a default have to be
-said, but for the number of tasks and for weights (equal). Constant, Mean, Random and Sum are scalarizers, and as
-aggregators torchjd:aggregation.Mean and so on.
+Two kinds. A scalarizer (UW, GeometricMean, STCH, ...) makes one number of the losses, which is minimised. An aggregator
+(UPGrad, MGDA, ...) makes one gradient of the tasks' gradients: the parameters that tasks share get that, and each decoder
+and head the gradient of its own loss. Settings stand behind a second colon, as in c=0.4,norm_eps=1e-3; those without a
+default have to be said, but for the number of tasks and for weights (equal). Constant, Mean, Random and Sum are scalarizers,
+and as aggregators torchjd:aggregation.Mean and so on.
 
-A task whose gradient is zero in a batch, as where nothing is labelled, is left out of it: it has no direction, and some methods
-divide by its length. Methods that remember their tasks get the row of zeros. What a method remembers is kept in
+A task whose gradient is zero in a batch, as where nothing is labelled, is left out of it: it has no direction, and some
+methods divide by its length. Methods that remember their tasks get the row of zeros. What a method remembers is kept in
 last.pt; its random numbers depend on the seed, the epoch and the step.
 
-Source: Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024; each method's own in TorchJD's documentation.
+Source: Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024; each method's own in TorchJD's
+documentation.
 """
 
 import ast
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cli import InputError
+from cli import InputError, one_line
 from weighting import Weighting
 
 VERSION = "0.18."
@@ -57,8 +58,8 @@ class Torchjd(Weighting):
 
     def prepare(self, model):
         if self.aggregates and not model.shared_parameters():
-            raise InputError(f"{self.spec} makes one gradient of the tasks' for the parameters that they share, and under the "
-                             f"sharing {model.sharing.name} they share none; use another --sharing or another --weighting")
+            raise InputError(f"{self.spec} makes one gradient of the tasks' for the parameters that they share, and under "
+                             f"the sharing {model.sharing.name} they share none; use another --sharing or --weighting")
         model.keeps_trunk = self.aggregates
         self.device = next(model.parameters()).device
         self.set_extra_state(self.get_extra_state())
@@ -157,7 +158,8 @@ def _make(named, settings, n):
     except ImportError as error:
         raise InputError(f"torchjd:{name} lacks what it solves with ({error}); {INSTALL}") from None
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise InputError(f"torchjd:{name} cannot be made for {n} tasks{' with ' + settings if settings else ''}: {error}") from None
+        with_these = f" with {settings}" if settings else ""
+        raise InputError(f"torchjd:{name} cannot be made for {n} tasks{with_these}: {one_line(error)}") from None
     return kind, method
 
 
@@ -178,5 +180,6 @@ def _parse(settings, name):
             raise ValueError
         values = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"the settings of torchjd:{name} are written as in c=0.4,norm_eps=1e-3, and were {settings[:60]!r}") from None
+        raise InputError(f"the settings of torchjd:{name} are written as in c=0.4,norm_eps=1e-3, and were "
+                         f"{settings[:60]!r}") from None
     return {key: torch.tensor(value) if isinstance(value, list) else value for key, value in values.items()}
