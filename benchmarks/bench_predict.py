@@ -4,7 +4,7 @@
 
 Without --photographs they are pets drawn in code. Both look with the same checkpoint, mtl_vis.py at --calls of the photographs, one
 after the other; predict.py writes a mask each with as many processes as there are cores. The peak is the sum over predict.py and its
-processes of the memory that each has for itself, with its part of what they share (Linux).
+processes of their resident memory, in which what they share counts for each (Linux).
 """
 
 import re
@@ -35,8 +35,8 @@ def parse_args(argv=None):
 
 
 def main(args):
-    if not Path("/proc/self/smaps_rollup").exists():
-        raise InputError("this system does not tell what memory processes share; run this benchmark on Linux")
+    if not Path("/proc/self/status").exists():
+        raise InputError("this system does not tell what memory other processes have; run this benchmark on Linux")
     common.CACHE.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=common.CACHE.parent) as place:
         place = Path(place)
@@ -108,7 +108,7 @@ def together(process):
     """MB of a process and all below it."""
     total = 0.0
     try:
-        total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{process}/smaps_rollup").read_text(), re.M)[1]) * 1024 / common.MEGA
+        total += int(re.search(r"^VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text(), re.M)[1]) * 1024 / common.MEGA
         for task in Path(f"/proc/{process}/task").iterdir():
             total += sum(map(together, (task / "children").read_text().split()))
     except (OSError, TypeError):  # it has ended

@@ -155,7 +155,7 @@ def test_epochs_fill_the_time(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what memory processes share")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what memory other processes have")
 def test_predict(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(common, "CACHE", tmp_path / "datasets" / "pets")
     model = MTLNet(("seg",), width=2)
