@@ -251,8 +251,8 @@ def run_lengths(mask):
     from pycocotools import mask as coco
 
     rle = coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
-    return {"segmentation": {"size": list(mask.shape), "counts": rle["counts"].decode()}, "area": int(coco.area(rle)),
-            "bbox": coco.toBbox(rle).tolist()}
+    return dict(segmentation={"size": list(mask.shape), "counts": rle["counts"].decode()}, area=int(coco.area(rle)),
+                bbox=coco.toBbox(rle).tolist())
 
 
 # ------------------------------------------------------------------------------------------------- all photographs
