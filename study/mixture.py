@@ -8,7 +8,8 @@ from cli import InputError, listed
 from registry import AXES
 
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks",
+                "conflicts", "tensorboard"}
 SHOWN = 80  # characters of a value in a refusal: a list of classes can be long
 
 

@@ -15,10 +15,10 @@ from registry import AXES
 from study import records
 from study.table import EXPERIMENTS
 
-# Options that say where a run writes, or that experiments.py sets by itself.
-OTHER_OPTIONS = {"runs", "resume", "seed", "split"}
+# Options that say where and what a run writes, or that experiments.py sets by itself.
+OTHER_OPTIONS = {"runs", "resume", "seed", "split", "tensorboard"}
 # Options that do not change the result, or that may lie elsewhere by now.
-FREE_OPTIONS = {"data", "runs", "resume", "seed", "split", "workers", "device", "init"}
+FREE_OPTIONS = {"data", "runs", "resume", "seed", "split", "workers", "device", "init", "conflicts", "tensorboard"}
 TIMES = {"train_seconds", "images_per_second", "seconds", "waiting"}
 FILES = ("config.json", "log.csv", "test.json", "test_per_image.csv")
 
