@@ -270,10 +270,10 @@ def random_crop(height, width, rng):
     return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
 
 
-def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None):
-    """A DataLoader over an MTLDataset; `shuffle` by the dataset's seed; context "fork", "spawn" or None for the default."""
+def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None, part=(0, 1)):
+    """A DataLoader over an MTLDataset; `shuffle` by its seed; context "fork", "spawn" or None, the default; part: data/order.py."""
     return DataLoader(
-        dataset, batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps),
+        dataset, batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps, part),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
         num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=context if workers else None,
         worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available(),

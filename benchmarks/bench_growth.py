@@ -75,8 +75,8 @@ def epoch(data):
 
     loader, model, criterion = network(data)
     args = engine.make_parser(__doc__).parse_args(["--epochs", "1"])
-    optimizer = engine.make_optimizer(model, criterion, args.lr)
-    return lambda: engine.train_one_epoch(model, criterion, optimizer, loader, 0, args, "fp32")
+    update = engine.plain_update(model, criterion, args.lr)
+    return lambda: engine.train_one_epoch(model, criterion, update, loader, 0, args, "fp32")
 
 
 def evaluate(data):

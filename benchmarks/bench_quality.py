@@ -63,7 +63,7 @@ def plan(args, tasks):
     with folder.held():
         pass  # refuses an existing run before it measures
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
-    optimizer = engine.make_optimizer(model, criterion, args.lr)
+    update = engine.plain_update(model, criterion, args.lr)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})
     size, precision, speeds = contract.describe(args.data)["size"], None, {}
     some = min(args.limit or TIMED_BATCHES * args.batch_size, TIMED_BATCHES * args.batch_size)
@@ -74,7 +74,7 @@ def plan(args, tasks):
             precision = engine.choose_precision(args.precision, folder, model, criterion, dataset, args.batch_size,
                                                 device)
         for _ in ("warm up", "measure"):
-            _, seconds, images = engine.train_one_epoch(model, criterion, optimizer, loader, 0, once, precision)
+            _, seconds, images = engine.train_one_epoch(model, criterion, update, loader, 0, once, precision)
         speeds[side] = images / seconds
         print(f"{side} px: {speeds[side]:.1f} images/s", flush=True)
     images = len(MTLDataset(args.data, "train", limit=args.limit))

@@ -1,5 +1,6 @@
 """Which images come in which batch; and where only a few masks are to be used, which images keep theirs."""
 
+import itertools
 import math
 
 import numpy as np
@@ -11,25 +12,38 @@ class EpochBatches(Sampler):
 
     Shuffled by (seed, epoch) unless seed is None. A last incomplete batch is left out when shuffled and there are others:
     batch normalisation over one or two images disturbs the network. Where `keeps` (n,) bool says which images have a mask,
-    half of each batch are such images.
+    half of each batch are such images. part (k, P): the k-th of P processes' part of every shuffled batch, its images one after
+    another; and of those in order every P-th batch, whole.
     """
 
-    def __init__(self, n, batch_size, seed=None, keeps=None):
-        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+    def __init__(self, n, batch_size, seed=None, keeps=None, part=(0, 1)):
+        self.n, self.batch_size, self.seed, self.epoch, self.part = n, batch_size, seed, 0, part
         self.keeps = None if keeps is None or seed is None or keeps.all() else keeps
 
     def __len__(self):
-        return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
+        k, parts = self.part
+        return self._batches() if self.seed is not None else len(range(k, self._batches(), parts))
 
     def __iter__(self):
+        k, parts = self.part
+        if self.seed is None:
+            yield from itertools.islice(self._whole_batches(), k, None, parts)
+            return
+        for keys in self._whole_batches():
+            yield keys[len(keys) * k // parts:len(keys) * (k + 1) // parts]
+
+    def _whole_batches(self):
         if self.keeps is not None:
             yield from mixed_batches(self.keeps, self.batch_size, self.seed, self.epoch)
             return
         order = np.arange(self.n)
         if self.seed is not None:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        for k in range(len(self)):
+        for k in range(self._batches()):
             yield [(self.epoch, int(row)) for row in order[k * self.batch_size:(k + 1) * self.batch_size]]
+
+    def _batches(self):
+        return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
 
     def _drops_last(self):
         return self.seed is not None and self.n >= self.batch_size

@@ -9,6 +9,7 @@ from torch.utils.data import get_worker_info
 
 from cli import InputError
 from data import contract
+from data.shared import open_shared
 
 
 class Store:
@@ -36,13 +37,25 @@ class Store:
         if not hold or get_worker_info() is not None:  # in every worker it would be a copy more
             return {kind: self._read_file(kind, rows) for kind in self.kinds}
         if self._held is None:
-            self._held = {kind: np.empty((self.n, *file.shape[1:]), np.uint8) for kind, file in self._files.items()}
+            self._held = {kind: np.empty(shape, np.uint8) for kind, shape in self._shapes().items()}
             self._is_held = np.zeros(self.n, bool)
         new = [row for row in rows if not self._is_held[row]]
         for kind, held in self._held.items():
             held[new] = self._read_file(kind, new)
         self._is_held[new] = True
         return {kind: held[rows] for kind, held in self._held.items()}
+
+    def share(self, place):
+        """Hold the pictures in shared memory of `shared_bytes` (data/shared.py), for other processes as well."""
+        self._open()
+        self._is_held, self._held, offset = open_shared(place, (self.n,), bool), {}, self.n
+        for kind, shape in self._shapes().items():
+            self._held[kind] = open_shared(place, shape, offset=offset)
+            offset += math.prod(shape)
+
+    def shared_bytes(self):
+        """How much shared memory `share` takes: the pictures, and for each row whether it is there."""
+        return self.n + self.bytes()
 
     def fits_in_memory(self):
         """Whether the pictures take at most a quarter of this machine's memory (where it tells how much it has)."""
@@ -55,6 +68,9 @@ class Store:
     def bytes(self):
         """How many bytes all pictures take."""
         return self.n * sum(math.prod(contract.sample_shape(kind, self.size)) for kind in self.kinds)
+
+    def _shapes(self):
+        return {kind: (self.n, *contract.sample_shape(kind, self.size)) for kind in self.kinds}
 
     def refuse_changes(self, kind):
         """Refuse a file that is not the one any more that was there when the dataset was made."""

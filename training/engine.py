@@ -2,11 +2,15 @@
 
 A script says which tasks, which model and which weighting; `run` does the rest:
 
-    parser -> run -> fit -> train_one_epoch, evaluate          (every epoch)
-                  -> finish -> evaluate on the test split      (once, with the chosen checkpoint)
+    parser -> run -> begin                                        (checks, records, what an earlier start left)
+                  -> train -> fit -> train_one_epoch, evaluate    (every epoch)
+                           -> finish -> evaluate on the test split    (once, with the chosen checkpoint)
+
+`train` and what is below it happen in all processes of a run (training/team.py), each with its part of every batch.
 """
 
 import contextlib
+import copy
 import sys
 import time
 from pathlib import Path
@@ -20,7 +24,8 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import checkpoint, known_images, pictures, targets
+from training import checkpoint, distributed, known_images, pictures, targets
+from training.calibration import calibrate
 from training.devices import choose_device, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
 from training.options import make_parser  # noqa: F401  (where one looks for it)
@@ -28,23 +33,26 @@ from training.precision import choose_precision
 from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
 from training.step import (
-    gradient_norm,
+    gradient_norm,  # noqa: F401  (tests measure with it)
     named_parameters,
     refuse_divergence,
     refuse_unreached,
     refuse_untrained,
+    seed_step,
     step,
     teaching_batch,
     to,
 )
+from training.team import ALONE
 
 # Options that the records hold by themselves, as what was made of them.
-RECORDED = {"tasks", "weighting", "name"}
+RECORDED = {"tasks", "weighting", "sharing", "encoder", "encoder_weights", "encoder_lr", "encoder_bn", "name"}
 
 
 def learn(tasks, args):
-    """Let tasks, {name: Task}, look at the training split, as those must whose head depends on it; returns them."""
-    curious = [task for task in tasks.values() if type(task).learn is not Task.learn]
+    """Let tasks, {name: Task}, look at the training split, but for those that have; returns them. Those whose head depends on it
+    must before the network is built."""
+    curious = [task for task in tasks.values() if type(task).learn is not Task.learn and not task.settings]
     if curious:
         dataset = MTLDataset(args.data, "train", limit=args.limit, tasks=())
         for task in curious:
@@ -58,13 +66,17 @@ def run(experiment, model, criterion, args):
     Everything is written to <runs>/<experiment>/seed<k>/ (training/run_folder.py), which is this process's alone meanwhile. Raises
     cli.InputError for wrong input, and for parameters that would not be trained, before anything is written.
     """
+    network = distributed.from_torchrun(args)
+    if network and network.rank:
+        network.follow()
+        return
     folder = open_folder(experiment, args)
-    with folder.held():
+    with contextlib.closing(network or ALONE), folder.held():
         if folder.is_finished():
             check_finished(folder, experiment, model, criterion, args)
             print(f"{folder.path} is finished already")
         else:
-            train_and_test(folder, experiment, model, criterion, args)
+            train_and_test(folder, experiment, model, criterion, args, network)
 
 
 def check_finished(folder, experiment, model, criterion, args):
@@ -72,6 +84,11 @@ def check_finished(folder, experiment, model, criterion, args):
     with folder.earlier_config() as earlier:
         # The data of a finished run may be gone, but not others be named in their place.
         is_gone = not args.data.exists() and str(args.data) == earlier["options"].get("data")
+    if is_gone:
+        for name, task in model.task.items():
+            task.settings = task.settings or earlier.get("settings", {}).get(name, {})
+    else:
+        learn(model.task, args)
     folder.check_finished(
         settings(experiment, model, criterion, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
         | ({} if is_gone else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}))
@@ -92,29 +109,52 @@ def settings(experiment, model, criterion, args):
                     if key not in RECORDED},
         "tasks": list(model.tasks),
         "weighting": criterion.spec,
+        "sharing": model.sharing.name,
+        "encoder": model.backbone.name,
+        "encoder_weights": model.encoder_weights.get("sha256"),
+        "encoder_weights_from": model.encoder_weights.get("from"),
+        "encoder_lr": getattr(args, "encoder_lr", None),
+        "encoder_bn": "keep" if model.keeps_statistics else "train",
         "settings": {name: task.settings for name, task in model.task.items() if task.settings},
     }
 
 
-def train_and_test(folder, experiment, model, criterion, args):
+def train_and_test(folder, experiment, model, criterion, args, network=None):
     """What `run` does in a folder that is not finished."""
-    set_threads(args.threads)
     device = choose_device(args.device)
+    learn(model.task, args)
     data = open_data(args, model.task.values())
+    processes, threads = distributed.choose_processes(args, folder.earlier_processes(), device, len(data["train"]), model, network)
+    try:
+        with contextlib.closing(network or distributed.start(processes, threads)) as team:
+            set_threads(threads)
+            team.call(train, *begin(folder, experiment, model, criterion, data, device, args, team))
+    except (KeyboardInterrupt, cli.Terminated):
+        if folder.config_path.exists():
+            print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
+        raise
+
+
+def begin(folder, experiment, model, criterion, data, device, args, team):
+    """What comes before training: refuse what cannot be trained, write config.json, or take up what an earlier start left. Returns
+    the arguments of `train` after the team."""
     taught = targets.taught(data["train"])
     targets.refuse_blind_choice(data["val"])
     known, init = known_images.remember(data["train"]), None
     if args.init:
         earlier, init = start_from(args.init, model, data, known)
         known = known_images.both(known, earlier)
-    optimizer = make_optimizer(model, criterion, args.lr)
+    optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None))
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
+    criterion.prepare(model)
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     config = folder.begin({
         **settings(experiment, model, criterion, args),
         "device": device.type,
-        "precision": choose_precision(args.precision, folder, model, criterion, data["train"], args.batch_size, device),
+        "processes": team.size,
+        "precision": choose_precision(args.precision, folder, model, criterion, data["train"],
+                                      -(-args.batch_size // team.size), device, team.size),
         "parameters": count_parameters(model),
         "init": init,
         "images": {split: len(dataset) for split, dataset in data.items()},
@@ -127,12 +167,32 @@ def train_and_test(folder, experiment, model, criterion, args):
           f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
     for split in ("val", "test"):
         targets.warn_of_unmeasured(data[split])
-    try:
-        state = fit(model, criterion, optimizer, data, known, folder, config, args)
-        finish(model, data["test"], folder, config, state, args)
-    except (KeyboardInterrupt, cli.Terminated):
-        print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
-        raise
+    state = resume(folder, {"model": model, "criterion": criterion, "optimizer": optimizer}, known, args)
+    return model, criterion, optimizer, data, known, state, folder, config, args
+
+
+def resume(folder, parts, known, args):
+    """The state that training begins with: a new one, or that of the last finished epoch, moved into the parts."""
+    state = {"epoch": 0, "history": [], "best_value": None, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0, **known}
+    saved = folder.load_last()
+    if saved:
+        if not torch.equal(saved["trained_on"], known["trained_on"]):
+            raise InputError(f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
+                             "them back or choose another --runs")
+        restore(folder.last_path, parts, saved)
+        state = known | saved  # one of an earlier version does not have the looks
+        folder.write_log(state["history"])  # the run may have been stopped after last.pt and before this
+        print(f"resumed after epoch {state['epoch']}")
+    return state
+
+
+def train(team, model, criterion, optimizer, data, known, state, folder, config, args):
+    """What all processes of a run do together, from its state to its test."""
+    for dataset in data.values():
+        distributed.share_images(team, dataset)
+    distributed.join(team, model)
+    fit(team, model, criterion, optimizer, data, known, state, folder, config, args)
+    finish(team, model, data, folder, config, state, args)
 
 
 def open_folder(experiment, args):
@@ -186,31 +246,25 @@ def start_from(path, model, data, own):
     return {key: info[key] for key in own}, digest
 
 
-def fit(model, criterion, optimizer, data, known, folder, config, args):
-    """Train for all epochs that are left; returns the state at the end."""
-    precision = config["precision"]
-    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers)
-    val_loader = make_loader(data["val"], args.batch_size)
-    state = {"epoch": 0, "history": [], "best_value": None, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0,
-             **known}
-    saved = folder.load_last()
-    if saved:
-        if not torch.equal(saved["trained_on"], known["trained_on"]):
-            raise InputError(f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
-                             "them back or choose another --runs")
-        restore(folder.last_path, {"model": model, "criterion": criterion, "optimizer": optimizer}, saved)
-        state = known | saved  # one of an earlier version does not have the looks
-        folder.write_log(state["history"])  # the run may have been stopped after last.pt and before this
-        print(f"resumed after epoch {state['epoch']}")
+def fit(team, model, criterion, optimizer, data, known, state, folder, config, args):
+    """Train for all epochs that are left, which `state` and the run folder tell of."""
+    part = team.rank, team.size
+    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers, part=part)
+    val_loader = make_loader(data["val"], args.batch_size, part=part)
+    update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     for epoch in range(state["epoch"], args.epochs):
-        trained, seconds, images = train_one_epoch(model, criterion, optimizer, train_loader, epoch, args, precision)
-        metrics, _ = evaluate(model, val_loader, criterion)
+        trained, seconds, images = train_one_epoch(model, criterion, update, train_loader, epoch, args, config["precision"],
+                                                   state["history"])
+        metrics, _ = evaluate(model, val_loader, criterion, team)
+        update.collect()
         row = {"epoch": epoch + 1, "side": data["train"].sides[epoch], **trained}
         row |= {f"val_{key}": value for key, value in metrics.items()}
+        state["history"].append(row)
+        if team.rank:
+            continue
         state["epoch"] = epoch + 1
         state["train_seconds"] += seconds
         state["train_images"] += images
-        state["history"].append(row)
         # Should the run be stopped between the two files, the epoch is repeated and gives both again. last.pt holds all of
         # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
         value = chooses(model, metrics)
@@ -218,12 +272,11 @@ def fit(model, criterion, optimizer, data, known, folder, config, args):
             state["best_value"], state["best_epoch"] = value, epoch + 1
             state["best"] = network(model, metrics, known, config, args)
             checkpoint.save(state["best"], folder.best_path)
-        folder.save_last({"model": model.state_dict(), "criterion": criterion.state_dict(),
-                          "optimizer": optimizer.state_dict(), **state})
+        folder.save_last({"model": copy.deepcopy(model.state_dict()), "criterion": copy.deepcopy(criterion.state_dict()),
+                          "optimizer": optimizer.state_dict(), **state})  # copies, as parameters may be parts of shared memory
         folder.write_log(state["history"])
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
               f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
-    return state
 
 
 def chooses(model, metrics):
@@ -245,38 +298,46 @@ def restore(path, parts, content):
 def network(model, metrics, known, config, args):
     """The content of a best.pt: a copy, which training does not change."""
     weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-    return {"model": weights, "tasks": list(model.tasks), "width": model.width, "metrics": metrics,
+    return {"model": weights, "tasks": list(model.tasks), "width": model.width, "sharing": model.sharing.name,
+            "encoder": model.backbone.name, "beside": list(model.beside), "metrics": metrics,
             "experiment": config["experiment"], "seed": args.seed, "settings": config["settings"], **known,
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
-def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision):
-    """One pass over the training split.
+def plain_update(model, criterion, lr):
+    """How one process alone updates all parameters, with a new optimizer."""
+    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
+
+
+def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=()):
+    """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it.
 
     Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
-    train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, all means over the epoch's
-    batches; seconds, images_per_second and the share of the time that was spent waiting for data.
+    train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, where the weighting has such, all
+    means over the epoch's batches; seconds, images_per_second and the share of the time that was spent waiting for data.
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
-    total_steps, parameters = args.epochs * len(loader), named_parameters(model, criterion)
+    total_steps, parameters, optimizer = args.epochs * len(loader), update.parameters, update.optimizer
     sums, images, waited, begin = {}, 0, 0.0, time.perf_counter()
     with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
         for k in range(len(loader)):
             asked = time.perf_counter()
-            batch = next(source)
+            batch = distributed.whole_batch(update.team, next(source))
             waited += time.perf_counter() - asked
-            lr = learning_rate(epoch * len(loader) + k, total_steps, args.lr)
             for group in optimizer.param_groups:
-                group["lr"] = lr
-            weights = criterion.weights()
+                group["lr"] = learning_rate(epoch * len(loader) + k, total_steps, group.get("highest", args.lr))
+            seed_step(args.seed, epoch, k)
+            criterion.begin_step(epoch, k, history)
             optimizer.zero_grad()
             total, losses = step(model, criterion, to(batch, device), precision)
+            weights = criterion.weights()
             values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
-            norm = gradient_norm(parameters)
+            norm = update.average()
             refuse_divergence(values, norm, parameters, batch, loader.dataset, epoch)
             clip_grads_with_norm_(parameters.values(), MAX_GRADIENT_NORM, norm)
             optimizer.step()
+            update.end()
             values["gradient_norm"] = norm.item()
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
@@ -284,15 +345,22 @@ def train_one_epoch(model, criterion, optimizer, loader, epoch, args, precision)
             bar.update()
             bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
     seconds = time.perf_counter() - begin
-    return {"lr": lr, **{key: value / len(loader) for key, value in sums.items()}, "seconds": round(seconds, 2),
+    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()}, "seconds": round(seconds, 2),
             "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
 
 
-def finish(model, dataset, folder, config, state, args):
-    """Test the chosen checkpoint once, and write and then draw what is left of the run folder."""
-    checkpoint.save(state["best"], folder.best_path)  # again, should it have been damaged: what is tested is what is kept
-    restore(folder.last_path, {"model": model}, state["best"])
-    metrics, measured = evaluate(model, make_loader(dataset, args.batch_size))
+def finish(team, model, data, folder, config, state, args):
+    """Calibrate the chosen checkpoint, test it once, and write and then draw what is left of the run folder."""
+    dataset = data["test"]
+    if team.rank == 0:
+        restore(folder.last_path, {"model": model}, dict(state["best"]))
+        state["best"]["calibration"] = calibrate(model, make_loader(data["val"], args.batch_size))
+        checkpoint.set_temperatures(model.task, state["best"])
+        checkpoint.save(state["best"], folder.best_path)  # and again, should it have been damaged: what is tested is what is kept
+    distributed.align(team, model)
+    metrics, measured = evaluate(model, make_loader(dataset, args.batch_size, part=(team.rank, team.size)), team=team)
+    if team.rank:
+        return
     folder.write_test({
         "experiment": config["experiment"], "seed": args.seed, **metrics, "n_images": len(dataset), "epochs": args.epochs,
         "best_epoch": state["best_epoch"], "parameters": config["parameters"],

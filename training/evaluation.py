@@ -10,31 +10,36 @@ from tqdm import tqdm
 import utils
 from dataloader_mtl import batches
 from training.step import to
+from training.team import ALONE
 
 
 @torch.no_grad()
-def evaluate(model, loader, criterion=None):
+def evaluate(model, loader, criterion=None, team=ALONE):
     """Measure a model on all images of a loader, whose dataset has the model's tasks.
 
     Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over labelled images; None where there
-    is none) where a criterion is given, and the per-image measurements as a dict of (N,) tensors.
+    is none) where a criterion is given, and the per-image measurements as a dict of (N,) tensors. In a team each process has
+    a loader of its part of the batches, and all have the same result: batches are whole, so that it is that of one process.
     """
     was_training, tasks = model.training, loader.dataset.tasks
     model.eval()
     device = next(model.parameters()).device
-    collected, losses, labelled = {}, {}, {}
+    found, collected, losses, labelled = [], {}, {}, {}
     with contextlib.closing(batches(loader)) as source, progress(len(loader), "evaluate") as bar:
         for batch in source:
             targets = to(batch, device)
             outputs = model(targets["image"])
-            for key, values in utils.measure(tasks, outputs, targets).items():
-                collected.setdefault(key, []).append(values)
-            for name, loss in (criterion(outputs, targets) if criterion else {}).items():
-                n = int(tasks[name].labelled(targets[name]).sum())
-                losses[name] = losses.get(name, 0.0) + loss.item() * n
-                labelled[name] = labelled.get(name, 0) + n
+            means = {name: (loss.item(), int(tasks[name].labelled(targets[name]).sum()))
+                     for name, loss in (criterion(outputs, targets) if criterion else {}).items()}
+            found.append((batch["row"][0].item(), utils.measure(tasks, outputs, targets), means))
             bar.update()
     model.train(was_training)
+    for _, measured, means in sorted(sum(team.gather(found), []), key=lambda batch: batch[0]):
+        for key, values in measured.items():
+            collected.setdefault(key, []).append(values)
+        for name, (loss, n) in means.items():
+            losses[name] = losses.get(name, 0.0) + loss * n
+            labelled[name] = labelled.get(name, 0) + n
     measured = {key: torch.cat(values) for key, values in collected.items()}
     means = {f"loss_{name}": total / labelled[name] if labelled[name] else None for name, total in losses.items()}
     return utils.summarise(tasks, measured) | means, measured

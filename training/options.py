@@ -23,8 +23,10 @@ def make_parser(doc):
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
-    parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute; default: one a core, as torch has it")
-    parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment")
+    parser.add_argument("--processes", type=cli.integer(1, 1024, also="auto"), default="auto", metavar="P",
+                        help="that share each batch; auto: on a CPU one a core, unless --threads is given")
+    parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute in each process; default: one a core altogether")
+    parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment, for each process")
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
                         help="start from a trained network's weights, in every part that both have; default: random ones")
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")

@@ -18,10 +18,11 @@ import torch
 
 import cli
 from cli import InputError
+from registry import AXES
 from training import checkpoint, lock
 
 # Options that may differ between a run and its resumption without changing the result.
-FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init"}
+FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
                "best_value": float, "best_epoch": int, "train_seconds": float, "train_images": int,
@@ -68,6 +69,13 @@ class RunFolder:
             if earlier["precision"] not in ("fp32", "bf16"):
                 raise ValueError
         return config | {"precision": earlier["precision"]}
+
+    def earlier_processes(self):
+        """In how many processes the run was begun, or None where it was not."""
+        if not self.config_path.exists():
+            return None
+        with self.earlier_config() as earlier:
+            return processes_of(earlier)
 
     @contextmanager
     def earlier_config(self):
@@ -151,9 +159,12 @@ def refuse_changes(folder, earlier, now):
     before, after = earlier["options"], now["options"]
     changed = {f"--{key.replace('_', '-')}": (before.get(key), value) for key, value in after.items()
                if key not in FREE_OPTIONS and before.get(key) != value}
-    # A run of an earlier version does not say how it was weighted, and its tasks had nothing to learn.
-    earlier = {"weighting": now["weighting"], "settings": {}} | earlier
-    changed |= {key: (earlier[key], now[key]) for key in ("tasks", "weighting", "settings", "split_hash", "border")
+    asked = now.get("processes", after.get("processes"))  # of a finished run only what was asked for is known
+    if asked not in ("auto", None, processes_of(earlier)):
+        changed["--processes"] = processes_of(earlier), asked
+    # A run of an earlier version does not say how it was weighted, and its tasks had nothing to learn; it had one encoder.
+    earlier = {"weighting": now["weighting"], "settings": {}, **AXES} | earlier
+    changed |= {key: (earlier[key], now[key]) for key in ("tasks", "weighting", "settings", *AXES, "split_hash", "border")
                 if key in now and earlier[key] != now[key]}
     if earlier.get("init") != now["init"]:  # a run of an earlier version does not have it
         changed["what --init starts from"] = earlier.get("init"), now["init"]
@@ -164,6 +175,14 @@ def refuse_changes(folder, earlier, now):
         longer = f"; to train longer, begin another run from its network with --init {folder.best_path} and another --runs"
         raise InputError(f"{folder.path} {what}: {listed}; use the earlier ones or another --runs"
                          + (longer if "--epochs" in changed else ""))
+
+
+def processes_of(config):
+    """In how many processes a run trained; those of an earlier version had one."""
+    processes = config.get("processes", 1)
+    if type(processes) is not int or processes < 1:
+        raise ValueError
+    return processes
 
 
 def warn_of_changes(path, earlier, now):
