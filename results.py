@@ -5,7 +5,8 @@
 
 Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not finished or not sound is named,
 with the reason, and left out; runs of different data, image sizes or options that change the result are refused, as no
-table can hold both. Each row is compared with the baseline over the seeds that both have (study/verdict.py).
+table can hold both. Each row is compared with the baseline over the seeds that both have (study/verdict.py); where sharings,
+weightings or encoders were varied, with the row that differs from it in one choice alone (study/choices.py).
 """
 
 import contextlib
@@ -20,12 +21,12 @@ import numpy as np
 
 import cli
 from cli import InputError
-from study import figures
+from study import choices, conflicts, figures
 from study.mixture import refuse_mixture, same_images
 from study.page import count, make_page, sentence
 from study.records import TEST_KEYS, read_runs
 from study.table import BASELINE, EXPERIMENTS
-from study.verdict import compare
+from study.verdict import compare, compare_pairs
 
 
 def rows_of(runs):
@@ -37,6 +38,8 @@ def rows_of(runs):
 
 def unpaired(rows):
     """[(folder, reason)] of runs whose seed the baseline lacks."""
+    if choices.is_varied(rows):
+        return []
     seeds = {run.seed for run in rows.get(BASELINE, ())}
     return [(run.label, "there is no baseline run of this seed") for runs in rows.values() for run in runs
             if seeds and run.seed not in seeds]
@@ -73,10 +76,16 @@ def draw_all(rows, folder):
     for key, scale, label, name in (("val_dice", 100, "validation Dice, %", "curves.png"),
                                     ("train_loss_seg", 1, "training loss of the segmentation", "losses.png")):
         figures.draw_curves({row: stack(runs, key, scale) for row, runs in rows.items()}, baseline, label, folder / name)
-    learned = {row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks} for row, runs in rows.items()
-               if runs[0].learns_weights}
-    if learned:
+    weights = {row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks} for row, runs in rows.items()
+               if runs[0].learns_weights or all(run.moves_weights for run in runs)}
+    if learned := {row: of_row for row, of_row in weights.items() if rows[row][0].learns_weights}:
         figures.draw_weights(learned, folder / "weights.png")
+    if moved := {row: of_row for row, of_row in weights.items() if row not in learned}:
+        figures.draw_weights(moved, folder / "moved_weights.png", "")
+    if apart := conflicts.conflicts_of(rows):
+        figures.draw_stages(apart, "cosine between gradients", True, folder / "conflicts.png")
+    if stitched := conflicts.stitches_of(rows):
+        figures.draw_stages(stitched, "weight in the mixture", False, folder / "stitch.png")
 
 
 def stack(runs, key, scale=1.0):
@@ -117,7 +126,8 @@ def main(args):
         print(f"results.py: {folder} is left out of the comparison: {reason}", file=sys.stderr)
     if not runs:
         raise InputError(f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs")
-    comparisons = compare({name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}, BASELINE)
+    dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
+    comparisons = compare_pairs(dice, choices.pairs(rows)) if choices.is_varied(rows) else compare(dice, BASELINE)
     write_all(args.out, rows, make_page(rows, comparisons, left_out, not_paired))
     print(f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
           f"{len(left_out)} left out")

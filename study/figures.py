@@ -80,14 +80,14 @@ def draw_curves(rows, baseline, ylabel, path):
         save(figure, path)
 
 
-def draw_weights(rows, path):
-    """Learned loss weights over epochs, a panel a row; rows: dict of label -> dict of task -> (n, epochs)."""
+def draw_weights(rows, path, formula=", exp(-s)"):
+    """Loss weights over epochs, a panel a row; rows: dict of label -> dict of task -> (n, epochs)."""
     with styled():
         figure = make_figure(3.4 * len(rows))
         for (label, weights), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
             for (task, values), colour, dash in zip(weights.items(), cycle(COLOURS), cycle(DASHES)):
                 draw_band(axis, values, colour, dash, lettering.text(task))
-            axis.set(xlabel="epoch", ylabel="weight of the loss, exp(-s)")
+            axis.set(xlabel="epoch", ylabel=f"weight of the loss{formula}")
             axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
             title = lettering.text(f"{shorten(label)} (n = {len(values)}; bands: lowest to highest seed)")
             axis.set_title(title, **lettering.style(title))
@@ -95,6 +95,35 @@ def draw_weights(rows, path):
             for line in axis.legend().get_texts():
                 line.set(**lettering.style(line.get_text()))
             integer_epochs(axis)
+        save(figure, path)
+
+
+def draw_stages(rows, ylabel, zero, path):
+    """A quantity over the stages of the encoder: the mean over seeds, and a bar from the lowest seed to the highest.
+
+    rows: dict of label -> dict of line -> dict of stage -> (n,), a panel a row; zero: draw the line at 0, which it may cross.
+    """
+    with styled():
+        figure = make_figure(3.2 * len(rows))
+        for (label, lines), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
+            stages = list(dict.fromkeys(stage for line in lines.values() for stage in line))
+            for k, ((name, line), colour, dash) in enumerate(zip(lines.items(), cycle(COLOURS), cycle(DASHES))):
+                # Beside each other, or the bars of one would hide those of another.
+                x = np.array([stages.index(stage) for stage in line]) + 0.3 * ((k + 0.5) / len(lines) - 0.5)
+                means = np.array([values.mean() for values in line.values()])
+                ends = np.array([(values.min(), values.max()) for values in line.values()]).T
+                axis.errorbar(x, means, np.abs(ends - means), color=colour, linestyle=dash, linewidth=1.5, marker="o", markersize=4,
+                              elinewidth=1, capsize=2, label=lettering.text(name))
+            if zero:
+                axis.axhline(0, color="black", linewidth=0.8)
+            axis.set_xticks(range(len(stages)), stages)
+            axis.set_ylabel(ylabel)
+            n = max(len(values) for line in lines.values() for values in line.values())
+            title = lettering.text(f"{shorten(label)} (n = {n}; bars: lowest to highest seed)")
+            axis.set_title(title, **lettering.style(title))
+            axis.grid(alpha=0.3)
+            for text in axis.legend(fontsize=8, ncols=1 if len(lines) < 4 else 3).get_texts():
+                text.set(**lettering.style(text.get_text()))
         save(figure, path)
 
 

@@ -4,20 +4,18 @@ It takes rows, a dict of experiment -> list of records.Run by seed, and the comp
 text: a function of the records, without a date or a path.
 """
 
-import textwrap
-
 import numpy as np
 
 import registry
 from cli import listed
-from study import verdict
+from study import choices, conflicts, verdict
 from study.mixture import FREE_OPTIONS, as_text, grouped
 from study.records import dice_score
 from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
+from study.text import bullets, count, in_words, interval, paragraph, table
 from study.verdict import MAX_SEEDS, MIN_SEEDS
 
 PUBLISHED_BATCH = 32
-COLUMNS = 72  # of running text
 
 
 def make_page(rows, comparisons, left_out, not_paired):
@@ -36,7 +34,10 @@ def make_page(rows, comparisons, left_out, not_paired):
         *own_rows(rows),
     ]
     if comparisons:
-        parts += ["## Against the baseline", *verdict_section(rows, comparisons)]
+        varied = choices.is_varied(rows)
+        parts += ["## One choice at a time", *choice_section(rows, comparisons)] if varied else ["## Against the baseline"]
+        parts += verdict_section(rows, comparisons)
+        parts += equal_time_section(rows, comparisons) if varied else []
     parts += [
         "## Beside the published study",
         paragraph("Dice per image here; the published test Dice, from one run a row; and that figure corrected for "
@@ -58,12 +59,19 @@ def make_page(rows, comparisons, left_out, not_paired):
         "![Validation Dice over epochs, one panel a row](curves.png)",
         "![Training loss of the segmentation over epochs, one panel a row](losses.png)",
     ]
+    parts += conflicts.section(rows)
     learned = [name for name, of_row in rows.items() if of_row[0].learns_weights]
+    moved = [name for name, of_row in rows.items() if all(run.moves_weights for run in of_row)]
     if learned:
         parts += ["## Learned loss weights",
                   paragraph(f"What multiplies each loss in the {in_words(learned)} runs, mean over the batches of an epoch. "
                             "All start at 1; what matters is how they stand to each other."),
                   "![Learned weights over epochs](weights.png)"]
+    if moved:
+        parts += ["## Weights that a method chose",
+                  paragraph(f"What multiplied each loss, or each task's gradient, in the {in_words(moved)} runs, mean over the "
+                            "batches of an epoch."),
+                  "![Weights over epochs](moved_weights.png)"]
     parts += ["## One network, four Dice figures", *audit_section(rows, runs), "## Protocol", *protocol(runs)]
     if left_out or not_paired:
         parts += ["## Left out"]
@@ -79,20 +87,32 @@ def make_page(rows, comparisons, left_out, not_paired):
 
 def answer(rows, comparisons):
     """The first paragraphs: what can be said, in plain sentences."""
-    if BASELINE not in rows:
+    varied = choices.is_varied(rows)
+    if varied and not comparisons:
+        return [paragraph("**No two rows here differ in one choice alone and share a seed, so nothing can be compared and there "
+                          "are no verdicts.**")]
+    if BASELINE not in rows and not varied:
         return [paragraph("**There are no baseline runs here, so nothing can be compared and there are no verdicts.**")]
     tested = [found for found in comparisons if found.verdict is not None]
+    whose = "its baseline" if varied else "the baseline"
+    floor = noise_floor(rows, comparisons[0].baseline if varied else BASELINE)
     if not tested:
-        return [paragraph(f"**No verdict yet**: it takes {MIN_SEEDS} seeds that a row shares with the baseline, and no "
-                          "row has them."), noise_floor(rows)]
-    named = {sign: [found.experiment for found in tested if found.verdict == sign] for sign in (1, -1, 0)}
-    words = {1: "better than the baseline", -1: "worse than the baseline", 0: "cannot be told apart from the baseline"}
+        return [paragraph(f"**No verdict yet**: it takes {MIN_SEEDS} seeds that a row shares with {whose}, and no "
+                          "row has them."), floor]
+    named = {sign: [name_of(found) for found in tested if found.verdict == sign] for sign in (1, -1, 0)}
+    words = {1: f"better than {whose}", -1: f"worse than {whose}", 0: f"cannot be told apart from {whose}"}
     said = [f"{words[sign]}: {', '.join(names)}" for sign, names in named.items() if names]
     text = "; ".join(said)
-    others = [name for name in rows if name != BASELINE and name not in sum(named.values(), [])]
+    candidates = map(name_of, comparisons) if varied else (name for name in rows if name != BASELINE)
+    others = [name for name in candidates if name not in sum(named.values(), [])]
     more = f" No verdict, for want of seeds: {', '.join(others)}." if others else ""
-    return [paragraph(f"**{text[0].upper() + text[1:]}.** That is test Dice, {count(len(tested), 'row')} judged over "
-                      f"{seeds_in_words(tested)}.{more}"), noise_floor(rows)]
+    return [paragraph(f"**{text[0].upper() + text[1:]}.** That is test Dice, {count(len(tested), 'pair' if varied else 'row')} "
+                      f"judged over {seeds_in_words(tested)}.{more}"), floor]
+
+
+def name_of(found):
+    """What a comparison is called: by its row, and of several of a row by the choice."""
+    return f"{found.number}. {found.experiment} ({found.choice.replace('_', ' ')})" if found.choice else found.experiment
 
 
 def seeds_in_words(tested):
@@ -100,18 +120,18 @@ def seeds_in_words(tested):
     return f"{counts[0]} paired seeds each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} paired seeds"
 
 
-def noise_floor(rows):
+def noise_floor(rows, baseline):
     """What the seed alone does to the baseline."""
-    values = [100 * run.test["dice"] for run in rows[BASELINE]]
+    values = [100 * run.test["dice"] for run in rows[baseline]]
     if len(values) < 2:
-        return paragraph("The noise floor is unknown: there is one baseline run.")
+        return paragraph(f"The noise floor is unknown: there is one {baseline} run.")
     floor = verdict.pairwise_differences(values)
     if len(floor) <= 15:
         listed = ", ".join(f"{value:.2f}" for value in floor)
     else:
         listed = "smallest {:.2f}, quartiles {:.2f}, {:.2f} and {:.2f}, largest {:.2f}".format(
             *np.quantile(floor, (0, 0.25, 0.5, 0.75, 1)))
-    return paragraph(f"Noise floor: two baseline runs that differ in the seed alone differ by up to {floor[-1]:.2f} points "
+    return paragraph(f"Noise floor: two {baseline} runs that differ in the seed alone differ by up to {floor[-1]:.2f} points "
                      f"of Dice (every two of {len(values)} runs: {listed}).")
 
 
@@ -205,53 +225,74 @@ def spread_of(runs, key, metric):
     return spread(runs, key, 1, 3 if not metric.unit else 2 if largest >= 1 else 4)
 
 
-def in_words(names):
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-
-
-def count(n, what):
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def verdict_section(rows, comparisons):
     tested = [found for found in comparisons if found.verdict is not None]
+    header, which = ("pair", lambda found: found.number) if comparisons[0].choice else ("experiment", lambda found: found.experiment)
     yield bullets("", [sentence(found) for found in comparisons])
-    absent = [name for name in rows if name != BASELINE and name not in {found.experiment for found in comparisons}]
+    compared = {name for found in comparisons for name in (found.experiment, found.baseline)}
+    absent = [name for name in rows if name != BASELINE and name not in compared]
     if absent:
-        yield paragraph(f"No seed in common with the baseline, so no comparison: {', '.join(absent)}.")
+        yield paragraph(f"{'No row to be compared with' if comparisons[0].choice else 'No seed in common with the baseline'}, so no "
+                        f"comparison: {', '.join(absent)}.")
     yield paragraph("Points of Dice per image (%), row minus baseline, over the seeds that both have; 95% interval of "
                     "the paired t test over seeds, for each row by itself.")
-    yield table(("experiment", "n", "difference", "95% interval"),
-                [(found.experiment, found.n, f"{found.mean:+.2f}", interval(found.interval))
+    yield table((header, "n", "difference", "95% interval"),
+                [(which(found), found.n, f"{found.mean:+.2f}", interval(found.interval))
                  for found in comparisons])
     if tested:
-        yield paragraph(f"Holm p is p corrected for judging {count(len(tested), 'row')} at once (rows with fewer than "
+        yield paragraph(f"Holm p is p corrected for judging {count(len(tested), 'pair' if tested[0].choice else 'row')} at once (rows with fewer than "
                         f"{MIN_SEEDS} paired seeds are not judged); a verdict needs it at {verdict.ALPHA} or below. "
                         f"Seeds: about how many it would take to find the observed difference with {verdict.POWER:.0%} "
                         f"power, were difference and spread the true ones, at the strictest level of Holm's correction "
                         f"({verdict.ALPHA} / {len(tested)}).")
-        yield table(("experiment", "p", "Holm p", "seeds"),
-                    [(found.experiment, f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)) for found in tested])
+        yield table((header, "p", "Holm p", "seeds"),
+                    [(which(found), f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)) for found in tested])
     yield paragraph(f"Other test images would have given other figures too. The interval below is from the choice of "
                     f"images alone: the differences of each image, averaged over the seeds, "
                     f"{verdict.RESAMPLES:,} times drawn anew with replacement. It is no part of the verdict, which is "
                     "about training again and testing on these images.")
-    yield table(("experiment", "difference", "over images"),
-                [(found.experiment, f"{found.mean:+.2f}", interval(found.images)) for found in comparisons])
+    yield table((header, "difference", "over images"),
+                [(which(found), f"{found.mean:+.2f}", interval(found.images)) for found in comparisons])
+
+
+def choice_section(rows, comparisons):
+    """Which rows are compared, and in what their networks differ beside the choice."""
+    yield paragraph("Each row is compared with the row that differs from it in one choice alone and has the usual there: one task "
+                    "alone, equal weights, one shared encoder, this project's, from random weights, all masks. One task alone "
+                    "shares and weighs nothing, so it stands for all sharings and weightings. Parameters and time of training, "
+                    f"on whatever machine it was, are named where they differ by more than {choices.SAME:.0%}.")
+    yield bullets("", [f"{found.number}. {found.experiment} against {found.baseline} ("
+                       f"{choices.in_words(found.choice, rows[found.experiment], rows[found.baseline])}). "
+                       + choices.unlike(rows[found.experiment], rows[found.baseline]) for found in comparisons])
+
+
+def equal_time_section(rows, comparisons):
+    """What the pairs differ in once both have trained as long, from the logs."""
+    found = {pair.number: choices.at_equal_time(rows[pair.experiment], rows[pair.baseline]) for pair in comparisons}
+    found = {number: figures for number, figures in found.items() if figures}
+    if found:
+        yield "### At equal time"
+        yield paragraph("Validation Dice, not test, as the test split is measured once, at the end: points that a row's best epoch "
+                        "is above its baseline's, after all epochs of both, and at the epoch that the row had reached when its "
+                        "baseline had ended; means over the seeds of both. A row that is stopped early has not lowered its learning "
+                        "rate, so one that was planned for that time would do better. No verdict is drawn from it.")
+        yield table(("pair", "epoch", "equal epochs", "equal time"),
+                    [(number, f"{epoch:.1f}", f"{at_end:+.2f}", "-" if np.isnan(at_time) else f"{at_time:+.2f}")
+                     for number, (epoch, at_end, at_time) in found.items()])
 
 
 def sentence(found):
     """The verdict on one row in plain words."""
     n = found.n
     if found.verdict is None:
-        return (f"**{found.experiment}: no verdict** from {count(n, 'paired seed')} (it takes {MIN_SEEDS}); "
+        return (f"**{name_of(found)}: no verdict** from {count(n, 'paired seed')} (it takes {MIN_SEEDS}); "
                 f"{found.mean:+.2f} points so far.")
     figures_ = f"{found.mean:+.2f} points ({interval(found.interval)}, {n} paired seeds, Holm p {found.adjusted:.2g})"
     if found.verdict == 0:
         about = "about " if found.needed else ""
-        return (f"**{found.experiment}: cannot be told** at {n} seeds: {figures_}. To tell a difference of this size would "
+        return (f"**{name_of(found)}: cannot be told** at {n} seeds: {figures_}. To tell a difference of this size would "
                 f"take {about}{needed(found)} seeds.")
-    return f"**{found.experiment} {'helps' if found.verdict > 0 else 'hurts'}**: {figures_}."
+    return f"**{name_of(found)} {'helps' if found.verdict > 0 else 'hurts'}**: {figures_}."
 
 
 def needed(found):
@@ -330,31 +371,6 @@ def spread(runs, key, scale=100.0, digits=2):
         return "-" if not values else f"only in {len(values)} of {len(runs)} runs"
     deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{deviation}"
-
-
-def interval(ends):
-    return "-" if ends is None else f"{ends[0]:+.2f} to {ends[1]:+.2f}"
-
-
-def paragraph(text):
-    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
-
-
-def bullets(title, items):
-    lines = [textwrap.fill(item, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False,
-                           break_on_hyphens=False) for item in items]
-    return "\n".join([title, "", *lines] if title else lines)
-
-
-def table(header, rows):
-    """A Markdown table whose columns line up: text to the left in the first, to the right in the others."""
-    cells = [[str(cell).replace("|", "/") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
-                               for k, (cell, width) in enumerate(zip(row, widths))) + " |" for row in cells]
-    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    lines.insert(1, "|" + "|".join(rule) + "|")
-    return "\n".join(lines)
 
 
 def audit(run):

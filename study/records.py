@@ -60,6 +60,18 @@ class Run:
         # Records of earlier versions do not say the weighting; there the experiment's name does.
         return self.config.get("weighting", self.experiment) == "uncertainty"
 
+    @property
+    def moves_weights(self):
+        """Whether a weighting of weighting/ changed what the losses weigh, and the log says how."""
+        weights = [self.history.get(f"weight_{task}") for task in self.tasks]
+        return is_named(self.config.get("weighting")) and all(
+            values is not None and np.isfinite(values).all() for values in weights) and any(np.ptp(values) for values in weights)
+
+
+def is_named(weighting):
+    """Whether a run's weighting is one of weighting/, and not equal, fixed numbers or utils' learned ones."""
+    return str(weighting).partition(":")[0] in registry.names("weighting")
+
 
 def dice_score(counts):
     """2 I / (P + T) from pixel counts (..., 3) of intersection, prediction and target -> (...); 1 where both are empty.

@@ -108,7 +108,7 @@ class Comparison:
 
     differences (n,), one a seed; images: the interval from the choice of test images. interval (95%, over seeds) and p take
     two seeds; adjusted (Holm's p), verdict (1 helps, -1 hurts, 0 cannot be told) and needed (seeds, or None where above
-    MAX_SEEDS) take MIN_SEEDS.
+    MAX_SEEDS) take MIN_SEEDS. Where rows have several baselines: baseline, choice, in which alone they differ, and number.
     """
     experiment: str
     differences: np.ndarray
@@ -118,6 +118,9 @@ class Comparison:
     adjusted: float | None = None
     verdict: int | None = None
     needed: int | None = None
+    baseline: str = ""
+    choice: str = ""
+    number: int | None = None
 
     @property
     def n(self):
@@ -134,13 +137,20 @@ def compare(rows, baseline):
     rows: dict of experiment -> dict of seed -> (N,) values of the N test images, the same images in all.
     Returns a list of Comparison in the order of rows; empty without a baseline.
     """
-    reference, comparisons = rows.get(baseline, {}), []
-    for experiment, of_seed in rows.items():
+    return compare_pairs(rows, [(experiment, baseline, "") for experiment in rows if experiment != baseline])
+
+
+def compare_pairs(rows, pairs):
+    """The same of pairs (experiment, baseline, choice), those with a choice numbered from 1."""
+    comparisons = []
+    for experiment, baseline, choice in pairs:
+        of_seed, reference = rows[experiment], rows.get(baseline, {})
         seeds = sorted(of_seed.keys() & reference.keys())
-        if experiment == baseline or not seeds:
+        if not seeds:
             continue
         per_image = np.array([of_seed[seed] - reference[seed] for seed in seeds])
-        found = Comparison(experiment, per_image.mean(1), bootstrap_interval(per_image.mean(0)))
+        found = Comparison(experiment, per_image.mean(1), bootstrap_interval(per_image.mean(0)), baseline=baseline, choice=choice)
+        found.number = len(comparisons) + 1 if choice else None
         if found.n >= 2:
             found.interval, found.p = t_interval(found.differences)[1:], float(paired_p(found.differences))
         comparisons.append(found)

@@ -1,0 +1,89 @@
+"""Rows that differ in one choice alone: which pairs a page compares where sharings, weightings and encoders were varied.
+
+A choice is the tasks, the weighting, the number of masks, or one of registry.AXES. A row's baseline in a choice is the row that
+has the usual there - one task alone, equal weights, one shared encoder of this project, random weights - and is the same in all
+others. One task alone shares and weighs nothing, so it is the baseline of its tasks under every sharing and weighting.
+"""
+
+import numpy as np
+
+from registry import AXES
+from study.mixture import as_text
+from study.records import is_named
+from study.table import BASELINE, EXPERIMENTS
+
+USUAL = {"tasks": "the first task alone", "weighting": "equal", **AXES, "masks": None}
+SAME = 0.05  # of parameters and time: up to this share two networks count as alike
+
+
+def choices_of(run):
+    """{choice: its value} of a run; None where one task makes it void."""
+    tasks, published = list(run.tasks), EXPERIMENTS.get(run.experiment)
+    weighting = run.config.get("weighting", published.weighting if published else None)  # earlier versions do not say it
+    found = {"tasks": tasks, "weighting": weighting, **{key: run.config.get(key, usual) for key, usual in AXES.items()},
+             "masks": run.config["options"].get("masks")}
+    return found | ({"sharing": None, "weighting": None} if len(tasks) == 1 else {})
+
+
+def is_varied(rows):
+    """Whether a table is of choices, and not of the published experiments and others beside their baseline."""
+    runs = [run for of_row in rows.values() for run in of_row]
+    return any(is_named(run.config.get("weighting")) or any(run.config.get(key, usual) != usual for key, usual in AXES.items())
+               for run in runs) or BASELINE not in rows and bool(pairs(rows))
+
+
+def pairs(rows):
+    """[(row, its baseline, the choice in which alone they differ)], in the order of rows; of like baselines the first."""
+    chosen, found = {name: choices_of(of_row[0]) for name, of_row in rows.items()}, {}
+    for name, own in chosen.items():
+        for baseline, other in chosen.items():
+            differing = [key for key in USUAL if as_text(own[key]) != as_text(other[key])
+                         and (key not in ("sharing", "weighting") or None not in (own[key], other[key]))]
+            if len(differing) == 1 and is_usual(differing[0], other, own):
+                found.setdefault((name, differing[0]), baseline)
+    return [(name, baseline, choice) for (name, choice), baseline in found.items()]
+
+
+def is_usual(choice, baseline, row):
+    if choice == "tasks":
+        return baseline["tasks"] == row["tasks"][:1]
+    return baseline[choice] == USUAL[choice]
+
+
+def in_words(choice, row, baseline):
+    """A pair's difference, as "sharing: mtan, not hard"."""
+    values = [choices_of(of_row[0])[choice] for of_row in (row, baseline)]
+    texts = ["+".join(value) if isinstance(value, list) else str(value)[:40] if value is not None else
+             {"masks": "all", "encoder_weights": "random"}.get(choice, "as usual") for value in values]
+    return f"{choice.replace('_', ' ')}: {texts[0]}, not {texts[1]}"
+
+
+def ratios(row, baseline):
+    """(parameters, time of training) of a row over its baseline's, means over the seeds of both."""
+    seeds = {run.seed for run in row} & {run.seed for run in baseline}
+    means = [[np.mean([run.test[key] for run in runs if run.seed in seeds]) for key in ("parameters", "train_seconds")]
+             for runs in (row, baseline)]
+    return tuple(np.divide(*means))
+
+
+def unlike(row, baseline):
+    """In what two networks differ beside the choice, as the end of a sentence, or ""."""
+    said = [f"{ratio:.2f} times {what}" for ratio, what in zip(ratios(row, baseline), ("the parameters", "the time"))
+            if abs(ratio - 1) > SAME]
+    return f"It took {' and '.join(said)}." if said else ""
+
+
+def at_equal_time(row, baseline):
+    """What a row had reached on the validation split when its baseline had ended: (epoch, difference at equal epochs, at equal
+    time), means over the seeds of both, the differences in points of Dice of the best epoch until then; None where the logs do
+    not say the seconds. Time is that of training steps."""
+    found = []
+    for run in row:
+        other = next((other for other in baseline if other.seed == run.seed), None)
+        if other is None or "seconds" not in run.history or "seconds" not in other.history:
+            continue
+        reached = int((np.cumsum(run.history["seconds"]) <= other.history["seconds"].sum()).sum())
+        best = other.history["val_dice"].max()
+        dice = run.history["val_dice"]
+        found.append((reached, 100 * (dice.max() - best), 100 * (dice[:reached].max() - best) if reached else np.nan))
+    return tuple(np.mean(found, 0)) if found else None
