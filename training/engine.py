@@ -24,7 +24,7 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import checkpoint, distributed, known_images, pictures, targets
+from training import checkpoint, conflicts, distributed, known_images, live, pictures, targets
 from training.calibration import calibrate
 from training.devices import choose_device, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
@@ -140,6 +140,10 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     the arguments of `train` after the team."""
     taught = targets.taught(data["train"])
     targets.refuse_blind_choice(data["val"])
+    if args.conflicts:
+        conflicts.refuse(model)
+    if args.tensorboard:
+        live.require()
     known, init = known_images.remember(data["train"]), None
     if args.init:
         earlier, init = start_from(args.init, model, data, known)
@@ -252,6 +256,7 @@ def fit(team, model, criterion, optimizer, data, known, state, folder, config, a
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers, part=part)
     val_loader = make_loader(data["val"], args.batch_size, part=part)
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
+    view = live.open_view(folder, state["history"], data["val"]) if args.tensorboard and team.rank == 0 else None
     for epoch in range(state["epoch"], args.epochs):
         trained, seconds, images = train_one_epoch(model, criterion, update, train_loader, epoch, args, config["precision"],
                                                    state["history"])
@@ -262,6 +267,8 @@ def fit(team, model, criterion, optimizer, data, known, state, folder, config, a
         state["history"].append(row)
         if team.rank:
             continue
+        if view:
+            view.show(row, model)
         state["epoch"] = epoch + 1
         state["train_seconds"] += seconds
         state["train_images"] += images
@@ -277,6 +284,8 @@ def fit(team, model, criterion, optimizer, data, known, state, folder, config, a
         folder.write_log(state["history"])
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
               f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
+    if view:
+        view.close()
 
 
 def chooses(model, metrics):
@@ -314,12 +323,13 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
 
     Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
     train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, where the weighting has such, all
-    means over the epoch's batches; seconds, images_per_second and the share of the time that was spent waiting for data.
+    means over the epoch's batches; with --conflicts what conflicts.py says; what the sharing has learned; seconds,
+    images_per_second and the share of the time that was spent waiting for data.
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
     total_steps, parameters, optimizer = args.epochs * len(loader), update.parameters, update.optimizer
-    sums, images, waited, begin = {}, 0, 0.0, time.perf_counter()
+    sums, images, waited, compared, begin = {}, 0, 0.0, conflicts.Conflicts(model, args.conflicts), time.perf_counter()
     with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
         for k in range(len(loader)):
             asked = time.perf_counter()
@@ -330,7 +340,7 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             seed_step(args.seed, epoch, k)
             criterion.begin_step(epoch, k, history)
             optimizer.zero_grad()
-            total, losses = step(model, criterion, to(batch, device), precision)
+            total, losses = step(model, criterion, to(batch, device), precision, compared.look(k))
             weights = criterion.weights()
             values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
             norm = update.average()
@@ -345,8 +355,9 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             bar.update()
             bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
     seconds = time.perf_counter() - begin
-    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()}, "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
+    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()}, **compared.columns(),
+            **model.sharing.values(model.encoder), "seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2),
+            "waiting": round(waited / seconds, 4)}, seconds, images
 
 
 def finish(team, model, data, folder, config, state, args):
@@ -372,6 +383,8 @@ def finish(team, model, data, folder, config, state, args):
           f"images); {folder.path}")
     folder.draw("curves.png", pictures.draw_curves, state["history"], model.task)
     folder.draw("mask.png", draw_masks, model, dataset)
+    if args.conflicts:
+        folder.draw("conflicts.png", conflicts.draw, state["history"], model.tasks)
 
 
 def draw_masks(model, dataset, path):

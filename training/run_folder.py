@@ -22,7 +22,7 @@ from registry import AXES
 from training import checkpoint, lock
 
 # Options that may differ between a run and its resumption without changing the result.
-FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes"}
+FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes", "tensorboard"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
                "best_value": float, "best_epoch": int, "train_seconds": float, "train_images": int,
