@@ -43,6 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main, args):
     """Call main(args) and end the process with the exit status that the outcome asks for."""
+    end_with_starter()
     signal.signal(signal.SIGTERM, raise_terminated)
     sys.unraisablehook = send_again
     if hasattr(sys.stdout, "reconfigure"):  # not where somebody has put another object in its place
@@ -74,6 +75,18 @@ def run(main, args):
             fail(f"cannot go on: {message}", 2)
         report_failure(f"cannot go on: {message}")
         os._exit(2)  # the usual way out lets HDF5 try a third time, and crash
+
+
+def end_with_starter():
+    """Be killed when the process that started this one ends, where it asks for that: nobody would read what is printed. On Linux
+    only; elsewhere the next line of output ends it."""
+    starter = os.environ.pop("STARTED_BY", None)
+    if starter and sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(starter):  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fail(message, status):

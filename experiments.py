@@ -1,9 +1,12 @@
-"""Every experiment with every seed, one run after another; started again, it goes on where it was.
+"""Every experiment with every seed, several at once; started again, it goes on where it was.
 
     python experiments.py                                          ten experiments x seeds 0 to 4 -> runs/
     python experiments.py --seeds 0 1 -- --epochs 1 --limit 64     what follows -- goes to every run
     python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
     python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
+    python experiments.py --grid tasks=seg,seg+bbox sharing=hard,mtan        every combination, with train.py
+    python experiments.py --jobs 1                                 one after another, each on all cores
+    python experiments.py --launcher slurm --partition cpu         as an array job; --launcher ray --address auto on a Ray cluster
 
 Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped; where
 options after -- are not those that it was trained with, or its --data not of the same images, nothing is started. The first
@@ -12,18 +15,14 @@ every row, and only such seeds can be compared with the baseline.
 
 A run that fails is named and the others go on; but when two in a row are refused for the same reason, as with a mistyped
 option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong options or data); 1 a run failed otherwise;
-130 and 143 stopped by a signal, which the run in progress gets too. Afterwards 'python results.py' makes the table.
+130 and 143 stopped by a signal, which the runs in progress get too. Afterwards 'python results.py' makes the table.
 
 --repeat compares each run with the one that it repeats, times aside: exit status 0 where all are the same to the last
 digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere.
 """
 
-import ctypes
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,13 +31,11 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
-from study import repeat
+from study import grid, launchers, repeat
 from study.table import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
 COMMANDS = {name: experiment.command for name, experiment in EXPERIMENTS.items()}  # in the order of the published table
-LIBC, SET_PARENT_DEATH_SIGNAL = ctypes.CDLL(None) if sys.platform == "linux" else None, 1
-tqdm.monitor_interval = 0  # no thread of its own beside the forks below
 EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that ends an epoch
 
 
@@ -57,79 +54,85 @@ class Run:
 
 
 class Progress:
-    """A bar over all runs (gone where output is no terminal), and an estimate of the time left.
+    """A bar over all runs (gone where output is no terminal), one for each of several at once, and an estimate of the time left.
 
     The estimate goes by the epochs trained since the start: runs and epochs that were there before took no time.
     """
 
-    def __init__(self, total, finished):
-        self.total, self.runs, self.share, self.trained = total, finished, 0.0, 0.0
+    def __init__(self, total, finished, jobs=1):
+        self.total, self.runs, self.shares, self.trained = total, finished, {}, 0.0
         self.begin = time.monotonic()
         self.bar = tqdm(total=total, initial=finished, disable=None,
                         bar_format="{desc} |{bar}| {n:.1f}/{total} runs, {elapsed}{postfix}")
+        self.bars = [tqdm(total=1, position=slot + 1, leave=False, disable=None, bar_format="{desc} |{bar}| {percentage:.0f}%")
+                     for slot in range(jobs if jobs > 1 else 0)]
 
-    def show(self, name):
-        self.bar.set_description_str(name, refresh=False)
+    def show(self, name, slot=0):
+        self.bar.set_description_str(name if not self.bars else "all", refresh=False)
         self.bar.set_postfix_str(self.left(), refresh=False)
-        self.bar.n = self.runs + self.share
+        self.bar.n = self.runs + sum(self.shares.values())
         self.bar.refresh()
+        if slot < len(self.bars):
+            self.bars[slot].set_description_str(name, refresh=False)
+            self.bars[slot].n = self.shares.get(name, 0.0)
+            self.bars[slot].refresh()
 
-    def end_epoch(self, done, total):
-        """The current run has ended its done-th of total epochs."""
+    def end_epoch(self, name, done, total):
+        """A run has ended its done-th of total epochs."""
         self.trained += 1 / total
-        self.share = done / total
+        self.shares[name] = done / total
 
-    def end_run(self):
-        self.runs, self.share = self.runs + 1, 0.0
+    def end_run(self, name):
+        self.runs = self.runs + 1
+        self.shares.pop(name, None)
 
     def left(self):
-        remaining = self.total - self.runs - self.share
+        remaining = self.total - self.runs - sum(self.shares.values())
         if not self.trained or not remaining:
             return ""
         minutes = round(remaining * (time.monotonic() - self.begin) / self.trained / 60)
         return f"about {minutes // 60} h {minutes % 60:02} min left" if minutes else "less than a minute left"
 
-
-def start(command):
-    """Start a run's process with its output in a pipe."""
-    # In a session of its own, as Ctrl-C would reach it directly, and then once more from here.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            encoding="utf-8", errors="replace", env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                            start_new_session=True, preexec_fn=end_with_parent if sys.platform == "linux" else None)
+    def close(self):
+        for bar in [self.bar, *self.bars]:
+            bar.close()
 
 
-def end_with_parent():
-    """In the child: be killed when the parent is, or the next start would find the run still going on. Any moment will do,
-    as runs resume exactly. Elsewhere than on Linux the run ends at its next line of output, which nobody reads."""
-    LIBC.prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+class Report:
+    """What a launcher tells of runs (study/launchers.py), printed. failures: [(run, exit status)]."""
 
+    def __init__(self, progress, several):
+        self.progress, self.several, self.failures = progress, several, []
+        self.begun, self.slots, self.last, self.refusal, self.number = {}, {}, {}, None, progress.runs
 
-def perform(run, progress):
-    """Run one run to its end, printing what it says. Returns (exit status, its last line)."""
-    last = ""
-    process = start(run.command)
-    try:
-        for line in process.stdout:
-            epoch = EPOCH.match(line)
-            if epoch:  # the bar and log.csv tell it
-                progress.end_epoch(*map(int, epoch.groups()))
-                progress.show(run.name)
-            elif line.strip():
-                last = line.rstrip()
-                say(f"    {last}")
-        return process.wait(), last
-    except (KeyboardInterrupt, cli.Terminated) as stop:
-        say(f"    {run.name}: stopping")
-        try:
-            if os.name != "nt":  # on Windows Ctrl-C has reached it already
-                process.send_signal(signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-            for line in process.stdout:
-                say(f"    {line.rstrip()}")
-            process.wait()
-        except BaseException:  # asked a second time
-            process.kill()
-            raise
-        raise
+    def begin(self, run, slot):
+        self.begun[run], self.slots[run], self.last[run], self.number = time.monotonic(), slot, "", self.number + 1
+        self.progress.show(run.name, slot)
+        say(f"{self.number}/{self.progress.total} {run.name}")
+
+    def line(self, run, text):
+        epoch = EPOCH.match(text)
+        if epoch:  # the bar and log.csv tell it
+            self.progress.end_epoch(run.name, *map(int, epoch.groups()))
+            self.progress.show(run.name, self.slots[run])
+        elif text.strip():
+            self.last[run] = text.rstrip()
+            say(f"    {run.name}: {text.rstrip()}" if self.several else f"    {text.rstrip()}")
+
+    def end(self, run, slot, status):
+        self.progress.end_run(run.name)
+        self.progress.show(run.name, slot)
+        failed = status != 0 or not run.is_finished()
+        minutes = (time.monotonic() - self.begun[run]) / 60
+        name = f"{run.name}: " if self.several else ""
+        say(f"    {name}{describe(status) if failed else 'finished'} after {minutes:.1f} min; {self.progress.left()}".rstrip("; "))
+        if failed:
+            self.failures.append((run, status))
+        earlier, last = self.refusal, self.last[run]
+        self.refusal = last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
+        if self.refusal and self.refusal == earlier:
+            raise InputError(f"two runs in a row are refused for the same reason, so the others wait: {self.refusal}; put it "
+                             "right, or name what can be run with --only")
 
 
 def say(text):
@@ -188,34 +191,48 @@ def parse_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
-    parser.usage = ("experiments.py [-h] [--seeds K ...] [--only NAME ...] [--list] [--repeat FOLDER ...] "
-                    "[-- OPTIONS FOR EVERY RUN]")
+    parser.usage = ("experiments.py [-h] [--seeds K ...] [--only NAME ...] [--grid CHOICE=VALUES ...] [--list] [--repeat FOLDER ...] "
+                    "[--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]")
     parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
                         help=f"some of the experiments: {', '.join(COMMANDS)}")
+    parser.add_argument("--grid", nargs="+", metavar="CHOICE=VALUES", help="instead of the published experiments, every combination of "
+                        f"values of {', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs that are left, and run none")
     parser.add_argument("--repeat", type=Path, nargs="+", metavar="FOLDER",
                         help="train the runs of these run folders again and compare; instead of --seeds and --only")
+    parser.add_argument("--jobs", type=cli.integer(1, 1024), metavar="J",
+                        help="so many runs at once, each on cores of its own; default: as many as the threads of a run leave room for")
+    parser.add_argument("--launcher", choices=launchers.LAUNCHERS, default="local", help="what performs the runs")
+    parser.add_argument("--partition", help="of Slurm")
+    parser.add_argument("--time", type=cli.integer(1), default=240, metavar="MINUTES",
+                        help="that Slurm gives a run at once; one that takes longer is queued again and goes on")
+    parser.add_argument("--address", help="of a Ray cluster, as auto or ray://HOST:10001; default: one of this machine alone")
     args = parser.parse_args(argv[:cut])
     args.options = argv[cut + 1:]
+    if args.grid and (args.repeat or args.only != list(COMMANDS)):
+        parser.error("--grid goes without --only and --repeat, as it says by itself what is run")
     return args
 
 
 def main(args):
-    runs_folder, data = places(args.options, "repeated" if args.repeat else "runs")
+    args.folder, data = places(args.options, "repeated" if args.repeat else "runs")
     if args.repeat:
-        runs = [repetition(folder, args.options, runs_folder, data) for folder in args.repeat]
+        runs = [repetition(folder, args.options, args.folder, data) for folder in args.repeat]
     else:
-        runs = [Run(experiment, seed, args.options, runs_folder)
-                for seed in dict.fromkeys(args.seeds) for experiment in COMMANDS if experiment in args.only]
+        commands = grid.experiments(args.grid) if args.grid else {name: COMMANDS[name] for name in COMMANDS if name in args.only}
+        runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
+                for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
     waiting = [run for run in runs if not run.is_finished()]
     refuse_other_runs([run for run in runs if run.is_finished()], args.options, data)
     if args.list:
         for run in waiting:
             print(shlex.join(run.command))
         return
-    say(f"{len(runs)} runs into {runs_folder}, of which {len(runs) - len(waiting)} are finished")
-    failures = perform_all(waiting, Progress(len(runs), len(runs) - len(waiting)))
+    if args.grid:
+        grid.plan(commands, waiting, [run for run in runs if run.is_finished()], args.options, data, args.launcher == "local")
+    say(f"{len(runs)} runs into {args.folder}, of which {len(runs) - len(waiting)} are finished")
+    failures = perform_all(waiting, len(runs), args) if waiting else []
     if failures:
         named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
         cli.fail(f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
@@ -225,39 +242,28 @@ def main(args):
         cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above", 1)
 
 
+def perform_all(waiting, total, args):
+    """Perform the runs that are left of so many in all; returns [(run, exit status)] of those that failed."""
+    commands = [run.command for run in waiting]
+    is_local, args.cores = args.launcher == "local", launchers.cores_of(commands)
+    jobs = min(args.jobs or launchers.jobs_by_default(commands), len(waiting)) if is_local else len(waiting)
+    report = Report(Progress(total, total - len(waiting), jobs if is_local else 1), jobs > 1)
+    try:
+        launchers.LAUNCHERS[args.launcher](waiting, jobs, report, args)
+    finally:
+        report.progress.close()
+    return report.failures
+
+
 def refuse_other_runs(finished, options, data):
     """Refuse to skip finished runs that were trained with other options than those asked for now, or on other data."""
     for run in finished:
         folder = run.test_path.parent
+        grid.refuse_others(run)
         found = repeat.other_options(folder, options, data)
         if found:
             raise InputError(f"{folder} is finished, and with other settings: {', '.join(found)}; use the earlier ones, or "
                              "another --runs after the --")
-
-
-def perform_all(runs, progress):
-    """Perform runs one after another; returns [(run, exit status)] of those that failed."""
-    failures, refusal = [], None
-    try:
-        for run in runs:
-            progress.show(run.name)
-            say(f"{progress.runs + 1}/{progress.total} {run.name}")
-            begin = time.monotonic()
-            status, last = perform(run, progress)
-            progress.end_run()
-            failed = status != 0 or not run.is_finished()
-            minutes = (time.monotonic() - begin) / 60
-            say(f"    {describe(status) if failed else 'finished'} after {minutes:.1f} min; {progress.left()}".rstrip("; "))
-            if failed:
-                failures.append((run, status))
-            earlier = refusal
-            refusal = last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
-            if refusal and refusal == earlier:
-                raise InputError(f"two runs in a row are refused for the same reason, so the others wait: {refusal}; put it "
-                                 "right, or name what can be run with --only")
-    finally:
-        progress.bar.close()
-    return failures
 
 
 def describe(status):

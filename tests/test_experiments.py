@@ -43,6 +43,17 @@ if order == "wait":
     signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
     Path("waiting.txt").touch()
     time.sleep(60)
+if order == "slow":
+    time.sleep(4)
+if order == "meet":  # until all who are to are here, or never
+    import os
+    Path(f"here_{experiment}{seed}.txt").write_text(json.dumps([
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], os.environ.get("OMP_NUM_THREADS")]))
+    deadline = time.monotonic() + 30
+    while len(list(Path().glob("here_*.txt"))) < 2:
+        if time.monotonic() > deadline:
+            sys.exit(3)
+        time.sleep(0.01)
 for epoch in (1, 2):
     print(f"epoch {epoch}/2: loss 1", flush=True)
 folder = runs / experiment / f"seed{seed}"
@@ -66,8 +77,8 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def perform(*argv):
-    experiments.main(experiments.parse_args(["--only", "mtl", "baseline", *argv]))
+def perform(*argv, jobs="1"):
+    experiments.main(experiments.parse_args(["--only", "mtl", "baseline", "--jobs", jobs, *argv]))
 
 
 def calls(place):
@@ -166,7 +177,7 @@ def test_the_estimate_goes_by_what_was_trained_since_the_start(monkeypatch):
     monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
     progress = experiments.Progress(total=10, finished=6)
     assert progress.left() == ""
-    progress.end_epoch(3, 4)  # resumed after epoch 2: one quarter of a run in four minutes
+    progress.end_epoch("mtl seed 0", 3, 4)  # resumed after epoch 2: one quarter of a run in four minutes
     assert progress.left() == "about 0 h 52 min left"  # 3.25 runs of 16 minutes
 
 
@@ -180,8 +191,8 @@ def wait_for(condition, process):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_run_in_progress_and_all(place, number, status):
     (place / "mtl0.txt").write_text("wait")
-    process = subprocess.Popen([sys.executable, "experiments.py", "--only", "mtl", "baseline"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "experiments.py", "--only", "mtl", "baseline", "--jobs", "1"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for((place / "waiting.txt").exists, process)
     process.send_signal(number)
     out, errors = process.communicate()
