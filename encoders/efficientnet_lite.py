@@ -139,9 +139,10 @@ class _Halving(nn.Conv2d):
     """A convolution of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, an odd row last."""
 
     def forward(self, x):
-        (k, _), (h, w) = self.kernel_size, x.shape[-2:]
-        rows, columns = (max(0, 2 * (-(-side // 2) - 1) + k - side) for side in (h, w))
-        return super().forward(F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)))
+        half, (h, w) = self.kernel_size[0] // 2, x.shape[-2:]
+        # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do not depend on whether
+        # they are even stay simple from stage to stage, when the network is exported for any.
+        return super().forward(F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2)))
 
 
 def _conv(cin, cout, kernel, stride=1, groups=1):
