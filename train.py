@@ -13,11 +13,11 @@ validation split.
 """
 
 import re
-from pathlib import Path
 
 import cli
 import registry
 from cli import InputError
+from study.table import default_name
 from training.options import make_parser
 
 
@@ -26,15 +26,6 @@ def name(text):
     if not re.fullmatch(r"[\w+][\w.+-]{0,99}", text):
         raise cli.argparse.ArgumentTypeError(f"{text[:60]!r} cannot name a folder; use letters, digits, _ + - and dots")
     return text
-
-
-def default_name(args):
-    """seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100: what differs from the defaults."""
-    parts = [*args.tasks, *(part for part, usual in (
-        (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
-        (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),
-        (f"masks{args.masks}", "masksNone")) if part != usual)]
-    return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def make_tasks(args):

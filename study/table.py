@@ -5,7 +5,9 @@ experiments.py, the page of results.py and README's table are made from this. In
     python -m study.table        the table as Markdown, as it stands in README.md
 """
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from registry import AXES
 
@@ -62,6 +64,16 @@ EXPERIMENTS = {experiment.name: experiment for experiment in (
     _split("25-25-50", 90.32, 86.8),
     _split("25-50-25", 89.83, 86.3),
 )}
+
+
+def default_name(args):
+    """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100, of
+    what differs from the defaults."""
+    parts = [*args.tasks, *(part for part, usual in (
+        (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
+        (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),
+        (f"masks{args.masks}", "masksNone")) if part != usual)]
+    return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def markdown():
