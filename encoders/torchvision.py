@@ -2,8 +2,9 @@
 
     --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best weights
 
-The feature maps are the last ones of each size, found by looking through the network's graph. One that has no map at 1/2, as
-ConvNeXt, gets its map at 1/4 enlarged; one that lacks another, or that takes one size of images only, is refused.
+The feature maps are the last ones of each size that all that follows is computed from, so none from inside a block with a
+bypass; they are found by looking through the network's graph. One that has no map at 1/2, as ConvNeXt, gets its map at 1/4
+enlarged; one that lacks another, or that takes one size of images only, is refused.
 """
 
 import functools
@@ -68,6 +69,11 @@ def _extractor(model, nodes):
         return create_feature_extractor(model, nodes)
 
 
+def _outputs(extractor):
+    """{name: node of the graph} of what a feature extractor returns, in order."""
+    return next(node for node in extractor.graph.nodes if node.op == "output").args[0]
+
+
 @functools.cache
 def _maps(network):
     """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to 1/32."""
@@ -75,19 +81,22 @@ def _maps(network):
 
     h, w = 128, 192
     with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is computed
-        model = _random(network).eval()
         try:
+            model = _random(network).eval()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 training, nodes = get_graph_node_names(model)
-            values = _extractor(model, [node for node in nodes if node in training])(torch.zeros(1, 3, h, w))
+            extractor = _extractor(model, [node for node in nodes if node in training]).eval()
+            values = extractor(torch.zeros(1, 3, h, w))
         except Exception as error:  # each network refuses in its own way
             refuse_strides(f"torchvision:{network}", f"does not take images of any size ({type(error).__name__})")
-    last = {}
-    for node, value in values.items():
-        for stride in STRIDES:
-            if isinstance(value, torch.Tensor) and value.shape[0] == 1 and value.shape[2:] == (h // stride, w // stride):
-                last[stride] = node, value.shape[1]
+    nodes = {name: node for name, node in _outputs(extractor).items() if getattr(values[name], "ndim", 0) == 4}
+    order, last, furthest = {node: k for k, node in enumerate(nodes.values())}, {}, 0
+    for k, (name, node) in enumerate(nodes.items()):
+        if furthest <= k:  # nothing before it goes past it
+            last |= {stride: (name, values[name].shape[1]) for stride in STRIDES
+                     if values[name].shape[2:] == (h // stride, w // stride)}
+        furthest = max(furthest, *(order.get(user, 0) for user in node.users), 0)
     lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
     if lacking:
         refuse_strides(f"torchvision:{network}", f"has no feature map at {', '.join(lacking)}")

@@ -135,6 +135,8 @@ def test_torchvisions_maps_are_those_of_its_network():
     for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
         expected.append(y := layer(y))
     assert all(torch.equal(a, b) for a, b in zip(ours(x), expected, strict=True))
+    # Of larger ones, which halve the sides in the middle of a block, it is the end of the block before, too.
+    assert registry.find("encoders", "torchvision:resnet50").channels(4) == (64, 256, 512, 1024, 2048)
     made_for = get_model_weights("resnet18").DEFAULT.transforms()
     assert plan.mean == tuple(255 * value for value in made_for.mean) and plan.std == tuple(255 * value for value in made_for.std)
 
