@@ -177,9 +177,9 @@ class BoxHead(nn.Module):
 
 def cell_positions(n, device):
     """(n,) positions of n cells, the first at 0 and the last at 1; a single one stands in the middle."""
-    if isinstance(n, torch.SymInt):  # while a network is exported: of any n
-        k = torch.arange(n, device=device)
-        return torch.where(k[-1:] > 0, k / k[-1:].clamp(min=1), 0.5)
+    if torch.compiler.is_compiling():  # or exporting, when n is a symbol
+        k = torch.arange(n, dtype=torch.float32, device=device)
+        return torch.where(k.max() > 0, k / k.max().clamp(min=1), 0.5)
     return torch.linspace(0, 1, n, device=device) if n > 1 else torch.full((1,), 0.5, device=device)
 
 

@@ -13,6 +13,7 @@ from filelock import FileLock
 from PIL import Image
 
 import export
+import models
 import registry
 from cli import InputError
 from conftest import ROOT
@@ -99,6 +100,13 @@ def test_onnx_gives_what_pytorch_gives_at_every_batch_and_side(network, session,
     for value, right in zip(found, expected.values()):
         assert value.dtype == np.float32 and value.shape == tuple(right.shape)
         np.testing.assert_allclose(value, right.numpy(), rtol=0, atol=1e-4)
+
+
+def test_the_places_of_cells_are_the_same_while_exporting(monkeypatch):
+    usual = [models.cell_positions(n, "cpu") for n in range(1, 40)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for n, expected in enumerate(usual, 1):
+        assert torch.allclose(models.cell_positions(n, "cpu"), expected, rtol=0, atol=1e-6)
 
 
 def test_onnx_says_what_it_takes_and_what_it_is(session):

@@ -73,7 +73,7 @@ def to_onnx(model):
                 opset_version=OPSET, dynamic_shapes={"image": {0: any_size, 2: any_size, 3: any_size}})
         graph = program.model_proto
     except Exception as error:  # whatever a head of one's own makes of sides that are no numbers
-        raise InputError(f"this network cannot be written as ONNX ({contract.shorten(error)}); a head must not ask how large an "
+        raise InputError(f"this network cannot be written as ONNX ({contract.shorten(error.__cause__ or error)}); a head must not ask how large an "
                          "image is, only compute with it") from None
     with torch.no_grad():
         outputs = dict(zip(model.tasks, Positional(model)(image)))
