@@ -196,8 +196,9 @@ def parse_args(argv=None):
     parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
                         help=f"some of the experiments: {', '.join(COMMANDS)}")
-    parser.add_argument("--grid", nargs="+", metavar="CHOICE=VALUES", help="instead of the published experiments, every combination of "
-                        f"values of {', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa")
+    parser.add_argument("--grid", nargs="+", metavar="CHOICE=VALUES",
+                        help="instead of the published experiments, every combination of values of "
+                        f"{', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa")
     parser.add_argument("--list", action="store_true", help="print the commands of the runs that are left, and run none")
     parser.add_argument("--repeat", type=Path, nargs="+", metavar="FOLDER",
                         help="train the runs of these run folders again and compare; instead of --seeds and --only")
@@ -220,7 +221,8 @@ def main(args):
     if args.repeat:
         runs = [repetition(folder, args.options, args.folder, data) for folder in args.repeat]
     else:
-        commands = grid.experiments(args.grid) if args.grid else {name: COMMANDS[name] for name in COMMANDS if name in args.only}
+        commands = grid.experiments(args.grid) if args.grid else {
+            name: command for name, command in COMMANDS.items() if name in args.only}
         runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
                 for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
     waiting = [run for run in runs if not run.is_finished()]
@@ -230,7 +232,8 @@ def main(args):
             print(shlex.join(run.command))
         return
     if args.grid:
-        grid.plan(commands, waiting, [run for run in runs if run.is_finished()], args.options, data, args.launcher == "local")
+        finished = [run for run in runs if run.is_finished()]
+        grid.plan(commands, waiting, finished, args.options, data, args.launcher == "local")
     say(f"{len(runs)} runs into {args.folder}, of which {len(runs) - len(waiting)} are finished")
     failures = perform_all(waiting, len(runs), args) if waiting else []
     if failures:

@@ -85,7 +85,7 @@ def draw_all(rows, folder):
     if apart := conflicts.conflicts_of(rows):
         figures.draw_stages(apart, "cosine between gradients", True, folder / "conflicts.png")
     if stitched := conflicts.stitches_of(rows):
-        figures.draw_stages(stitched, "weight in the mixture", False, folder / "stitch.png")
+        figures.draw_stages(stitched, "weight of the own map", False, folder / "stitch.png")
 
 
 def stack(runs, key, scale=1.0):

@@ -1,8 +1,9 @@
 """Rows that differ in one choice alone: which pairs a page compares where sharings, weightings and encoders were varied.
 
-A choice is the tasks, the weighting, the number of masks, or one of registry.AXES. A row's baseline in a choice is the row that
-has the usual there - one task alone, equal weights, one shared encoder of this project, random weights - and is the same in all
-others. One task alone shares and weighs nothing, so it is the baseline of its tasks under every sharing and weighting.
+A choice is the tasks, the weighting, the number of masks, or one of registry.AXES. A row's baseline in a choice is the row
+that has the usual there - one task alone, equal weights, one shared encoder of this project, random weights - and is the
+same in all others. One task alone shares and weighs nothing, so it is the baseline of its tasks under every sharing and
+weighting.
 """
 
 import numpy as np
@@ -28,8 +29,9 @@ def choices_of(run):
 def is_varied(rows):
     """Whether a table is of choices, and not of the published experiments and others beside their baseline."""
     runs = [run for of_row in rows.values() for run in of_row]
-    return any(is_named(run.config.get("weighting")) or any(run.config.get(key, usual) != usual for key, usual in AXES.items())
-               for run in runs) or BASELINE not in rows and bool(pairs(rows))
+    is_other = any(is_named(run.config.get("weighting")) or any(
+        run.config.get(key, usual) != usual for key, usual in AXES.items()) for run in runs)
+    return is_other or BASELINE not in rows and bool(pairs(rows))
 
 
 def pairs(rows):
@@ -67,16 +69,17 @@ def ratios(row, baseline):
 
 
 def unlike(row, baseline):
-    """In what two networks differ beside the choice, as the end of a sentence, or ""."""
-    said = [f"{ratio:.2f} times {what}" for ratio, what in zip(ratios(row, baseline), ("the parameters", "the time"))
+    """In what two networks differ beside the choice, as a sentence, or ""."""
+    words = (("has", "the parameters"), ("took", "the time"))
+    said = [f"{verb} {ratio:.2f} times {what}" for ratio, (verb, what) in zip(ratios(row, baseline), words)
             if abs(ratio - 1) > SAME]
-    return f"It took {' and '.join(said)}." if said else ""
+    return f"It {' and '.join(said)}." if said else ""
 
 
 def at_equal_time(row, baseline):
-    """What a row had reached on the validation split when its baseline had ended: (epoch, difference at equal epochs, at equal
-    time), means over the seeds of both, the differences in points of Dice of the best epoch until then; None where the logs do
-    not say the seconds. Time is that of training steps."""
+    """What a row had reached on the validation split when its baseline had ended: (epoch, difference at equal epochs, at
+    equal time), means over the seeds of both, the differences in points of Dice of the best epoch until then; None where the
+    logs do not say the seconds. Time is that of training steps."""
     found = []
     for run in row:
         other = next((other for other in baseline if other.seed == run.seed), None)

@@ -101,19 +101,21 @@ def draw_weights(rows, path, formula=", exp(-s)"):
 def draw_stages(rows, ylabel, zero, path):
     """A quantity over the stages of the encoder: the mean over seeds, and a bar from the lowest seed to the highest.
 
-    rows: dict of label -> dict of line -> dict of stage -> (n,), a panel a row; zero: draw the line at 0, which it may cross.
+    rows: dict of label -> dict of line -> dict of stage -> (n,), a panel a row; zero: draw the line at 0, which it may
+    cross.
     """
     with styled():
-        figure = make_figure(3.2 * len(rows))
-        for (label, lines), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
+        figure = make_figure(2.6 * len(rows))
+        for (label, lines), axis in zip(rows.items(), figure.subplots(len(rows), sharey=True, squeeze=False).flat):
             stages = list(dict.fromkeys(stage for line in lines.values() for stage in line))
-            for k, ((name, line), colour, dash) in enumerate(zip(lines.items(), cycle(COLOURS), cycle(DASHES))):
+            looks = zip(lines.items(), cycle(COLOURS), cycle(DASHES))
+            for k, ((name, line), colour, dash) in enumerate(looks):
                 # Beside each other, or the bars of one would hide those of another.
                 x = np.array([stages.index(stage) for stage in line]) + 0.3 * ((k + 0.5) / len(lines) - 0.5)
                 means = np.array([values.mean() for values in line.values()])
                 ends = np.array([(values.min(), values.max()) for values in line.values()]).T
-                axis.errorbar(x, means, np.abs(ends - means), color=colour, linestyle=dash, linewidth=1.5, marker="o", markersize=4,
-                              elinewidth=1, capsize=2, label=lettering.text(name))
+                axis.errorbar(x, means, np.abs(ends - means), color=colour, linestyle=dash, linewidth=1.5, marker="o",
+                              markersize=4, elinewidth=1, capsize=2, label=lettering.text(name))
             if zero:
                 axis.axhline(0, color="black", linewidth=0.8)
             axis.set_xticks(range(len(stages)), stages)

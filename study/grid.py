@@ -2,8 +2,8 @@
 
     --grid tasks=seg,seg+bbox sharing=hard,mtan weighting=equal,torchjd:UPGrad encoder=unet,efficientnet_lite0
 
-Values are joined by commas, the tasks of one value by "+". One task alone shares and weighs nothing, so it is run once, whatever the
-values of sharing and weighting; numbers as weights go with as many tasks.
+Values are joined by commas, the tasks of one value by "+". One task alone shares and weighs nothing, so it is run once,
+whatever the values of sharing and weighting; numbers as weights go with as many tasks.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from study import repeat
 from study.table import EXPERIMENTS, default_name
 
 # What may stand in a grid, with train.py's defaults.
-USUAL = {"tasks": None, "sharing": "hard", "weighting": "equal", "encoder": "unet", "encoder-weights": "none", "encoder-lr": None,
-         "encoder-bn": "train", "masks": None}
+USUAL = {"tasks": None, "sharing": "hard", "weighting": "equal", "encoder": "unet", "encoder-weights": "none",
+         "encoder-lr": None, "encoder-bn": "train", "masks": None}
 FOLDERS = {"sharing": "sharing", "weighting": "weighting", "encoder": "encoders"}
 KINDS = {"encoder-lr": float, "masks": int}
 NUMBERS = r"[0-9.e]+(-[0-9.e]+)*"
@@ -52,9 +52,11 @@ def experiments(words):
         options = [f"--{key}={value}" for key, value in choice.items() if key != "tasks" and value != USUAL[key]]
         command = ("train.py", "--tasks", *tasks, *options, f"--name={name}")
         if found.setdefault(name, command) != command:
-            raise InputError(f"--grid: two experiments would both be called {name}; leave one out, or run it with train.py --name")
+            raise InputError(f"--grid: two experiments would both be called {name}; leave one out, or run it with train.py "
+                             "--name")
     if not found:
-        raise InputError("--grid: no value of weighting is for as many tasks as a value of tasks has; name numbers that fit, or equal")
+        raise InputError("--grid: no value of weighting is for as many tasks as a value of tasks has; name numbers that "
+                         "fit, or equal")
     return found
 
 
@@ -64,7 +66,8 @@ def parse(words):
     for word in words:
         key, _, text = word.partition("=")
         if key.replace("_", "-") not in USUAL or not text or key.replace("_", "-") in found:
-            raise InputError(f"--grid takes each of {', '.join(USUAL)} once, as in tasks=seg,seg+bbox, and was given {word[:60]!r}")
+            raise InputError(f"--grid takes each of {', '.join(USUAL)} once, as in tasks=seg,seg+bbox, and was given "
+                             f"{word[:60]!r}")
         # A comma inside a method's settings, as in torchjd:CAGrad:c=0.4,norm_eps=1e-3, joins no values.
         values = re.split(r",(?![^\[]*\])(?!\w+=)", text)
         found[key := key.replace("_", "-")] = list(dict.fromkeys(values))
@@ -116,7 +119,7 @@ def refuse_others(run):
     try:
         config = json.loads((run.test_path.parent / "config.json").read_text(encoding="utf-8"))
         were = {key: config.get(key.replace("-", "_"), USUAL[key]) for key in USUAL}
-        were |= {"tasks": " ".join(config["tasks"]), "encoder-weights": config.get("encoder_weights_from") or USUAL["encoder-weights"]}
+        were |= {"tasks": " ".join(config["tasks"]), "encoder-weights": config.get("encoder_weights_from") or "none"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     asked = USUAL | {key: word.partition("=")[2] for word in run.command for key in USUAL if word.startswith(f"--{key}=")}
@@ -133,8 +136,8 @@ def refuse_others(run):
 def plan(commands, waiting, finished, options, data, measures=True):
     """Say what a grid is: its experiments, how many runs are left, and about how long these train one after another.
 
-    commands: {name: command}; waiting, finished: runs (experiments.Run). An experiment takes as long as its finished runs with the
-    same options did; of one without, a short run is tried where `measures` says so.
+    commands: {name: command}; waiting, finished: runs (experiments.Run). An experiment takes as long as its finished runs
+    with the same options did; of one without, a short run is tried where `measures` says so.
     """
     width = max(map(len, commands))
     for name, command in commands.items():
@@ -159,8 +162,8 @@ def estimate(seconds, names, from_records):
     sources = [f"{from_records} experiments by their earlier runs"] * (from_records > 0) + [
         f"{tried} by {REHEARSAL[1]} epochs of {REHEARSED} images"] * (tried > 0)
     more = f", beside {len(names) - len(known)} of which nothing is known" if len(known) < len(names) else ""
-    return (f": about {minutes // 60} h {minutes % 60:02} min of training steps, one run after another ({' and '.join(sources)}){more}; "
-            "validation comes on top")
+    return (f": about {minutes // 60} h {minutes % 60:02} min of training steps, one run after another "
+            f"({' and '.join(sources)}){more}; validation comes on top")
 
 
 def name_of(run):
@@ -178,8 +181,8 @@ def recorded(name, finished, options, data):
 
 
 def measured(run, options, data):
-    """Seconds that a run is going to train, from a short one in a folder that is gone afterwards; None, with a warning, where that
-    cannot be trained."""
+    """Seconds that a run is going to train, from a short one in a folder that is gone afterwards; None, with a warning,
+    where that cannot be trained."""
     asked = cli.Parser(None)
     for key, usual in (("epochs", 60), ("limit", None), ("masks", None)):
         asked.add_argument(f"--{key}", type=int, default=usual)
@@ -189,8 +192,9 @@ def measured(run, options, data):
     few = min(REHEARSED, images)
     with tempfile.TemporaryDirectory() as place:
         masks = [f"--masks={min(known.masks, few // 4 + 1)}"] if known.masks else []
-        done = subprocess.run([*run.command, *REHEARSAL, f"--limit={few}", f"--runs={place}", *masks], capture_output=True, text=True,
-                              encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL)
+        command = [*run.command, *REHEARSAL, f"--limit={few}", f"--runs={place}", *masks]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace",
+                              stdin=subprocess.DEVNULL)
         if done.returncode:
             last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
             cli.warn(f"{name_of(run)} could not be tried with {few} images, and may be refused: {last}")

@@ -38,7 +38,7 @@ def make_page(rows, comparisons, left_out, not_paired):
         parts += ["## One choice at a time", *choice_section(rows, comparisons)] if varied else ["## Against the baseline"]
         parts += verdict_section(rows, comparisons)
         parts += equal_time_section(rows, comparisons) if varied else []
-    parts += [
+    parts += [] if choices.is_varied(rows) and not any(map(is_published, rows.values())) else [
         "## Beside the published study",
         paragraph("Dice per image here; the published test Dice, from one run a row; and that figure corrected for "
                   "the formula behind it, which grows with an incomplete last batch. The corrected figures are "
@@ -47,7 +47,8 @@ def make_page(rows, comparisons, left_out, not_paired):
                   "optimizer): it repeats mtl, and the 2.48 points between the two are noise. Its 75-15-15 was "
                   "run as 70-15-15."),
         table(("experiment", "here", "published", "corrected"),
-              [(name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(of_row)) for name, of_row in rows.items()]),
+              [(name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(of_row)) for name, of_row in rows.items()])]
+    parts += [
         "## Other measures",
         *measures(rows),
         table(("experiment", "parameters", "minutes"),
@@ -69,8 +70,8 @@ def make_page(rows, comparisons, left_out, not_paired):
                   "![Learned weights over epochs](weights.png)"]
     if moved:
         parts += ["## Weights that a method chose",
-                  paragraph(f"What multiplied each loss, or each task's gradient, in the {in_words(moved)} runs, mean over the "
-                            "batches of an epoch."),
+                  paragraph(f"What multiplied each loss, or each task's gradient, in the {in_words(moved)} runs, mean over "
+                            "the batches of an epoch."),
                   "![Weights over epochs](moved_weights.png)"]
     parts += ["## One network, four Dice figures", *audit_section(rows, runs), "## Protocol", *protocol(runs)]
     if left_out or not_paired:
@@ -89,8 +90,8 @@ def answer(rows, comparisons):
     """The first paragraphs: what can be said, in plain sentences."""
     varied = choices.is_varied(rows)
     if varied and not comparisons:
-        return [paragraph("**No two rows here differ in one choice alone and share a seed, so nothing can be compared and there "
-                          "are no verdicts.**")]
+        return [paragraph("**No two rows here differ in one choice alone and share a seed, so nothing can be compared and "
+                          "there are no verdicts.**")]
     if BASELINE not in rows and not varied:
         return [paragraph("**There are no baseline runs here, so nothing can be compared and there are no verdicts.**")]
     tested = [found for found in comparisons if found.verdict is not None]
@@ -106,8 +107,9 @@ def answer(rows, comparisons):
     candidates = map(name_of, comparisons) if varied else (name for name in rows if name != BASELINE)
     others = [name for name in candidates if name not in sum(named.values(), [])]
     more = f" No verdict, for want of seeds: {', '.join(others)}." if others else ""
-    return [paragraph(f"**{text[0].upper() + text[1:]}.** That is test Dice, {count(len(tested), 'pair' if varied else 'row')} "
-                      f"judged over {seeds_in_words(tested)}.{more}"), floor]
+    return [paragraph(f"**{text[0].upper() + text[1:]}.** That is test Dice, "
+                      f"{count(len(tested), 'pair' if varied else 'row')} judged over "
+                      f"{seeds_in_words(tested)}.{more}"), floor]
 
 
 def name_of(found):
@@ -131,8 +133,8 @@ def noise_floor(rows, baseline):
     else:
         listed = "smallest {:.2f}, quartiles {:.2f}, {:.2f} and {:.2f}, largest {:.2f}".format(
             *np.quantile(floor, (0, 0.25, 0.5, 0.75, 1)))
-    return paragraph(f"Noise floor: two {baseline} runs that differ in the seed alone differ by up to {floor[-1]:.2f} points "
-                     f"of Dice (every two of {len(values)} runs: {listed}).")
+    return paragraph(f"Noise floor: two {baseline} runs that differ in the seed alone differ by up to {floor[-1]:.2f} "
+                     f"points of Dice (every two of {len(values)} runs: {listed}).")
 
 
 def warnings(runs, left_out, not_paired):
@@ -227,24 +229,26 @@ def spread_of(runs, key, metric):
 
 def verdict_section(rows, comparisons):
     tested = [found for found in comparisons if found.verdict is not None]
-    header, which = ("pair", lambda found: found.number) if comparisons[0].choice else ("experiment", lambda found: found.experiment)
+    varied = bool(comparisons[0].choice)
+    header = "pair" if varied else "experiment"
+    which = (lambda found: found.number) if varied else (lambda found: found.experiment)
     yield bullets("", [sentence(found) for found in comparisons])
     compared = {name for found in comparisons for name in (found.experiment, found.baseline)}
     absent = [name for name in rows if name != BASELINE and name not in compared]
     if absent:
-        yield paragraph(f"{'No row to be compared with' if comparisons[0].choice else 'No seed in common with the baseline'}, so no "
-                        f"comparison: {', '.join(absent)}.")
+        yield paragraph(f"{'No row to be compared with' if varied else 'No seed in common with the baseline'}, "
+                        f"so no comparison: {', '.join(absent)}.")
     yield paragraph("Points of Dice per image (%), row minus baseline, over the seeds that both have; 95% interval of "
                     "the paired t test over seeds, for each row by itself.")
     yield table((header, "n", "difference", "95% interval"),
                 [(which(found), found.n, f"{found.mean:+.2f}", interval(found.interval))
                  for found in comparisons])
     if tested:
-        yield paragraph(f"Holm p is p corrected for judging {count(len(tested), 'pair' if tested[0].choice else 'row')} at once (rows with fewer than "
-                        f"{MIN_SEEDS} paired seeds are not judged); a verdict needs it at {verdict.ALPHA} or below. "
-                        f"Seeds: about how many it would take to find the observed difference with {verdict.POWER:.0%} "
-                        f"power, were difference and spread the true ones, at the strictest level of Holm's correction "
-                        f"({verdict.ALPHA} / {len(tested)}).")
+        yield paragraph(f"Holm p is p corrected for judging {count(len(tested), 'pair' if varied else 'row')} at "
+                        f"once (rows with fewer than {MIN_SEEDS} paired seeds are not judged); a verdict needs it at "
+                        f"{verdict.ALPHA} or below. Seeds: about how many it would take to find the observed difference "
+                        f"with {verdict.POWER:.0%} power, were difference and spread the true ones, at the strictest level "
+                        f"of Holm's correction ({verdict.ALPHA} / {len(tested)}).")
         yield table((header, "p", "Holm p", "seeds"),
                     [(which(found), f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)) for found in tested])
     yield paragraph(f"Other test images would have given other figures too. The interval below is from the choice of "
@@ -257,10 +261,13 @@ def verdict_section(rows, comparisons):
 
 def choice_section(rows, comparisons):
     """Which rows are compared, and in what their networks differ beside the choice."""
-    yield paragraph("Each row is compared with the row that differs from it in one choice alone and has the usual there: one task "
-                    "alone, equal weights, one shared encoder, this project's, from random weights, all masks. One task alone "
-                    "shares and weighs nothing, so it stands for all sharings and weightings. Parameters and time of training, "
-                    f"on whatever machine it was, are named where they differ by more than {choices.SAME:.0%}.")
+    yield paragraph("Each row is compared with the row that differs from it in one choice alone and has the usual there: "
+                    "one task alone, equal weights, one shared encoder, this project's, from random weights, all masks. "
+                    "One task alone shares and weighs nothing, so it stands for all sharings and weightings. Parameters "
+                    "and time of training, on whatever machine it was, are named where they differ by more than "
+                    f"{choices.SAME:.0%}.")
+    if any(run.config["options"].get("conflicts") for of_row in rows.values() for run in of_row):
+        yield paragraph("Time includes what --conflicts took in the runs that had it, here and at equal time below.")
     yield bullets("", [f"{found.number}. {found.experiment} against {found.baseline} ("
                        f"{choices.in_words(found.choice, rows[found.experiment], rows[found.baseline])}). "
                        + choices.unlike(rows[found.experiment], rows[found.baseline]) for found in comparisons])
@@ -272,10 +279,11 @@ def equal_time_section(rows, comparisons):
     found = {number: figures for number, figures in found.items() if figures}
     if found:
         yield "### At equal time"
-        yield paragraph("Validation Dice, not test, as the test split is measured once, at the end: points that a row's best epoch "
-                        "is above its baseline's, after all epochs of both, and at the epoch that the row had reached when its "
-                        "baseline had ended; means over the seeds of both. A row that is stopped early has not lowered its learning "
-                        "rate, so one that was planned for that time would do better. No verdict is drawn from it.")
+        yield paragraph("Validation Dice, not test, as the test split is measured once, at the end: points that a row's "
+                        "best epoch is above its baseline's, after all epochs of both, and at the epoch that the row had "
+                        "reached when its baseline had ended; means over the seeds of both. A row that is stopped early "
+                        "has not lowered its learning rate, so one that was planned for that time would do better. No "
+                        "verdict is drawn from it.")
         yield table(("pair", "epoch", "equal epochs", "equal time"),
                     [(number, f"{epoch:.1f}", f"{at_end:+.2f}", "-" if np.isnan(at_time) else f"{at_time:+.2f}")
                      for number, (epoch, at_end, at_time) in found.items()])

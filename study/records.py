@@ -64,8 +64,8 @@ class Run:
     def moves_weights(self):
         """Whether a weighting of weighting/ changed what the losses weigh, and the log says how."""
         weights = [self.history.get(f"weight_{task}") for task in self.tasks]
-        return is_named(self.config.get("weighting")) and all(
-            values is not None and np.isfinite(values).all() for values in weights) and any(np.ptp(values) for values in weights)
+        are_known = all(values is not None and np.isfinite(values).all() for values in weights)
+        return is_named(self.config.get("weighting")) and are_known and any(np.ptp(values) for values in weights)
 
 
 def is_named(weighting):

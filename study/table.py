@@ -67,8 +67,8 @@ EXPERIMENTS = {experiment.name: experiment for experiment in (
 
 
 def default_name(args):
-    """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100, of
-    what differs from the defaults."""
+    """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty,
+    seg_bbox_mtan_0.8-0.2_masks100, of what differs from the defaults."""
     parts = [*args.tasks, *(part for part, usual in (
         (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
         (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),

@@ -149,8 +149,8 @@ def compare_pairs(rows, pairs):
         if not seeds:
             continue
         per_image = np.array([of_seed[seed] - reference[seed] for seed in seeds])
-        found = Comparison(experiment, per_image.mean(1), bootstrap_interval(per_image.mean(0)), baseline=baseline, choice=choice)
-        found.number = len(comparisons) + 1 if choice else None
+        found = Comparison(experiment, per_image.mean(1), bootstrap_interval(per_image.mean(0)), baseline=baseline,
+                           choice=choice, number=len(comparisons) + 1 if choice else None)
         if found.n >= 2:
             found.interval, found.p = t_interval(found.differences)[1:], float(paired_p(found.differences))
         comparisons.append(found)

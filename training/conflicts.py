@@ -1,17 +1,20 @@
-"""What tasks do to each other: the angle between their gradients, and the ratio of their lengths, at each stage of what they share.
+"""What tasks do to each other: the angle between their gradients, and the ratio of their lengths, at each stage of what they
+share.
 
-`--conflicts K` looks at every K-th batch of an epoch. The gradient of each task's unweighted loss goes back through the graph of
-the step itself, which changes neither gradients nor weights, statistics or random numbers: a run ends with the same weights with
-it and without. A stage's gradient is that of its trained parameters in all encoders that tasks share, as one vector; an encoder
-that cannot be taken apart has one stage, called encoder. log.csv gets an epoch's means for each pair of tasks and each stage:
+`--conflicts K` looks at every K-th batch of an epoch. The gradient of each task's unweighted loss goes back through the
+graph of the step itself, which changes neither gradients nor weights, statistics or random numbers: a run ends with the same
+weights with it and without. A stage's gradient is that of its trained parameters in all encoders that tasks share, as one
+vector; an encoder that cannot be taken apart has one stage, called encoder. log.csv gets an epoch's means for each pair of
+tasks and each stage:
 
     conflict_A_B_stage3    mean cosine; below 0 what lowers one loss raises the other
     lengths_A_B_stage3     length of A's gradient over that of B's, geometric mean; weights of losses come on top
 
-A task whose gradient is zero at a stage, as where nothing in the batch is labelled, is left out there; a cell without a batch
-is empty.
+A task whose gradient is zero at a stage, as where nothing in the batch is labelled, is left out there; a cell without a
+batch is empty.
 
-Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020, for the cosine; Chen et al., "GradNorm", 2018, for lengths.
+Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020, for the cosine; Chen et al., "GradNorm", 2018, for
+lengths.
 """
 
 import math
@@ -39,11 +42,13 @@ class Conflicts:
     def measure(self, losses):
         """losses: dict of unweighted scalars, whose graph is kept."""
         parameters = [p for of_stage in self.stages.values() for p in of_stage]
-        rows = torch.stack([torch.cat([gradient.flatten() for gradient in torch.autograd.grad(
-            losses[task], parameters, retain_graph=True, allow_unused=True, materialize_grads=True)]) for task in self.tasks])
+        keep = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        gradients = (torch.autograd.grad(losses[task], parameters, **keep) for task in self.tasks)
+        rows = torch.stack([torch.cat([gradient.flatten() for gradient in of_task]) for of_task in gradients])
         if self.team:  # each process has its images' part of the gradients, times the number of processes
             rows = self.team.exchange(rows).mean(dim=0)
-        for stage, part in zip(self.stages, rows.split([sum(p.numel() for p in of_stage) for of_stage in self.stages.values()], dim=1)):
+        lengths = [sum(p.numel() for p in of_stage) for of_stage in self.stages.values()]
+        for stage, part in zip(self.stages, rows.split(lengths, dim=1)):
             products = dict(zip(self.tasks, (dict(zip(self.tasks, row)) for row in (part @ part.T).tolist())))
             for a, b in combinations(self.tasks, 2):
                 if products[a][a] and products[b][b]:
@@ -54,7 +59,8 @@ class Conflicts:
     def columns(self):
         """{column: mean over the batches that were looked at, or None}."""
         means = {key: sum(values) / len(values) if values else None for key, values in self.found.items()}
-        return {key: math.exp(mean) if mean is not None and key.startswith("lengths_") else mean for key, mean in means.items()}
+        return {key: math.exp(mean) if mean is not None and key.startswith("lengths_") else mean
+                for key, mean in means.items()}
 
 
 def stages_of(model):
@@ -79,12 +85,13 @@ def refuse(model):
         if len(set(pairs)) == len(pairs):
             return
         why = f"of its tasks two pairs would both be called {next(pair for pair in pairs if pairs.count(pair) > 1)}"
-    raise InputError(f"--conflicts compares what tasks do to the parameters that they share, and in this network {why}; leave "
-                     "--conflicts out, or name other tasks or another sharing")
+    raise InputError(f"--conflicts compares what tasks do to the parameters that they share, and in this network {why}; "
+                     "leave --conflicts out, or name other tasks or another sharing")
 
 
 def draw(history, tasks, path):
-    """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the epochs of log.csv's rows."""
+    """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the epochs of log.csv's
+    rows."""
     import numpy as np
     from data import lettering
 
@@ -93,8 +100,8 @@ def draw(history, tasks, path):
     axes = figure.subplots(1, 2)
     for (a, b), colour in zip(combinations(tasks, 2), pictures.LINES * len(tasks) ** 2):
         for axis, what, between in zip(axes, ("conflict", "lengths"), ("and", "over")):
-            rows = [[np.nan if row[f"{what}_{a}_{b}_{stage}"] is None else row[f"{what}_{a}_{b}_{stage}"] for stage in stages]
-                    for row in history]
+            rows = [[row[f"{what}_{a}_{b}_{stage}"] for stage in stages] for row in history]
+            rows = np.array(rows, float)  # what was not measured is None, and becomes NaN
             kept = np.ma.masked_invalid(rows if what == "conflict" else np.log(rows)).mean(0).filled(np.nan)
             axis.plot(stages, kept if what == "conflict" else np.exp(kept), "o-", color=colour,
                       label=lettering.text(f"{a} {between} {b}"))

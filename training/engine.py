@@ -355,9 +355,9 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             bar.update()
             bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
     seconds = time.perf_counter() - begin
-    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()}, **compared.columns(),
-            **model.sharing.values(model.encoder), "seconds": round(seconds, 2), "images_per_second": round(images / seconds, 2),
-            "waiting": round(waited / seconds, 4)}, seconds, images
+    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()},
+            **compared.columns(), **model.sharing.values(model.encoder), "seconds": round(seconds, 2),
+            "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
 
 
 def finish(team, model, data, folder, config, state, args):

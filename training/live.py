@@ -1,10 +1,11 @@
-"""--tensorboard: a run's log, and pictures of its first validation images, in its folder for TensorBoard to show while it trains.
+"""--tensorboard: a run's log, and pictures of its first validation images, in its folder for TensorBoard to show while it
+trains.
 
     pip install -r requirements-tensorboard.txt
     tensorboard --logdir runs
 
-Steps are epochs. What an epoch shows is written before its checkpoint: should the run be stopped between the two, the epoch is
-repeated, and TensorBoard is told to forget what it had seen of it. The steps of a run that had begun without are added.
+Steps are epochs. What an epoch shows is written before its checkpoint: should the run be stopped between the two, the epoch
+is repeated, and TensorBoard is told to forget what it had seen of it. The steps of a run that had begun without are added.
 """
 
 import tempfile
@@ -19,8 +20,8 @@ from training import pictures
 
 PICTURES = 4
 # Where a column of log.csv is shown, by its beginning; what fits none is under "run".
-GROUPS = {"train_loss_": "losses", "loss": "losses", "val_loss_": "validation losses", "val_": "validation", "weight_": "weights",
-          "conflict_": "conflicts, cosine", "lengths_": "conflicts, lengths", "stitch_": "stitch"}
+GROUPS = {"train_loss_": "losses", "loss": "losses", "val_loss_": "validation losses", "val_": "validation",
+          "weight_": "weights", "conflict_": "conflicts, cosine", "lengths_": "conflicts, lengths", "stitch_": "stitch"}
 
 
 def require():
@@ -59,9 +60,11 @@ class View:
                 path, was_training = Path(place) / "pictures.png", model.training
                 pictures.draw_pictures(pictures.pictures_of_dataset(model.eval(), self.dataset, PICTURES), path)
                 model.train(was_training)
-                self.writer.add_image("validation images", np.asarray(Image.open(path).convert("RGB")), row["epoch"], dataformats="HWC")
+                image = np.asarray(Image.open(path).convert("RGB"))
+                self.writer.add_image("validation images", image, row["epoch"], dataformats="HWC")
         except Exception as error:  # as in RunFolder.draw: whatever it is, the records are there
-            cli.warn(f"the pictures of epoch {row['epoch']} could not be drawn for TensorBoard ({error!r}); nothing else is missing")
+            cli.warn(f"the pictures of epoch {row['epoch']} could not be drawn for TensorBoard ({error!r}); nothing else is "
+                     "missing")
         self.writer.flush()
 
     def close(self):

@@ -32,7 +32,9 @@ def make_parser(doc):
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
     parser.add_argument("--conflicts", type=cli.integer(1), nargs="?", const=16, metavar="K",
-                        help="log how far the tasks' gradients agree in the shared encoder, on every K-th batch; 16 where not said")
-    parser.add_argument("--tensorboard", action="store_true", help="write what log.csv gets, and pictures, for TensorBoard as well")
+                        help="log how far the tasks' gradients agree in the shared encoder, on every K-th batch; 16 where it is "
+                        "not said")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="write what log.csv gets, and pictures, for TensorBoard as well")
     parser.add_argument("--masks", type=cli.integer(1), help="use the masks of so many training images, and all other labels of all")
     return parser

@@ -42,8 +42,8 @@ def test_by_hand():
     compared = conflicts.Conflicts(model, 2)
     assert [compared.look(k) is None for k in range(5)] == [False, True, False, True, False]
     compared.look(0)(model.losses((3, 4, 2), (1, 0, -1)))
-    assert compared.columns() == pytest.approx({"conflict_a_b_stage1": 0.6, "lengths_a_b_stage1": 5, "conflict_a_b_stage2": -1,
-                                                "lengths_a_b_stage2": 2}, abs=1e-6)
+    assert compared.columns() == pytest.approx({"conflict_a_b_stage1": 0.6, "lengths_a_b_stage1": 5,
+                                                "conflict_a_b_stage2": -1, "lengths_a_b_stage2": 2}, abs=1e-6)
     compared.look(2)(model.losses((3, 4, 2), (0, 20, -1)))
     assert compared.columns() == pytest.approx({"conflict_a_b_stage1": 0.7, "lengths_a_b_stage1": math.sqrt(5 / 4),
                                                 "conflict_a_b_stage2": -1, "lengths_a_b_stage2": 2}, abs=1e-6)
@@ -71,7 +71,8 @@ def test_stages_hold_every_shared_weight_of_the_encoders(sharing, encoders):
     model = MTLNet(("seg", "bbox"), 2, 0, sharing)
     stages = conflicts.stages_of(model)
     assert list(stages) == [f"stage{k}" for k in range(1, 6)] and len(model.encoders()) == encoders
-    assert {id(p) for of_stage in stages.values() for p in of_stage} == {id(p) for one in model.encoders() for p in one.parameters()}
+    assert {id(p) for of_stage in stages.values() for p in of_stage} == {
+        id(p) for one in model.encoders() for p in one.parameters()}
 
 
 def test_a_batch_without_boxes_compares_nothing(data):
@@ -87,8 +88,8 @@ def test_a_batch_without_boxes_compares_nothing(data):
 def test_the_same_weights_with_it_and_without(data, tmp_path, no_pictures):
     """In bf16, over several encoders, whose units go to the log."""
     def run(*options):
-        train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--precision", "bf16", "--tasks", "seg", "cls", "bbox",
-                                     "--sharing", "cross_stitch", "--name", "x", *options]))
+        train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--precision", "bf16", "--name", "x",
+                                     "--tasks", "seg", "cls", "bbox", "--sharing", "cross_stitch", *options]))
 
     run("--runs", str(tmp_path / "without"))
     run("--runs", str(tmp_path / "with"), "--conflicts", "2")
@@ -96,7 +97,8 @@ def test_the_same_weights_with_it_and_without(data, tmp_path, no_pictures):
     assert_same_weights(weights(without), weights(found))
     rows = log(found)
     new = rows[0].keys() - log(without)[0].keys()
-    assert len(new) == 2 * 3 * 5 and all(-1 <= float(row[key]) <= 1 for row in rows for key in new if key.startswith("conflict_"))
+    assert len(new) == 2 * 3 * 5
+    assert all(-1 <= float(row[key]) <= 1 for row in rows for key in new if key.startswith("conflict_"))
     assert [{key: value for key, value in row.items() if key not in new} for row in rows] == log(without)
     assert (found / "conflicts.png").stat().st_size > 10_000 and not (without / "conflicts.png").exists()
     state = weights(found)
@@ -105,11 +107,13 @@ def test_the_same_weights_with_it_and_without(data, tmp_path, no_pictures):
     assert float(rows[1]["stitch_cls_cls_stage3"]) == pytest.approx(unit[1, 1].item())
 
 
-@pytest.mark.parametrize("options, why", [(["--tasks", "seg"], "seg is its one task"),
-                                          (["--tasks", "seg", "bbox", "--sharing", "soft"], "under the sharing soft")], ids=str)
+@pytest.mark.parametrize("options, why", [
+    (["--tasks", "seg"], "seg is its one task"),
+    (["--tasks", "seg", "bbox", "--sharing", "soft"], "under the sharing soft")], ids=str)
 def test_refused_where_nothing_is_shared(data, tmp_path, options, why):
     with pytest.raises(InputError, match=f"--conflicts .*{why}.*leave"):
-        train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--runs", str(tmp_path), "--conflicts", *options]))
+        train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--runs", str(tmp_path),
+                                     "--conflicts", *options]))
     assert not list(tmp_path.glob("*/*/config.json"))
     assert train.parse_args(["--tasks", "seg", "--conflicts"]).conflicts == 16
 

@@ -11,8 +11,8 @@ from training import live
 
 
 def run(data, runs, *options):
-    train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--tasks", "seg", "bbox", "--name", "x", "--epochs", "3",
-                                 "--runs", str(runs), *options]))
+    train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--tasks", "seg", "bbox", "--name", "x",
+                                 "--epochs", "3", "--runs", str(runs), *options]))
     return runs / "x/seed0"
 
 
@@ -55,9 +55,11 @@ def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(data
     assert_same_weights(weights(plain), weights(found))
     assert log(plain) == log(found)
     events, rows = shown(found), log(found)
-    for tag in ("losses/train_loss_bbox", "validation/val_dice", "weights/weight_seg", "conflicts, cosine/conflict_seg_bbox_stage3"):
+    for tag in ("losses/train_loss_bbox", "validation/val_dice", "weights/weight_seg",
+                "conflicts, cosine/conflict_seg_bbox_stage3"):
         assert steps(events.Scalars(tag)) == [1, 2, 3]
-        assert [event.value for event in events.Scalars(tag)] == pytest.approx([float(row[tag.partition("/")[2]]) for row in rows])
+        column = [float(row[tag.partition("/")[2]]) for row in rows]
+        assert [event.value for event in events.Scalars(tag)] == pytest.approx(column)
     assert steps(events.Images("validation images")) == [1, 2, 3]
     assert (events.Images("validation images")[0].height, DRAWN[-1]) == (5, live.PICTURES)
 
