@@ -6,11 +6,15 @@ A step is forward, losses, backward and optimizer. The reference is the publishe
 contiguous memory, Adam. Ours is what `train_mtl.py` does: channels_last, engine.make_optimizer, and fp32 or bf16,
 whichever is faster here. Both get the same batch and the same losses. The ceiling is a matrix product of 2048 x 2048
 in the precision of ours; the share of it counts the multiplications and additions of our step, forward and backward.
-About two minutes on 2 idle cores; threads that wait for each other make ours suffer most from whatever else the
-machine does.
+
+Then the same step in the default number of processes, in as many threads and in one, alone and beside one and two processes
+of normal priority that spin; and networks of other libraries for one mask, where they are installed
+(segmentation_models_pytorch, torchvision). bf16 is not tried where the processor has no instructions for it. About four
+minutes on 2 idle cores; threads that wait for each other suffer most from whatever else the machine does.
 """
 
 import common
+import together
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,12 +23,14 @@ import cli
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
 from training import engine
+from training.precision import may_win, processor_flags
 from utils import EqualWeightedLoss
 
 TASKS = ("seg", "cls", "bbox")
 STEPS = 4           # of ours in a turn, and matrix products: one is too short to time
 PRODUCT_SIDE = 2048
 SIDE = 256
+NEIGHBOURS = (0, 1, 2)
 
 
 class Reference(nn.Module):
@@ -69,6 +75,9 @@ class Reference(nn.Module):
             x = block(torch.cat([x, features.pop()], dim=1))
         return {"seg": x, "cls": self.cls(deepest), "bbox": self.bbox(deepest)}
 
+    def penalty(self):
+        """Its tasks share one encoder, so nothing keeps several alike."""
+
 
 def conv_twice(cin, cout, kernel):
     """The layers of (convolution, batch normalisation, ReLU) twice."""
@@ -88,7 +97,8 @@ def main(args):
     reference = Reference()
     plain = {**batch, "image": batch["image"].contiguous()}
     ways = {"reference": trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4), plain, "fp32", 1)}
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    tried = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if may_win(processor_flags()) else {})
+    for precision, dtype in tried.items():
         model = engine.to_device(MTLNet(TASKS), torch.device("cpu"))
         optimizer = engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3)
         ways[f"ours, {precision}"] = trainer(model, optimizer, batch, precision, STEPS)
@@ -96,14 +106,20 @@ def main(args):
     seconds = common.interleave(ways, args.rounds)
 
     speeds = {name: args.batch_size * (1 if name == "reference" else STEPS) / seconds[name] for name in ways}
-    precision = max(("fp32", "bf16"), key=lambda name: speeds[f"ours, {name}"])
+    precision = max(tried, key=lambda name: speeds[f"ours, {name}"])
     images_per_second = speeds[f"ours, {precision}"]
     gflop = STEPS * 2 * PRODUCT_SIDE**3 / 1e9
-    ceilings = {name: gflop / seconds[f"matrix product, {name}"] for name in ("fp32", "bf16")}
+    ceilings = {name: gflop / seconds[f"matrix product, {name}"] for name in tried}
     flops = {"reference": count_flops(reference, plain), "ours": count_flops(model, batch)}
     rows = [row("published network, fp32, Adam", reference, flops["reference"], speeds["reference"], ceilings["fp32"])]
     rows += [row(f"ours, {name}, channels_last, AdamW", model, flops["ours"], speeds[f"ours, {name}"], ceilings[name])
              for name in ceilings]
+    processes = together.default_processes(args.batch_size)
+    beside = together.measure(processes, batch, precision, NEIGHBOURS, args.rounds)
+    others = together.peers(batch, precision, args.rounds)
+    rows += [[f"ours, {precision}, {way_of(way, processes)}" + (f", beside {n} spinning" if n else ""), count_parameters(model) / 1e6,
+              *flops["ours"], value, None, None] for (way, n), value in sorted(beside.items(), key=lambda item: item[0][::-1])]
+    rows += [[f"{name}, {precision}", parameters / 1e6, None, None, value, None, None] for name, (parameters, value) in others.items()]
     common.report(
         ["step", "M parameters", "GFLOP forward", "GFLOP forward + backward", "images/s", "ceiling GFLOP/s", "share"],
         rows,
@@ -111,7 +127,16 @@ def main(args):
          "ratio": images_per_second / speeds["reference"], "gflop_per_image": flops["ours"][1],
          "reference_gflop_forward": flops["reference"][0], "ceiling_gflops": ceilings[precision],
          "share_of_ceiling": images_per_second * flops["ours"][1] / ceilings[precision], "precision": precision,
-         "batch_size": args.batch_size, "rounds": args.rounds})
+         "batch_size": args.batch_size, "rounds": args.rounds, "processes": processes,
+         "processes_ratio": beside["processes", 0] / beside["threads", 0],
+         "busy_share": beside["processes", 2] / beside["processes", 0],
+         "busy_share_threads": beside["threads", 2] / beside["threads", 0],
+         "peers": {name: value for name, (_, value) in others.items()}})
+
+
+def way_of(way, processes):
+    """How together.measure computes, in words."""
+    return {"processes": f"{processes} processes", "threads": f"{max(2, processes)} threads"}.get(way, way)
 
 
 def load_batch(data, batch_size):

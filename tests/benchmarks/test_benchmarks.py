@@ -23,9 +23,11 @@ import bench_loader  # noqa: E402
 import bench_predict  # noqa: E402
 import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
+import bench_scaling  # noqa: E402
 import bench_start  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
+import together  # noqa: E402
 from soaking import (
     folders,  # noqa: E402
     pictures,  # noqa: E402
@@ -79,14 +81,35 @@ def test_the_reference_is_the_published_network():
 def test_train(large, capsys, monkeypatch):
     monkeypatch.setattr(bench_train, "STEPS", 1)
     monkeypatch.setattr(bench_train, "PRODUCT_SIDE", 64)
+    monkeypatch.setattr(bench_train, "NEIGHBOURS", (0, 2))
+    monkeypatch.setattr(together, "SECONDS", 0.0)
     results = run(bench_train, capsys, "--data", large, "--rounds", 1, "--batch-size", 2)
     assert_positive(results, "reference_images_per_second", "images_per_second", "ratio", "gflop_per_image",
-                    "ceiling_gflops", "share_of_ceiling")
+                    "ceiling_gflops", "share_of_ceiling", "processes_ratio", "busy_share", "busy_share_threads")
+    assert_positive(results["peers"], "torchvision lraspp_mobilenet_v3")
+    assert results["processes"] == 1  # of one thread, as the tests have it
     speed = results["images_per_second"]
     assert results["ratio"] == pytest.approx(speed / results["reference_images_per_second"], rel=2e-3)
     share = speed * results["gflop_per_image"] / results["ceiling_gflops"]
     assert results["share_of_ceiling"] == pytest.approx(share, rel=2e-3)
     assert results["reference_gflop_forward"] == pytest.approx(14.2, abs=0.05)
+
+
+def test_scaling(data, capsys, monkeypatch):
+    monkeypatch.setattr(together, "SECONDS", 0.0)
+    monkeypatch.setattr(bench_scaling, "PROCESSES", (1,))
+    monkeypatch.setattr(bench_scaling, "MACHINES", (1, 2))
+    monkeypatch.setattr(bench_scaling, "LINKS", {"slow": (1.0, 1e9)})
+    results = run(bench_scaling, capsys, "--data", data, "--rounds", 1, "--batch-size", 4)
+    assert_positive(results["images_per_second"], "1")
+    assert results["megabytes"] > 12.9  # the gradients of 3.2 M parameters, and more
+    assert results["meetings"] > 30  # two of each normalisation
+    assert results["several_machines"]["slow"]["2"] < 4 / results["meetings"]  # a second's delay for each
+
+
+def test_seconds_of_a_step_on_several_machines():
+    assert bench_scaling.step_seconds(2.0, 1, 50, 1e9, 1.0, 1.0) == 2.0
+    assert bench_scaling.step_seconds(2.0, 4, 50, 8e6, 0.01, 1e6) == pytest.approx(2 + 0.5 + 12)
 
 
 def test_train_refuses_data_of_another_side(data):
@@ -239,7 +262,7 @@ def test_numbers_are_printed_with_four_digits():
 
 
 def test_every_benchmark_shows_its_command():
-    assert len(SCRIPTS) == 7
+    assert len(SCRIPTS) == 8
     for path in SCRIPTS:
         assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")
 
