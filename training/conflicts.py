@@ -20,9 +20,11 @@ lengths.
 import math
 from itertools import combinations
 
+import numpy as np
 import torch
 
 from cli import InputError
+from data import lettering
 from training import pictures
 
 
@@ -92,24 +94,23 @@ def refuse(model):
 def draw(history, tasks, path):
     """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the epochs of log.csv's
     rows."""
-    import numpy as np
-    from data import lettering
-
     stages = list(dict.fromkeys(key.rpartition("_")[2] for key in history[0] if key.startswith("conflict_")))
     figure = pictures.make_figure((10, 3.8), pictures.DPI)
-    axes = figure.subplots(1, 2)
+    axes, most = figure.subplots(1, 2), 0.05
     for (a, b), colour in zip(combinations(tasks, 2), pictures.LINES * len(tasks) ** 2):
-        for axis, what, between in zip(axes, ("conflict", "lengths"), ("and", "over")):
-            rows = [[row[f"{what}_{a}_{b}_{stage}"] for stage in stages] for row in history]
-            rows = np.array(rows, float)  # what was not measured is None, and becomes NaN
-            kept = np.ma.masked_invalid(rows if what == "conflict" else np.log(rows)).mean(0).filled(np.nan)
-            axis.plot(stages, kept if what == "conflict" else np.exp(kept), "o-", color=colour,
-                      label=lettering.text(f"{a} {between} {b}"))
+        # What was not measured is None, and becomes NaN.
+        rows = (np.array([[row[f"{what}_{a}_{b}_{stage}"] for stage in stages] for row in history], float)
+                for what in ("conflict", "lengths"))
+        cosines, ratios = (np.ma.masked_invalid(values) for values in rows)
+        cosines, ratios = cosines.mean(axis=0).filled(np.nan), np.exp(np.log(ratios).mean(axis=0)).filled(np.nan)
+        for axis, values in zip(axes, (cosines, ratios)):
+            axis.plot(stages, values, "o-", color=colour, label=lettering.text(f"{a}, {b}"))
+        most = max(most, np.nanmax(np.abs(cosines), initial=0))
     axes[0].axhline(0, color="black", linewidth=0.8)
-    axes[0].set(ylim=(-1, 1), ylabel="cosine", title="angle between gradients (below 0 they pull apart)")
+    axes[0].set(ylim=(-1.1 * most, 1.1 * most), ylabel="cosine", title="angle between gradients (below 0 they pull apart)")
+    axes[0].legend(fontsize=8)
     axes[1].axhline(1, color="black", linewidth=0.8)
-    axes[1].set(yscale="log", ylabel="ratio", title="lengths of gradients, losses unweighted")
+    axes[1].set(yscale="log", ylabel="first task's over second's", title="lengths of gradients, losses unweighted")
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
     pictures.save_figure(figure, path)

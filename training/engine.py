@@ -99,6 +99,8 @@ def check_finished(folder, experiment, model, criterion, args):
             folder.draw("mask.png", lambda path: draw_masks(
                 checkpoint.load_model(folder.best_path)[0],
                 MTLDataset(args.data, "test", limit=args.limit, tasks=model.task.values()), path))
+        if args.conflicts and not (folder.path / "conflicts.png").exists():
+            folder.draw("conflicts.png", lambda path: conflicts.draw(folder.load_last()["history"], model.tasks, path))
 
 
 def settings(experiment, model, criterion, args):
