@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cli import InputError, listed
+from cli import InputError, listed, one_line
 from models import digest
 
 STRIDES = (2, 4, 8, 16, 32)  # of the five feature maps
@@ -67,7 +67,7 @@ class Encoder(ABC):
         """
         if source == NONE:
             return {}
-        weights = {HUB: self.weights_from_hub, PACKAGE: self.weights_from_package}.get(source, lambda: read(source))()
+        weights = {HUB: self._downloaded, PACKAGE: self.weights_from_package}.get(source, lambda: read(source))()
         what = self.name if source in (HUB, PACKAGE) else source
         weights, wanted = self.renamed(weights), modules[0].state_dict()
         missing = [name for name in wanted if name not in weights]
@@ -82,6 +82,15 @@ class Encoder(ABC):
         spare = [name for name in weights if name not in wanted]
         print(f"encoder {self.name} from {source}" + (f" (not used: {listed(spare)})" if spare else ""))
         return {"from": str(source), "sha256": digest(modules[0].state_dict())}
+
+    def _downloaded(self):
+        try:
+            return self.weights_from_hub()
+        except InputError:
+            raise
+        except Exception as error:  # each library fails in its own way
+            raise InputError(f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); look after the "
+                             "connection, or name a file with --encoder-weights") from None
 
 
 def read(path):

@@ -248,6 +248,14 @@ def test_hub_takes_what_the_library_downloads(monkeypatch):
     assert plan.load([encoder], "hub")["from"] == "hub" and asked == [{"progress": True, "check_hash": True}]
     assert torch.equal(encoder.state_dict()["body.layer4.1.bn2.running_var"], theirs["layer4.1.bn2.running_var"])
 
+    def fail(self, **options):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(type(plan.weights), "get_state_dict", fail)
+    with pytest.raises(InputError, match=r"weights of torchvision:resnet18 cannot be downloaded \(no route.*to host\); look") as error:
+        plan.load([encoder], "hub")
+    assert "\n" not in str(error.value)
+
 
 # ------------------------------------------------------------------------------------------------------- how it learns
 
