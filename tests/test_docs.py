@@ -24,6 +24,7 @@ NOT_RUN = {  # beginning of a command: why it is not run here
     "python train.py --tasks seg share": "share is the guide's example; tests/tasks/ lays it into a copy of the project",
     **dict.fromkeys(("python train.py --tasks seg cls bbox --sharing apart", "python train.py --tasks seg bbox --weighting inverse",
                      "python train.py --tasks seg bbox --encoder plain"), "a guide's example; tests/test_axes.py lays them into a copy"),
+    "python experiments.py --launcher": "it takes a cluster; tests/study/test_launchers.py has small ones",
     "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
 }
 if importlib.util.find_spec("pycocotools") is None:

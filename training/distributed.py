@@ -4,8 +4,8 @@ Each process loads, augments and computes its part of every batch, by image. In 
 normalisation, which is over the whole batch; outputs and targets, so that each computes the losses of the whole batch, whatever
 these are; and gradients. Each then updates its share of the parameters, which lie in memory that all see.
 
-Measured against normalisation over groups of 8 images, which needs no exchange: see benchmarks/README.md. It is the whole batch
-because only then does a run not depend on the number of processes.
+Normalisation of each process's images for themselves would need no exchange and be an eighth faster (benchmarks/README.md). It is
+over the whole batch because only then does a run not depend on the number of processes.
 """
 
 import os
