@@ -136,7 +136,7 @@ def refused(words, folder, *options):
 
 def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, first, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "perform", None)
+    monkeypatch.setattr(experiments, "perform_all", None)
     refused("would be that folder itself; name another place", run, "--runs", str(tmp_path / "runs"))
     refused("is no finished run .*test.json", tmp_path / "runs/baseline")
     other = rechunk(write_data(tmp_path / "pets", {"train": 4, "val": 2, "test": 2}, seed=9))
@@ -162,6 +162,6 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, firs
 ], ids=["experiment", "test.json", "log.csv", "test_per_image.csv"])
 def test_records_that_could_not_be_compared_are_refused_first(run, tmp_path, monkeypatch, damage, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "perform", None)
+    monkeypatch.setattr(experiments, "perform_all", None)
     damage(run)
     refused(words, run)
