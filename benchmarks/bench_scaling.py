@@ -2,14 +2,14 @@
 
     python benchmarks/bench_scaling.py [--data D] [--batch-size 16] [--rounds 3]
 
-Measured: images/s of the full MTL network's step, one thread a process, the batch of the same size split among them; how often
-the processes meet in a step, and how many bytes each hands over. What several machines would give is calculated from that, for
-links that are simulated by their delay and bandwidth alone:
+Measured: images/s of the full MTL network's step, one thread a process, the batch of the same size split among them; how
+often the processes meet in a step, and how many bytes each hands over. What several machines would give is calculated from
+that, for links that are simulated by their delay and bandwidth alone:
 
     seconds of a step = seconds of its part of the batch on one machine + meetings x delay + bytes x 2 (M - 1) / M / bandwidth
 
-It is assumed that the M machines are like this one, that a meeting costs one delay, that all bytes go around in a ring, and that
-nothing overlaps. No second machine was at hand. About two minutes on 2 idle cores.
+It is assumed that the M machines are like this one, that a meeting costs one delay, that all bytes go around in a ring, and
+that nothing overlaps. No second machine was at hand. About two minutes on 2 idle cores.
 """
 
 import contextlib

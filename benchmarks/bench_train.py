@@ -117,9 +117,11 @@ def main(args):
     processes = together.default_processes(args.batch_size)
     beside = together.measure(processes, batch, precision, NEIGHBOURS, args.rounds)
     others = together.peers(batch, precision, args.rounds)
-    rows += [[f"ours, {precision}, {way_of(way, processes)}" + (f", beside {n} spinning" if n else ""), count_parameters(model) / 1e6,
-              *flops["ours"], value, None, None] for (way, n), value in sorted(beside.items(), key=lambda item: item[0][::-1])]
-    rows += [[f"{name}, {precision}", parameters / 1e6, None, None, value, None, None] for name, (parameters, value) in others.items()]
+    rows += [[f"ours, {precision}, {way_of(way, processes)}" + (f", beside {n} spinning" if n else ""),
+              count_parameters(model) / 1e6, *flops["ours"], beside[way, n], None, None]
+             for way, n in sorted(beside, key=lambda key: key[::-1])]
+    rows += [[f"{name}, {precision}", parameters / 1e6, None, None, value, None, None]
+             for name, (parameters, value) in others.items()]
     common.report(
         ["step", "M parameters", "GFLOP forward", "GFLOP forward + backward", "images/s", "ceiling GFLOP/s", "share"],
         rows,

@@ -8,8 +8,8 @@ What is known of an input is held against what comes of it: a photograph of anot
 one, has to be stored and drawn exactly as the plain picture that it should look like. 3,000 inputs take half an hour.
 
 On synthetic data in a temporary folder. Prints the counts by phase and by kind and, last, one JSON line. Exit status 0 only
-if everything held; otherwise it names the first failures, each with the --seed that repeats it (with --kills 1, --team 1 or --fuzz 1;
-the moment of a random kill varies with the machine's load). Needs a system that can fork.
+if everything held; otherwise it names the first failures, each with the --seed that repeats it (with --kills 1, --team 1 or
+--fuzz 1; the moment of a random kill varies with the machine's load). Needs a system that can fork.
 """
 
 import os

@@ -103,8 +103,9 @@ def spinning(n):
 
 
 def peers(batch, precision_of, rounds):
-    """{name: (parameters, images/s)} of segmentation networks of other libraries, where they are installed, in the same step: one
-    mask, Dice and cross-entropy, AdamW, channels_last, as many threads as torch has. precision_of: their precision."""
+    """{name: (parameters, images/s)} of segmentation networks of other libraries, where they are installed, in the same
+    step: one mask, Dice and cross-entropy, AdamW, channels_last, as many threads as torch has. precision_of: their
+    precision."""
     ways, found = {}, {}
     for name, make in (("segmentation_models_pytorch Unet-ResNet34", lambda: smp("Unet")),
                        ("segmentation_models_pytorch FPN-ResNet34", lambda: smp("FPN")),

@@ -1,4 +1,5 @@
-"""Memory that several processes of one machine see: no file, where the system allows that, so nothing is left of killed ones."""
+"""Memory that several processes of one machine see: no file, where the system allows that, so nothing is left of killed
+ones."""
 
 import contextlib
 import os

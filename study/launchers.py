@@ -2,7 +2,7 @@
 
     launcher(runs, jobs, report, args)
 
-runs     each has a name, a command (list of words) and is_finished(). All are resumable: a command that is given again goes on.
+runs     each has a name, a command (list of words) and is_finished(). All are resumable: a command given again goes on.
 jobs     how many at once; one slot each, numbered from 0. Slurm and Ray do as many as they have room for.
 report   is told of what happens: begin(run, slot), line(run, text), end(run, slot, exit status). What it raises stops all.
 args     of the command line: partition, time (minutes), address, and folder, where the runs lie.
@@ -65,7 +65,8 @@ def cores_of_slots(jobs):
 def start(command, cores=None):
     """Start a run's process with its output in a pipe."""
     # It ends with this one, however that ends, or the next start would find the run still going on. Any moment will do.
-    more = {"PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())} | ({"OMP_NUM_THREADS": str(len(cores))} if cores else {})
+    more = {"PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())}
+    more |= {"OMP_NUM_THREADS": str(len(cores))} if cores else {}
     # In a session of its own, as Ctrl-C would reach it directly, and then once more from here.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                encoding="utf-8", errors="replace", env={**os.environ, **more}, start_new_session=True)
@@ -106,7 +107,8 @@ def end_all(active, lines, report, number):
 
 
 class Command:
-    """A run's command as a job of submitit. Where its time is over or it has to make room, it is asked to end and queued again."""
+    """A run's command as a job of submitit. Where its time is over or it has to make room, it is asked to end and queued
+    again."""
 
     def __init__(self, words):
         self.words, self.process = words, None
@@ -167,7 +169,8 @@ def slurm(runs, jobs, report, args, cluster="slurm"):
 
 
 def on_ray(runs, jobs, report, args):
-    """Tasks of a Ray cluster; one whose worker is lost goes on elsewhere, so the folder of runs has to be one that all see."""
+    """Tasks of a Ray cluster; one whose worker is lost goes on elsewhere, so the folder of runs has to be one that all
+    see."""
     try:
         import ray
     except ImportError:
@@ -176,8 +179,8 @@ def on_ray(runs, jobs, report, args):
         try:
             ray.init(args.address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
         except ConnectionError as error:
-            raise InputError(f"--address {args.address}: there is no Ray cluster ({str(error).splitlines()[0]}); start one with "
-                             "'ray start --head', or leave it out") from None
+            raise InputError(f"--address {args.address}: there is no Ray cluster ({str(error).splitlines()[0]}); start one "
+                             "with 'ray start --head', or leave it out") from None
     remote = ray.remote(num_cpus=args.cores, max_retries=RETRIES)(perform)
     waiting = {remote.remote(run.command, os.getcwd()): run for run in runs}
     for slot, run in enumerate(runs):

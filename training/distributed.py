@@ -1,11 +1,11 @@
 """One run in several processes: what the network sees is what it sees in one, but for rounding.
 
 Each process loads, augments and computes its part of every batch, by image. In between they exchange: the sums of batch
-normalisation, which is over the whole batch; outputs and targets, so that each computes the losses of the whole batch, whatever
-these are; and gradients. Each then updates its share of the parameters, which lie in memory that all see.
+normalisation, which is over the whole batch; outputs and targets, so that each computes the losses of the whole batch,
+whatever these are; and gradients. Each then updates its share of the parameters, which lie in memory that all see.
 
-Normalisation of each process's images for themselves would need no exchange and be an eighth faster (benchmarks/README.md). It is
-over the whole batch because only then does a run not depend on the number of processes.
+Normalisation of each process's images for themselves would need no exchange and be an eighth faster (benchmarks/README.md).
+It is over the whole batch because only then does a run not depend on the number of processes.
 """
 
 import os
@@ -32,9 +32,9 @@ ALIGNED = 16  # numbers: where a parameter begins in shared memory
 def choose_processes(args, earlier, device, n, model, network):
     """(processes, threads in each, or None: as it is) of a run.
 
-    earlier: processes of the run that is resumed, or None; n: training images; network: the team that torchrun started, or None.
-    "auto" on a CPU is one process for each core that torch would use: threads of one process wait for each other hundreds of times
-    a step, so that whatever else runs on the machine slows them down many times over.
+    earlier: processes of the run that is resumed, or None; n: training images; network: the team that torchrun started, or
+    None. "auto" on a CPU is one process for each core that torch would use: threads of one process wait for each other
+    hundreds of times a step, so that whatever else runs on the machine slows them down many times over.
     """
     most, cores, processes = min(args.batch_size, n), torch.get_num_threads(), args.processes
     if network:
@@ -43,15 +43,15 @@ def choose_processes(args, earlier, device, n, model, network):
         one = args.threads or device.type != "cpu" or strange_layers(model)
         processes = earlier or (1 if one else min(cores, most))
     if earlier and processes != earlier:
-        raise InputError(f"the run was begun in {earlier} processes and cannot be resumed in {processes}; leave --processes out, or "
-                         "use another --runs")
+        raise InputError(f"the run was begun in {earlier} processes and cannot be resumed in {processes}; leave --processes "
+                         "out, or use another --runs")
     if processes > most:
         raise InputError(f"--processes {processes} are more than the {most} images of a batch; use at most {most}")
     if processes == 1 or network:
         return processes, args.threads
     if device.type != "cpu":
-        raise InputError(f"--processes {processes} is for a CPU, and this run computes on {device.type}; for several GPUs start it "
-                         f"with torchrun --nproc-per-node {processes}")
+        raise InputError(f"--processes {processes} is for a CPU, and this run computes on {device.type}; for several GPUs "
+                         f"start it with torchrun --nproc-per-node {processes}")
     return processes, args.threads or max(1, cores // processes)
 
 
@@ -60,7 +60,8 @@ def from_torchrun(args):
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return None
     if args.processes not in ("auto", int(os.environ["WORLD_SIZE"])):
-        raise InputError(f"--processes {args.processes} beside torchrun, which has started {os.environ['WORLD_SIZE']}; leave it out")
+        raise InputError(f"--processes {args.processes} beside torchrun, which has started {os.environ['WORLD_SIZE']}; leave "
+                         "it out")
     device = choose_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -101,14 +102,15 @@ def share_images(team, dataset):
 
 
 def join(team, model):
-    """Make a network one of the team's: its outputs in training are those of the whole batch, as its normalisation is over it."""
+    """Make a network one of the team's: its outputs in training are those of the whole batch, as its normalisation is over
+    it."""
     if team.size == 1:
         return
     model.team = team
     strange = strange_layers(model)
     if strange:
-        raise InputError(f"{strange[0]} normalises over a batch in a way that cannot be split ({len(strange)} such layers); use "
-                         "--processes 1")
+        raise InputError(f"{strange[0]} normalises over a batch in a way that cannot be split ({len(strange)} such layers); "
+                         "use --processes 1")
     model.team = team
     for layer in model.modules():
         if is_plain(layer):
@@ -131,8 +133,9 @@ def whole_batch(team, batch):
 class Whole(torch.autograd.Function):
     """The parts of all processes, one after another: (b, ...) -> (B, ...); parts may differ in length.
 
-    Each process has the gradient of the whole batch's losses, of which its part goes back. Gradients of parameters are averaged
-    over the processes at the end, so P times its part goes: what does not come by way of the outputs then counts once.
+    Each process has the gradient of the whole batch's losses, of which its part goes back. Gradients of parameters are
+    averaged over the processes at the end, so P times its part goes: what does not come by way of the outputs then counts
+    once.
     """
 
     @staticmethod
@@ -183,8 +186,8 @@ class Normalise(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         x, weight, mean, var = ctx.saved_tensors
         low = gradient.dtype != weight.dtype
-        # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and of
-        # gradient over this part's values.
+        # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
+        # of gradient over this part's values.
         scaled, product, plain = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [low, True, True])
         n = sum(ctx.team.lengths) * x[0, 0].numel()
@@ -203,8 +206,8 @@ class Normalise(torch.autograd.Function):
 class Update:
     """What a process does with the gradients of parameters, {name: parameter}: `average` before the update, `end` after it.
 
-    In a team of one machine the parameters move into shared memory, each process averages and updates its share, and the optimizer
-    keeps what it remembers of that share only, until `collect`. Elsewhere every process updates all.
+    In a team of one machine the parameters move into shared memory, each process averages and updates its share, and the
+    optimizer keeps what it remembers of that share only, until `collect`. Elsewhere every process updates all.
     """
 
     def __init__(self, team, parameters, optimizer):
@@ -238,7 +241,8 @@ class Update:
         return flat[start:start + p.numel()].as_strided(p.size(), p.stride())
 
     def average(self):
-        """Put the mean over the processes in the place of each gradient, where this process needs it; returns the norm of all."""
+        """Put the mean over the processes in the place of each gradient, where this process needs it; returns the norm of
+        all."""
         if self.team.size == 1:
             return gradient_norm(self.parameters)
         if not self.is_shared:
@@ -288,7 +292,8 @@ class Update:
 
 
 def split_evenly(sizes, parts):
-    """Numbers of things of given sizes in so many lists, about as much in each: the largest first, each to where least is."""
+    """Numbers of things of given sizes in so many lists, about as much in each: the largest first, each to where least
+    is."""
     lists, sums = [[] for _ in range(parts)], [0] * parts
     for k in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
         least = sums.index(min(sums))

@@ -1,7 +1,7 @@
 """fp32 or bf16: whichever trains faster on this machine, asked of the processor first, measured once, and remembered.
 
-bf16 wins only where the processor has instructions for it; elsewhere it is emulated, at a tenth of the speed. What was measured is
-kept in the user's cache folder, by machine, version of torch and kind of run; delete it to measure again.
+bf16 wins only where the processor has instructions for it; elsewhere it is emulated, at a tenth of the speed. What was
+measured is kept in the user's cache folder, by machine, version of torch and kind of run; delete it to measure again.
 """
 
 import json
@@ -24,8 +24,8 @@ HOPELESS = 2  # a first step that takes so many times as long as the other's wil
 
 
 def choose_precision(asked, folder, model, criterion, dataset, batch_size, device, processes=1):
-    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here. batch_size: images of a
-    step in one of the processes."""
+    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here. batch_size: images
+    of a step in one of the processes."""
     if asked != "auto" or folder.config_path.exists():
         return asked
     if device.type == "mps":
@@ -33,8 +33,8 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
     if device.type == "cpu" and not may_win(processor_flags()):
         print("precision: fp32, as this processor has no instructions for bf16")
         return "fp32"
-    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs whatever
-    # its batch is the same in both, and a few images alone would hide the difference behind it.
+    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs
+    # whatever its batch is the same in both, and a few images alone would hide the difference behind it.
     n, epoch = min(batch_size, 16), len(dataset.sides) - 1
     kind = ", ".join((machine(device), f"torch {torch.__version__}", *model.tasks, f"{count_parameters(model)} parameters",
                       f"{dataset.sides[epoch]} px", f"batches of {n}", f"{torch.get_num_threads()} threads",

@@ -99,9 +99,10 @@ class Local(Alone):
     """What one process sees of a team on this machine.
 
     sockets  {rank: a socket to it}, whose end says that a process has ended, however that came.
-    bells    bells[a][b] is what a rings for b on Linux. Elsewhere it is None, and a byte over the socket does it: whom that wakes,
-             Linux likes to put on the core of who sent it, and then two processes share a core beside an idle one.
-    place    of the shared memory: two slots for each process, used in turn: who is at the second exchange has read the first.
+    bells    bells[a][b] is what a rings for b on Linux. Elsewhere it is None, and a byte over the socket does it: whom that
+             wakes, Linux likes to put on the core of who sent it, and then two processes share a core beside an idle one.
+    place    of the shared memory: two slots for each process, used in turn: who is at the second exchange has read the
+             first.
     """
 
     def __init__(self, rank, sockets, bells, place):
@@ -140,7 +141,8 @@ class Local(Alone):
 
 
 class Started(Local):
-    """A Local team in the process that starts the others. They begin at once to import what they need, and wait for `call`."""
+    """A Local team in the process that starts the others. They begin at once to import what they need, and wait for
+    `call`."""
 
     def __init__(self, size, threads):
         self.memory, self.threads_before = Shared(2 * size * SLOT), torch.get_num_threads()
@@ -184,7 +186,7 @@ class Started(Local):
         ended = [process for process, _ in self.others if process.exitcode is not None]
         status = ended[0].exitcode if ended else 0
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        who = f"process {ended[0].pid}, one of the {self.size} of this run, {how}" if ended else "a process of this run is gone"
+        who = f"process {ended[0].pid}, one of the {self.size} of this run, {how}" if ended else "a process of the run is gone"
         cli.fail(f"{who}, so all have ended; the same command with --resume goes on from the last finished epoch", 1)
 
     def close(self):
@@ -204,7 +206,8 @@ def serve(rank, sockets, bells, place, pipe, threads):
     for number in (signal.SIGINT, signal.SIGTERM):  # the first process answers them, and the others end with it
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own is one between processes, and what a killed process leaves of that is warned of
+    # Its own is one between processes, and what a killed process leaves of such is warned of.
+    tqdm.set_lock(threading.RLock())
     team = Local(rank, sockets, bells, place)
     try:
         import training.engine  # noqa: F401  (what the call will need, imported while it is awaited)
@@ -254,8 +257,8 @@ class Network(Alone):
         try:
             return function(self, *args)
         except Lost:
-            cli.fail(f"another of the {self.size} processes of this run has ended, so all do; the same command with --resume goes "
-                     "on from the last finished epoch", 1)
+            cli.fail(f"another of the {self.size} processes of this run has ended, so all do; the same command with --resume "
+                     "goes on from the last finished epoch", 1)
 
     def follow(self):
         """In all processes but the first: do what the first calls, if it does."""

@@ -1,4 +1,5 @@
-"""The choice of a precision: the processor is asked first, nothing hopeless is tried twice, and what was measured is remembered."""
+"""The choice of a precision: the processor is asked first, nothing hopeless is tried twice, and what was measured is
+remembered."""
 
 import json
 import time
