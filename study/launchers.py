@@ -10,7 +10,6 @@ args     of the command line: partition, time (minutes), address, and folder, wh
 A signal ends what was started here, which then ends as by Ctrl-C and can be resumed.
 """
 
-import contextlib
 import os
 import queue
 import signal
@@ -67,12 +66,16 @@ def start(command, cores=None):
     # It ends with this one, however that ends, or the next start would find the run still going on. Any moment will do.
     more = {"PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())}
     more |= {"OMP_NUM_THREADS": str(len(cores))} if cores else {}
-    # In a session of its own, as Ctrl-C would reach it directly, and then once more from here.
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               encoding="utf-8", errors="replace", env={**os.environ, **more}, start_new_session=True)
-    if cores:
-        with contextlib.suppress(OSError):  # it has ended
-            os.sched_setaffinity(process.pid, cores)
+    before = os.sched_getaffinity(0) if cores else None
+    if cores:  # a process begins on the cores of the thread that starts it; later would be after it has begun threads
+        os.sched_setaffinity(0, cores)
+    try:
+        # In a session of its own, as Ctrl-C would reach it directly, and then once more from here.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   encoding="utf-8", errors="replace", env={**os.environ, **more}, start_new_session=True)
+    finally:
+        if cores:
+            os.sched_setaffinity(0, before)
     return process
 
 
