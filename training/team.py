@@ -208,7 +208,10 @@ def serve(rank, sockets, bells, place, pipe, threads):
     torch.set_num_threads(threads)
     # Its own is one between processes, and what a killed process leaves of such is warned of.
     tqdm.set_lock(threading.RLock())
-    team = Local(rank, sockets, bells, place)
+    try:
+        team = Local(rank, sockets, bells, place)
+    except OSError:  # the first process has ended already
+        os._exit(1)
     try:
         import training.engine  # noqa: F401  (what the call will need, imported while it is awaited)
 
