@@ -154,6 +154,11 @@ def processes(count=None, method=None):
         pool.shutdown(cancel_futures=True)
 
 
+def usable_cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def integer(minimum, maximum=2**31 - 1, also=None):
     """An argparse type: a whole number from minimum to maximum, or the word `also`."""
     def parse(text):

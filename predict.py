@@ -18,7 +18,6 @@ that was stopped goes on where it was; --force makes all of it anew. A photograp
 the table's last column; the exit status is 2 only where none can be. docs/predict.md says more.
 """
 
-import os
 from pathlib import Path
 
 import cli
@@ -59,7 +58,7 @@ def main(args):
                          "what it has, or name a network with the task seg")
     with lock.hold(args.out / "lock", args.out):
         jobs = predictions.jobs(predictions.recipe(path, choose_device(args.device).type, args), found, args.force)
-        read = predictions.predict_all(jobs, min(args.processes or cores(), len(jobs)), args.coco)
+        read = predictions.predict_all(jobs, min(args.processes or cli.usable_cores(), len(jobs)), args.coco)
     skipped, unread = sum(job.is_done for job in jobs), len(jobs) - read
     if not read:
         raise InputError(f"none of the {len(jobs)} photographs can be read ({predictions.TABLE} says why); name others")
@@ -75,11 +74,6 @@ def refuse_coco(path):
         import pycocotools.mask  # noqa: F401
     except ImportError:
         raise InputError("--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'") from None
-
-
-def cores():
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

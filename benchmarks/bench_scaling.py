@@ -16,7 +16,6 @@ import contextlib
 
 import common
 import together
-import torch
 
 import cli
 from dataloader_mtl import MTLDataset
@@ -41,7 +40,7 @@ def main(args):
         raise cli.InputError(f"{dataset.data} has {len(dataset)} training images and a batch {args.batch_size}; use a smaller "
                              "--batch-size")
     batch = dataset.__getitems__([(0, row) for row in range(args.batch_size)])
-    cores = min(common.usable_cores(), args.batch_size)
+    cores = min(cli.usable_cores(), args.batch_size)
     speeds = {}
     for processes in [p for p in PROCESSES if p <= max(2, cores)]:
         measured = together.measure(processes, batch, args.precision, (0,), args.rounds)

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import importlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -169,9 +168,5 @@ def machine():
     with contextlib.suppress(OSError):
         names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "h5py", "numpy"))
-    return (f"{names[0] if names else platform.processor() or platform.machine()}, {usable_cores()} cores, "
+    return (f"{names[0] if names else platform.processor() or platform.machine()}, {cli.usable_cores()} cores, "
             f"{platform.system()}; Python {platform.python_version()}, {packages}; {datetime.date.today()}")
-
-
-def usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

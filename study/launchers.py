@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import cli
-from cli import InputError
+from cli import InputError, usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.5       # seconds between two looks at a cluster
@@ -242,7 +242,3 @@ def jobs_by_default(commands):
     if sys.platform == "darwin" or Path("/dev/nvidia0").exists() or any(word in ("cuda", "--device=cuda") for word in words):
         return 1
     return max(1, usable_cores() // cores_of(commands))
-
-
-def usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -118,7 +118,7 @@ def load(path, keys=MODEL_KEYS):
             raise damaged
         # What earlier versions did not write, or called otherwise.
         older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice"),
-                 "sharing": "hard", "encoder": "unet", "beside": [], "calibration": {}}
+                 **{axis: registry.AXES[axis] for axis in ("sharing", "encoder")}, "beside": [], "calibration": {}}
         content = {key: value for key, value in older.items() if key in keys} | content
     wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
     if wrong:

@@ -33,7 +33,6 @@ from training.precision import choose_precision
 from training.recipe import MAX_GRADIENT_NORM, learning_rate, make_optimizer, training_sides
 from training.run_folder import RunFolder, environment
 from training.step import (
-    gradient_norm,  # noqa: F401  (tests measure with it)
     named_parameters,
     refuse_divergence,
     refuse_unreached,

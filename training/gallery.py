@@ -6,9 +6,6 @@ Each function returns (pictures, the path of the checkpoint that looked at them)
 import csv
 import math
 
-import numpy as np
-import torch
-
 import cli
 from cli import InputError
 from data import photographs
@@ -54,23 +51,13 @@ def picture_of_photograph(model, path, size, side):
     """The picture of a photograph, reduced to `side` pixels, as a network of images of `size` pixels sees it. Raises
     cli.InputError."""
     name = photographs.show_name(path)
-    try:
-        photograph = photographs.read(path)
-    except FileNotFoundError:
-        raise InputError(f"there is no photograph {name}") from None
-    except photographs.Unreadable as reason:
-        raise InputError(f"{name} cannot be read: {reason}") from None
+    photograph = looking.read(path, name, f"there is no photograph {name}")
     image = photograph.image
-    pixels = to_tensor(image)
+    pixels = looking.to_tensor(image)
     image.thumbnail((side, side))
-    shown = to_tensor(image)
+    shown = looking.to_tensor(image)
     predicted = looking.predict(model, pixels, size, shown.shape[-2:])
     return Picture(photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1])
-
-
-def to_tensor(image):
-    """A PIL image in RGB as (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def of_run(run, data, n):

@@ -12,13 +12,32 @@ holds nearly all of it.
 
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional as F
+
+from cli import InputError
+from data import photographs
 
 MOST_ASPECT, MOST_PARTS = 3, 32  # the latter along a side
 OVERLAP = 1 / 3  # of neighbouring parts, at least
 TILE = 0.5
 VIEWS = 8  # parts of a photograph that a network looks at together
+
+
+def read(path, name, missing):
+    """A Photograph (data/photographs.py). Raises cli.InputError, which calls it `name` or, where it is not there, says `missing`."""
+    try:
+        return photographs.read(path)
+    except FileNotFoundError:
+        raise InputError(missing) from None
+    except photographs.Unreadable as reason:
+        raise InputError(f"{name} cannot be read: {reason}") from None
+
+
+def to_tensor(image):
+    """A PIL image in RGB as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def predict(model, image, size, shown=None, **options):

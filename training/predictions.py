@@ -29,7 +29,8 @@ from data.sources.pictures import below
 from data.writing import ordered
 from training import checkpoint, looking, pictures
 from training.devices import set_threads, to_device
-from training.shown import cut_out, image_of, to_tensor
+from training.looking import to_tensor
+from training.shown import cut_out, image_of
 
 ENDINGS = {"masks": ".png", "cutouts": ".png", "overlays": ".jpg", "probability": ".png"}  # of each kind, a folder of --out
 TABLE, RECORD = "predictions.csv", "prediction"  # the latter is what the text in a mask's PNG is called
@@ -237,13 +238,8 @@ def overlay(model, image, outputs):
 def save(image, path, kind, **options):
     """Write a picture's file: beside it first, then put in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with put_in_place(path) as partial:
         image.save(partial, kind, **options)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def run_lengths(mask):
@@ -289,10 +285,17 @@ def columns(tasks):
 @contextlib.contextmanager
 def beside(path):
     """A file to write text into; it is put in its place when the block is done, and removed where that fails."""
+    with (put_in_place(path) as partial,
+          open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file):
+        yield file
+
+
+@contextlib.contextmanager
+def put_in_place(path):
+    """Another path, whose file takes this one's place when the block is done, and is removed where that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
+        yield partial
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from cli import InputError
 from data import photographs
 from training import looking, pictures
+from training.looking import to_tensor
 from training.pictures import BOX_COLOUR, Picture
 
 SIDE = 1200  # pixels of the longer side of what is shown; what one takes away has the photograph's own size
@@ -24,12 +23,7 @@ def show(model, size, path, folder):
     photograph that cannot be read.
     """
     name = photographs.show_name(Path(path).name)
-    try:
-        photograph = photographs.read(path)
-    except FileNotFoundError:
-        raise InputError(f"{name} is no longer here; choose it again") from None
-    except photographs.Unreadable as reason:
-        raise InputError(f"{name} cannot be read: {reason}") from None
+    photograph = looking.read(path, name, f"{name} is no longer here; choose it again")
     image, small = photograph.image, photograph.image.copy()
     small.thumbnail((SIDE, SIDE))
     outputs = looking.outputs_of(model, to_tensor(image), size)
@@ -43,11 +37,6 @@ def show(model, size, path, folder):
         for kind, made in zip(("cutout", "mask"), cut_out(image, mask)):
             seen[kind] = save(made, folder / f"{Path(path).stem}_{kind}.png", compress_level=1)
     return seen
-
-
-def to_tensor(image):
-    """A PIL image in RGB as (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def image_of(panel):

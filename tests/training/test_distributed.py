@@ -23,7 +23,7 @@ from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from registry import PUBLISHED
 from training import distributed, engine, team
-from training.step import named_parameters, step
+from training.step import gradient_norm, named_parameters, step
 from utils import UncertaintyWeightedLoss
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the processes of a run are found in /proc")
@@ -93,7 +93,7 @@ def together(team, data):
     same, their_losses = step(*joint, distributed.whole_batch(team, part), "fp32")
     found["losses"] = [(losses[name].item(), their_losses[name].item()) for name in losses] + [(total.item(), same.item())]
     norm = update.average()
-    found["norm"] = engine.gradient_norm(named_parameters(*plain)).item(), norm.item()
+    found["norm"] = gradient_norm(named_parameters(*plain)).item(), norm.item()
     gradients = team.gather({name: p.grad for name, p in update.parameters.items() if p.grad is not None})
     theirs = {name: grad for each in gradients for name, grad in each.items()}
     found["apart"] = sum(map(len, gradients)) == len(theirs)

@@ -24,6 +24,7 @@ from registry import PUBLISHED
 from tasks.bbox import Bbox
 from training import checkpoint, engine, recipe
 from training.run_folder import RunFolder
+from training.step import gradient_norm
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss
 
 TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "border_iou", "accuracy", "box_iou", "n_images", "epochs",
@@ -262,7 +263,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(data, tmp
 def test_huge_gradients_are_still_finite(data):
     parameters = {"a": torch.nn.Parameter(torch.zeros(2)), "b": torch.nn.Parameter(torch.zeros(2))}
     parameters["a"].grad = torch.full((2,), 1e30)  # its square overflows
-    norm = engine.gradient_norm(parameters)
+    norm = gradient_norm(parameters)
     assert norm == math.inf
     engine.refuse_divergence({"loss": 1.0}, norm, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0)
 
@@ -276,7 +277,7 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(data, tmp_path,
         step = torch.optim.AdamW.step
 
         def record(optimizer, *args, **kwargs):
-            updates.append(engine.gradient_norm(dict(model.named_parameters())).item())
+            updates.append(gradient_norm(dict(model.named_parameters())).item())
             return step(optimizer, *args, **kwargs)
 
         with monkeypatch.context() as patch:
