@@ -143,6 +143,7 @@ def warnings(runs, left_out, not_paired):
     for what, value in (("commits of the code", lambda run: str(run.config.get("commit"))[:12]),
                         ("training precisions", lambda run: run.test["precision"]),
                         ("devices", lambda run: run.test["device"]),
+                        ("processors", lambda run: run.config.get("processor", "unknown")),
                         ("versions", lambda run: versions(run)),
                         ("numbers of training masks", lambda run: run.config["options"].get("masks") or "all"),
                         ("sets of options", lambda run: ", ".join(sorted(run.config["options"].keys() - FREE_OPTIONS)))):

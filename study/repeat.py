@@ -153,7 +153,7 @@ def rows(path):
 def conditions(folder, again):
     """What was not alike when two runs were trained, as lines of text."""
     before, after = (json.loads((path / "config.json").read_text(encoding="utf-8")) for path in (folder, again))
-    before, after = ({"commit": config.get("commit"), "device": config.get("device"), **config.get("versions", {})}
-                     for config in (before, after))
+    before, after = ({"commit": config.get("commit"), "device": config.get("device"), "processor": config.get("processor"),
+                      **config.get("versions", {})} for config in (before, after))
     return [f"{key} was {before.get(key)} and is {after.get(key)}" for key in before | after
             if before.get(key) != after.get(key)]

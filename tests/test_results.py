@@ -325,10 +325,12 @@ def test_what_no_table_can_hold_together_is_refused(few, tmp_path, changes, word
 
 def test_other_code_or_another_machine_is_said_on_the_page(few, tmp_path):
     make_run(few, "mtl", 2, precision="bf16", device="cuda", options={"workers": 4, "new_option": 1})
-    change_json(few / "mtl/seed2/config.json", commit="badc0de" + "0" * 33 + "-dirty", versions={"torch": "3.0"})
+    change_json(few / "mtl/seed2/config.json", commit="badc0de" + "0" * 33 + "-dirty", versions={"torch": "3.0"},
+                processor="Abacus (wood)")
     text = " ".join(run(few, tmp_path / "out").partition("## Test Dice")[0].split())
     for words in ("different commits of the code", "badc0de", "different training precisions", "bf16 (mtl/seed2)",
-                  "cuda (mtl/seed2)", "torch 3.0 (mtl/seed2)", "in no commit: mtl/seed2", "different sets of options"):
+                  "cuda (mtl/seed2)", "torch 3.0 (mtl/seed2)", "in no commit: mtl/seed2", "different sets of options",
+                  "different processors", "Abacus (wood) (mtl/seed2)"):
         assert words in text
 
 

@@ -165,7 +165,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         "images": {split: len(dataset) for split, dataset in data.items()},
         "taught": taught,
         **describe_data(data["train"]),
-        **environment(),
+        **environment(device),
     })
     print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "

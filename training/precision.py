@@ -16,6 +16,7 @@ import torch
 
 from models import count_parameters
 from training import checkpoint
+from training.devices import processor
 from training.step import step, trial_batch, trial_copy
 
 # As /proc/cpuinfo names them: AVX512-BF16, AMX and AVX-NE-CONVERT of x86, BF16 of Arm.
@@ -81,13 +82,7 @@ def may_win(flags):
 
 def machine(device):
     """What tells one machine from another of another speed."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        names = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        names = []
-    return f"{platform.node()}, {names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return processor(device) if device.type == "cuda" else f"{platform.node()}, {processor(device)}, {os.cpu_count()} cores"
 
 
 def cache_path():

@@ -20,6 +20,7 @@ import cli
 from cli import InputError
 from registry import AXES
 from training import checkpoint, lock
+from training.devices import processor
 
 # Options that may differ between a run and its resumption without changing the result.
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes", "tensorboard"}
@@ -188,15 +189,17 @@ def processes_of(config):
 def warn_of_changes(path, earlier, now):
     """Say where something differs that may change the last digits of the result."""
     before, after = ({"device": config["device"], "threads": config["threads"], "commit": config["commit"],
-                      **config["versions"]} for config in (earlier, now))
+                      **config["versions"]} | ({"processor": config["processor"]} if "processor" in earlier else {})
+                     for config in (earlier, now))  # an earlier version does not say the processor
     changed = [f"{key} was {before.get(key)} and is {after[key]}" for key in after if before.get(key) != after[key]]
     if changed:
         cli.warn(f"{path} goes on under other conditions ({', '.join(changed)}): it may not end with exactly the numbers of "
                  "a run that was never interrupted")
 
 
-def environment():
-    """Versions of what computes, its number of threads, and the git commit of the code (None outside a checkout)."""
+def environment(device=None):
+    """Versions of what computes, its number of threads, and the git commit of the code (None outside a checkout); with a device
+    the name of its processor."""
     def git(*command):
         here = Path(__file__).parent
         result = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True)
@@ -207,7 +210,8 @@ def environment():
     except (OSError, subprocess.CalledProcessError):
         commit = None
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    return {"versions": versions, "threads": torch.get_num_threads(), "commit": commit}
+    more = {"processor": processor(device)} if device else {}
+    return {"versions": versions, "threads": torch.get_num_threads(), "commit": commit, **more}
 
 
 def write_json(content, path):

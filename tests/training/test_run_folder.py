@@ -135,6 +135,13 @@ def test_another_number_of_threads_is_warned_of(data, finished, unfinished, monk
     assert result(unfinished) == result(finished / "uncertainty/seed0")
 
 
+def test_another_processor_is_warned_of(data, finished, unfinished, monkeypatch, capsys):
+    name = json.loads((finished / "uncertainty/seed0/config.json").read_text())["processor"]
+    monkeypatch.setattr(run_folder, "processor", lambda device: "Abacus (wood)")
+    resume(unfinished, data)
+    assert f"processor was {name} and is Abacus (wood)" in capsys.readouterr().err
+
+
 def test_the_number_of_threads_can_be_chosen_and_is_recorded(data, tmp_path):
     before = torch.get_num_threads()
     try:
