@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 import cli
 import registry
@@ -23,13 +21,15 @@ from data import contract
 from data.ahead import ahead
 from data.index import breeds, read_index_rows
 from data.order import EpochBatches, choose_masks
+from data.pixels import adjust_colours, resize
+from data.scenes import Scenes
 from data.store import Store, stamp
 
 AUGMENTATIONS = ("none", "flip", "full")
 CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
 CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
+SCENES = 0x73636E65         # what tells the generator of an image's scenes from that of its augmentation
 JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
-GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (ITU-R BT.601)
 
 
 class MTLDataset(Dataset):
@@ -42,6 +42,7 @@ class MTLDataset(Dataset):
     limit    use the first so many images only.
     tasks    names or tasks whose targets a batch has; None for those of the published study that the split knows.
     masks    how many images keep their mask and trimap (data/order.py); None for all.
+    scenes   names of data/scenes.py as of --scenes, or an object with `place` and `take` like its Scenes; None for none.
 
     Its keys are (epoch, row), or a row alone for epoch 0, as an ordinary DataLoader and a for loop have it; (epoch, row,
     repeat) where an epoch takes an image more than once. A sample, and likewise a batch, is a dict: image (3, S, S) uint8;
@@ -49,7 +50,7 @@ class MTLDataset(Dataset):
     Raises cli.InputError for a folder or file that is not as data/contract.py describes it, IndexError for a row beyond it.
     """
 
-    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None, tasks=None, masks=None):
+    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None, tasks=None, masks=None, scenes=None):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
         # Taken first, so that nothing that is read later can be of another file unnoticed.
@@ -65,6 +66,8 @@ class MTLDataset(Dataset):
         self.names = [row["name"] for row in self.index]
         self.tasks = self._make_tasks(tasks)
         needs = {need for task in self.tasks.values() for need in task.needs}
+        self.scenes = Scenes(scenes) if isinstance(scenes, str) else scenes
+        needs |= {"masks"} if self.scenes else set()  # they tell what is pet
         self._pictures = [kind for kind in contract.PICTURES if kind == "images" or kind in needs]
         self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
         for kind in set(contract.KINDS) - set(self.kinds):
@@ -130,9 +133,9 @@ class MTLDataset(Dataset):
         epoch, rows = keys[0][0], [row for _, row, _ in keys]
         pictures, moves = self._read(rows, self.fits_in_memory()), None
         side = self.sides[epoch] if self.sides else self.size
-        if self.augment != "none" or side != self.size:
-            samples = [augment({kind: pixels[k] for kind, pixels in pictures.items()}, self.augment, side,
-                               sample_generator(self.seed, epoch, row, repeat)) for k, (_, row, repeat) in enumerate(keys)]
+        if self.augment != "none" or side != self.size or self.scenes:
+            samples = [self._change({kind: pixels[k] for kind, pixels in pictures.items()}, side, *key)
+                       for k, key in enumerate(keys)]
             pictures = {kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures}
             moves = [move for _, move in samples]
         image = pictures["images"] = pictures["images"].contiguous(memory_format=torch.channels_last)
@@ -142,9 +145,29 @@ class MTLDataset(Dataset):
                 target = self._fixed[name][rows]
             else:
                 target = task.target(self._raw(task.needs, rows, pictures))
-            changes = moves and task.moves
+            changes = moves and (task.moves or self.scenes)
             batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if changes else target
         return batch | {"row": torch.tensor(rows)}
+
+    def _change(self, pictures, side, epoch, row, repeat):
+        """Pictures of one image as they are in an epoch, and a function (task, target) -> target that does it to a target."""
+        rng = sample_generator(self.seed, epoch, row, repeat)
+        if not self.scenes:
+            return augment(pictures, self.augment, side, rng)
+        # Of its own, so that the augmentation is the same with them and without.
+        own = np.random.default_rng((self.seed, epoch, row + 1, repeat, SCENES))
+        pictures, change = self.scenes.place(pictures, row, self.n, self._one, own)
+        pictures, move = augment(pictures, self.augment, side, rng)
+        pictures["images"] = self.scenes.take(pictures["images"], own)
+        return pictures, lambda task, target: move(task, change.apply(task, target, lambda row: self._fixed_target(task, row)))
+
+    def _one(self, row):
+        """The pictures of one row."""
+        return {kind: pixels[0] for kind, pixels in self._read([row], self.fits_in_memory()).items()}
+
+    def _fixed_target(self, task, row):
+        """One row's target of a task that is made of no picture, else None."""
+        return self._fixed[task.name][row] if task.name in self._fixed else None
 
     def _whole_key(self, key):
         """A key in full, its row from 0 on."""
@@ -239,27 +262,6 @@ def augment(pictures, mode, side, rng):
         return task.flip(target) if mirrored else target
 
     return pictures, move
-
-
-def resize(kind, pixels, side):
-    """A picture at another side: images bilinear and antialiased, all others without mixing their values."""
-    mode = InterpolationMode.BILINEAR if kind == "images" else InterpolationMode.NEAREST_EXACT
-    return transforms.resize(pixels, [side, side], mode, antialias=kind == "images")
-
-
-def adjust_colours(image, brightness, contrast, saturation):
-    """Multiply brightness, contrast and saturation, in this order, with factors: (3, H, W) uint8 -> the same.
-
-    What torchvision's functions of these names do one after another. Each mixes a pixel, its grey and the mean grey, so all
-    three together do too: a third of the time. Values are clamped once, at the end.
-    """
-    # No matrix product: inside a forked worker that can spin for ever (seen with MKL).
-    pixels = image.flatten(1).float()                      # (3, HW)
-    grey = (pixels * GREY[:, None]).sum(0)                 # (HW,)
-    offset = (1 - contrast) * brightness * grey.mean() + 0.5  # rounded, not cut
-    grey *= contrast * brightness * (1 - saturation)
-    pixels *= contrast * brightness * saturation
-    return pixels.add_(grey).add_(offset).clamp_(0, 255).to(torch.uint8).view_as(image)
 
 
 def random_crop(height, width, rng):

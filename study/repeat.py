@@ -74,8 +74,8 @@ def other_options(folder, given, data=None):
     it may be gone where it is the run's own."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # An earlier version used all masks, and one process.
-        options = {"masks": None, **config["options"], "processes": config.get("processes", 1)}
+        # An earlier version used all masks, no scenes, and one process.
+        options = {"masks": None, "scenes": None, **config["options"], "processes": config.get("processes", 1)}
         trained_on = config["split_hash"]
         keys = [f"--{key.replace('_', '-')}" for key in options]
         experiment = EXPERIMENTS.get(config["experiment"])

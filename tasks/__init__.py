@@ -100,6 +100,23 @@ class Task(ABC):
         """The target of one image of which a part is kept; the part relative to the frame, in [0, 1]."""
         return target
 
+    def turn(self, target, quarters):
+        """The target of one image that is turned by so many quarters against the clock; unknown where something moves and
+        nothing here says where to."""
+        return self.unknown(target) if self.moves else target
+
+    def unknown(self, target):
+        """A target like this one of which nothing is known."""
+        return torch.full_like(target, torch.nan if target.is_floating_point() else UNLABELLED)
+
+    def mix(self, targets):
+        """The target of a picture that shows what several images do, (K, ...) of these: theirs where it is one, else unknown."""
+        return targets[0] if (targets == targets[0]).all() else self.unknown(targets[0])
+
+    def vanish(self, target):
+        """The target of one image in which what one looks for is not to be seen any more."""
+        return self.unknown(target)
+
     @property
     def moves(self):
         """Whether mirroring or cropping does anything to a target; the loader asks nothing of one that stays as it is."""

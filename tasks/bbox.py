@@ -25,6 +25,15 @@ class Bbox(Task):
         x1, y1, x2, y2 = target.unbind()
         return torch.stack([1 - x2, y1, 1 - x1, y2])
 
+    def turn(self, target, quarters):
+        for _ in range(quarters % 4):
+            x1, y1, x2, y2 = target.unbind()
+            target = torch.stack([y1, 1 - x2, y2, 1 - x1])
+        return target
+
+    def mix(self, targets):
+        return self.unknown(targets[0])  # several heads, and one box
+
     def crop(self, target, left, top, width, height):
         frame = torch.tensor([left, top, left, top]), torch.tensor([width, height, width, height])
         moved = (target - frame[0]) / frame[1]

@@ -1,8 +1,10 @@
 """Classification into two classes: cat and dog, or what the attribute `classes` of binary.h5 calls them.
 
-Output (B, 2) logits, target (B,) int64, 0 the first (cat), 1 the second (dog), 255 unknown.
+Output (B, 2) logits, target (B,) int64, 0 the first (cat), 1 the second (dog), 254 neither, 255 unknown. No image is stored as
+neither: the scene `empty` of data/scenes.py makes such.
 """
 
+import torch
 from torch.nn import functional as F
 
 from models import ClassHead
@@ -10,6 +12,7 @@ from tasks import UNLABELLED, Metric, Task, blank, mean, nothing
 
 CLASSES = ("cat", "dog")
 UNSURE, LEAST = "neither", 0.8  # what is said where the likelier class has a lower probability
+NEITHER = 254
 
 
 class Cls(Task):
@@ -45,12 +48,25 @@ class Cls(Task):
         return ClassHead(channels[-1], len(CLASSES))
 
     def loss(self, output, target):
-        """Cross-entropy, mean over the images whose class is known."""
+        """Cross-entropy, mean over the images whose class is known; of those that show neither to half and half.
+
+        Source of the latter: Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", 2019.
+        """
         known = self.labelled(target)
-        return F.cross_entropy(output[known], target[known]) if known.any() else nothing(output)
+        if not known.any():
+            return nothing(output)
+        output, target = output[known], target[known]
+        shows = target != NEITHER
+        if shows.all():
+            return F.cross_entropy(output, target)
+        either = F.cross_entropy(output[shows], target[shows], reduction="sum")
+        return (either - output[~shows].log_softmax(dim=1).mean(dim=1).sum()) / len(target)
+
+    def vanish(self, target):
+        return torch.full_like(target, NEITHER)
 
     def measure(self, output, target):
-        known = self.labelled(target)
+        known = target < len(CLASSES)
         return {"correct": blank((output.argmax(dim=1) == target).long(), known), "label": blank(target, known)}
 
     def summarise(self, measured):
@@ -60,7 +76,7 @@ class Cls(Task):
         return {"accuracy": None if labels is not None and len(labels.unique()) < 2 else mean(measured["correct"])}
 
     def classified(self, output, target):
-        known = self.labelled(target)
+        known = target < len(CLASSES)
         return output[known], target[known]
 
     def answer(self, output, height, width):
@@ -69,11 +85,13 @@ class Cls(Task):
         return self.classes[winner] if probability >= LEAST else UNSURE, probability.item()
 
     def truth(self, target, height, width):
-        return (self.classes[target], None) if self.labelled(target[None])[0] else None
+        if not self.labelled(target[None])[0]:
+            return None
+        return UNSURE if target == NEITHER else self.classes[target], None
 
     def describe(self, value, height, width):
         name, probability = value
-        if name == UNSURE:
+        if name == UNSURE and probability is not None:
             return f"{name} ({probability:.0%})"
         return name if probability is None else f"{name} {probability:.0%}"
 

@@ -100,6 +100,9 @@ class Column(Task):
     def labelled(self, target):
         return ~target.isnan() if self._is_number() else target != EMPTY
 
+    def unknown(self, target):
+        return super().unknown(target) if self._is_number() else torch.full_like(target, EMPTY)
+
     def head(self, channels):
         return ClassHead(channels[-1], 1 if self._is_number() else len(self.settings["classes"]))
 

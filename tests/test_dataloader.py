@@ -16,6 +16,7 @@ import dataloader_mtl
 import registry
 from cli import InputError
 from conftest import ROOT, rechunk, write_data
+from data import pixels
 from data.ahead import ahead
 from dataloader_mtl import MTLDataset, augment, batches, make_loader
 
@@ -298,9 +299,9 @@ def test_colours_change_as_torchvision_changes_them(factors):
     expected = image.float() / 255
     for adjust, factor in zip((adjust_brightness, adjust_contrast, adjust_saturation), factors):
         expected = adjust(expected, factor)
-    assert (dataloader_mtl.adjust_colours(image, *factors) - 255 * expected).abs().max() <= 0.51
+    assert (pixels.adjust_colours(image, *factors) - 255 * expected).abs().max() <= 0.51
 
 
 def test_colours_stay_within_a_byte():
     image = torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 2)
-    assert dataloader_mtl.adjust_colours(image, 1.3, 1.3, 1.3).tolist() == [[[0, 255]]] * 3
+    assert pixels.adjust_colours(image, 1.3, 1.3, 1.3).tolist() == [[[0, 255]]] * 3

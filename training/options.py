@@ -1,11 +1,13 @@
 """The options that all training scripts have. Nothing here takes a while to import, so --help and mistakes are answered at once."""
 
+import argparse
 from pathlib import Path
 
 import cli
 
 # Beside what they choose from they would take PyTorch to import; a test holds them together.
 AUGMENTATIONS = ("none", "flip", "full")     # dataloader_mtl.AUGMENTATIONS
+SCENES = ("small", "close", "elsewhere", "several", "mosaic", "empty", "turned", "lit", "blurred", "compressed")  # data/scenes.py
 DEVICES = ("auto", "cpu", "cuda", "mps")     # devices.choose_device
 
 
@@ -20,6 +22,8 @@ def make_parser(doc):
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
     parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
+    parser.add_argument("--scenes", type=scenes, metavar="NAME+NAME",
+                        help=f"photographs as people take them, made of the training images: some of {', '.join(SCENES)}; or all")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
@@ -38,3 +42,11 @@ def make_parser(doc):
                         help="write what log.csv gets, and pictures, for TensorBoard as well")
     parser.add_argument("--masks", type=cli.integer(1), help="use the masks of so many training images, and all other labels of all")
     return parser
+
+
+def scenes(text):
+    """Names of scenes joined by "+", each once, or all."""
+    unknown = [name for name in text.split("+") if name not in SCENES]
+    if text != "all" and unknown:
+        raise argparse.ArgumentTypeError(f"there is no scene {unknown[0]!r}; there are {', '.join(SCENES)}, joined by +, and all")
+    return text if text == "all" else "+".join(name for name in SCENES if name in text.split("+"))

@@ -106,7 +106,7 @@ def teaching_batch(dataset, n, device):
         if row is not None and row not in rows:
             rows.append(row)
     plain = copy.copy(dataset)
-    plain.augment = "none"
+    plain.augment, plain.scenes = "none", None
     return to(plain.__getitems__([(0, row) for row in rows]), device)
 
 

@@ -25,6 +25,7 @@ import bench_quality  # noqa: E402
 import bench_rechunk  # noqa: E402
 import bench_scaling  # noqa: E402
 import bench_start  # noqa: E402
+import bench_stress  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 import together  # noqa: E402
@@ -33,10 +34,11 @@ from soaking import (
     pictures,  # noqa: E402
 )
 
-from data import photographs  # noqa: E402
+from data import photographs, stress  # noqa: E402
 from data.contract import chunked, open_rechunked  # noqa: E402
+from dataloader_mtl import MTLDataset, make_loader  # noqa: E402
 from models import MTLNet, count_parameters  # noqa: E402
-from training import checkpoint  # noqa: E402
+from training import checkpoint, evaluation  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
@@ -194,6 +196,25 @@ def test_predict(capsys, monkeypatch, tmp_path):
         bench_predict.main(bench_predict.parse_args(["--n", "10", "--photographs", str(tmp_path / "photographs")]))
 
 
+def test_stress(capsys, data, tmp_path):
+    model = MTLNet(("seg", "cls", "bbox"), width=2)
+    content = {"model": model.state_dict(), "tasks": list(model.tasks), "width": 2, "metrics": {}, "experiment": "mtl", "seed": 0,
+               "split_hash": "", "border": "pet", "trained_on": torch.zeros(0, dtype=torch.int64)}
+    for size in (64, 32):
+        checkpoint.save(content | {"size": size}, tmp_path / f"{size}.pt")
+    results = run(bench_stress, capsys, "--data", data, "--checkpoint", tmp_path / "64.pt", tmp_path / "32.pt", "--limit", 3,
+                  "--sheet", tmp_path / "sheet.png")
+    for size in (64, 32):
+        found = results["networks"][str(tmp_path / f"{size}.pt")]
+        assert list(found) == list(stress.KINDS)
+        assert found["crowded"]["box_iou"] is None and 0 <= found["small"]["box_iou"] <= 1
+        assert found["empty"].keys() == {"empty", "sure"} and 0 <= found["empty"]["sure"] <= 1
+    assert Image.open(tmp_path / "sheet.png").width > 500
+    loaded, _ = checkpoint.load_model(tmp_path / "64.pt")
+    plain = evaluation.evaluate(loaded, make_loader(MTLDataset(data, "val", limit=3, tasks=loaded.task.values()), 2))[0]
+    assert results["networks"][str(tmp_path / "64.pt")]["as it is"]["dice"] == pytest.approx(plain["dice"], rel=1e-3)
+
+
 def test_growth(capsys, monkeypatch, tmp_path):
     def in_this_process(module, function, *args):
         getattr(bench_growth, function)(*map(str, args))()
@@ -262,7 +283,7 @@ def test_numbers_are_printed_with_four_digits():
 
 
 def test_every_benchmark_shows_its_command():
-    assert len(SCRIPTS) == 8
+    assert len(SCRIPTS) == 9
     for path in SCRIPTS:
         assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")
 

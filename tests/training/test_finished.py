@@ -39,6 +39,7 @@ def contents(folder):
 @pytest.mark.parametrize("more, words", [
     (("--epochs", "3"), "--epochs was 2 and is 3"), (("--lr", "0.01"), "--lr was 0.002 and is 0.01"),
     (("--batch-size", "4"), "--batch-size was 8 and is 4"), (("--augment", "none"), "--augment was full and is none"),
+    (("--scenes", "small"), "--scenes was None and is small"),
     (("--limit", "5"), "--limit was None and is 5"), (("--threads", "1"), "--threads was None and is 1"),
     (("--width", "3", "--precision", "bf16"), "--width was 2 and is 3, --precision was fp32 and is bf16"),
 ], ids=str)
