@@ -28,7 +28,7 @@ from data.store import Store, stamp
 AUGMENTATIONS = ("none", "flip", "full")
 CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
 CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
-SCENES = 0x73636E65         # what tells the generator of an image's scenes from that of its augmentation
+SCENES = 0x73636E65         # tells the generator of an image's scenes from that of its augmentation, which is as without
 JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
 
 
@@ -154,7 +154,6 @@ class MTLDataset(Dataset):
         rng = sample_generator(self.seed, epoch, row, repeat)
         if not self.scenes:
             return augment(pictures, self.augment, side, rng)
-        # Of its own, so that the augmentation is the same with them and without.
         own = np.random.default_rng((self.seed, epoch, row + 1, repeat, SCENES))
         pictures, change = self.scenes.place(pictures, row, self.n, self._one, own)
         pictures, move = augment(pictures, self.augment, side, rng)
@@ -162,7 +161,6 @@ class MTLDataset(Dataset):
         return pictures, lambda task, target: move(task, change.apply(task, target, lambda row: self._fixed_target(task, row)))
 
     def _one(self, row):
-        """The pictures of one row."""
         return {kind: pixels[0] for kind, pixels in self._read([row], self.fits_in_memory()).items()}
 
     def _fixed_target(self, task, row):

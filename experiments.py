@@ -5,6 +5,7 @@
     python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
     python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
     python experiments.py --grid tasks=seg,seg+bbox sharing=hard,mtan        every combination, with train.py
+    python experiments.py --study masks --hours 8 -- --data MY      how many masks a label is worth, as far as that goes in 8 hours
     python experiments.py --jobs 1                                 one after another, each on all cores
     python experiments.py --launcher slurm --partition cpu         as an array job; --launcher ray --address auto on a Ray cluster
 
@@ -18,8 +19,7 @@ option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong op
 130 and 143 stopped by a signal, which the runs in progress get too. Afterwards 'python results.py' makes the table.
 
 --repeat compares each run with the one that it repeats, times aside: exit status 0 where all are the same to the last
-digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere.
-"""
+digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
-from study import grid, launchers, repeat
+from study import grid, launchers, masks, repeat
 from study.table import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
@@ -192,7 +192,7 @@ def parse_args(argv=None):
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
     parser.usage = ("experiments.py [-h] [--seeds K ...] [--only NAME ...] [--grid CHOICE=VALUES ...] [--list] [--repeat FOLDER ...] "
-                    "[--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]")
+                    "[--study masks [--hours H]] [--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]")
     parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
                         help=f"some of the experiments: {', '.join(COMMANDS)}")
@@ -202,6 +202,9 @@ def parse_args(argv=None):
     parser.add_argument("--list", action="store_true", help="print the commands of the runs that are left, and run none")
     parser.add_argument("--repeat", type=Path, nargs="+", metavar="FOLDER",
                         help="train the runs of these run folders again and compare; instead of --seeds and --only")
+    parser.add_argument("--study", choices=("masks",), help="how many masks a label is worth, on any data (study/masks.py)")
+    parser.add_argument("--hours", type=cli.positive_float, metavar="H",
+                        help="that the study may take from now on; chooses sizes, arms and seeds, and says which")
     parser.add_argument("--jobs", type=cli.integer(1, 1024), metavar="J",
                         help="so many runs at once, each on cores of its own; default: as many as the threads of a run leave room for")
     parser.add_argument("--launcher", choices=launchers.LAUNCHERS, default="local", help="what performs the runs")
@@ -211,31 +214,38 @@ def parse_args(argv=None):
     parser.add_argument("--address", help="of a Ray cluster, as auto or ray://HOST:10001; default: one of this machine alone")
     args = parser.parse_args(argv[:cut])
     args.options = argv[cut + 1:]
-    if args.grid and (args.repeat or args.only != list(COMMANDS)):
-        parser.error("--grid goes without --only and --repeat, as it says by itself what is run")
+    alone = [name for name in ("grid", "study", "repeat") if getattr(args, name)]
+    if len(alone) > 1 or alone and alone != ["repeat"] and args.only != list(COMMANDS):
+        parser.error(f"--{alone[0]} goes without --only, --grid, --study and --repeat, as it says by itself what is run")
+    if args.hours and not args.study:
+        parser.error("--hours goes with --study")
     return args
 
 
 def main(args):
     args.folder, data = places(args.options, "repeated" if args.repeat else "runs")
+    first, words = [], ""
     if args.repeat:
         runs = [repetition(folder, args.options, args.folder, data) for folder in args.repeat]
+    elif args.study:
+        first, runs, words = study(args, data)
     else:
         commands = grid.experiments(args.grid) if args.grid else {
             name: command for name, command in COMMANDS.items() if name in args.only}
         runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
                 for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
-    waiting = [run for run in runs if not run.is_finished()]
-    refuse_other_runs([run for run in runs if run.is_finished()], args.options, data)
+    before, waiting = ([run for run in some if not run.is_finished()] for some in (first, runs))
+    refuse_other_runs([run for run in [*first, *runs] if run.is_finished()], args.options, data)
     if args.list:
-        for run in waiting:
+        for run in [*before, *waiting]:
             print(shlex.join(run.command))
         return
     if args.grid:
         finished = [run for run in runs if run.is_finished()]
         grid.plan(commands, waiting, finished, args.options, data, args.launcher == "local")
-    say(f"{len(runs)} runs into {args.folder}, of which {len(runs) - len(waiting)} are finished")
-    failures = perform_all(waiting, len(runs), args) if waiting else []
+    say(words + f"{len(runs)} runs into {args.folder}, of which {len(runs) - len(waiting)} are finished")
+    failures = perform_all(before, len(first), args) if before else []
+    failures += perform_all(waiting, len(runs), args) if waiting and not failures else []
     if failures:
         named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
         cli.fail(f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
@@ -243,6 +253,16 @@ def main(args):
     differing = [run.name for folder, run in zip(args.repeat or [], runs) if compare(folder, run)]
     if differing:
         cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above", 1)
+
+
+def study(args, data):
+    """The runs of --study: (those whose networks others start from, the others, what they are in words)."""
+    def make(experiment, seed, command, folder):
+        more = () if folder == args.folder else ("--runs", str(folder))
+        return Run(experiment, seed, [*args.options, *more], folder, command)
+
+    jobs = args.jobs or launchers.jobs_by_default([["", "", *masks.HOW, *args.options]])
+    return masks.plan(make, args.folder, args.options, data, args.hours, jobs)
 
 
 def perform_all(waiting, total, args):

@@ -21,7 +21,7 @@ import numpy as np
 
 import cli
 from cli import InputError
-from study import choices, conflicts, figures
+from study import choices, conflicts, figures, worth, worth_page
 from study.mixture import refuse_mixture, same_images
 from study.page import count, make_page, sentence
 from study.records import TEST_KEYS, read_runs
@@ -45,7 +45,7 @@ def unpaired(rows):
             if seeds and run.seed not in seeds]
 
 
-def write_all(out, rows, page):
+def write_all(out, rows, page, draw):
     """Write everything into a folder beside, then put file after file in its place; others in `out` stay as they are."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_all(out, rows, page):
         raise InputError(f"--out {out} cannot be made ({error.strerror}: {error.filename}); name another folder") from None
     partial = Path(tempfile.mkdtemp(prefix=".results.", suffix=".partial", dir=out))
     try:
-        draw_all(rows, partial)
+        draw(partial)
         write_csv(rows, partial / "results.csv")
         (partial / "README.md").write_text(page, encoding="utf-8", newline="\n")
         names = sorted(path.name for path in partial.iterdir())
@@ -88,6 +88,15 @@ def draw_all(rows, folder):
         figures.draw_stages(stitched, "weight of the own map", False, folder / "stitch.png")
 
 
+def draw_study(study, folder):
+    """Dice and gain over the number of masks."""
+    dice = {arm: {n: np.array(list(study.values(arm, n).values())) for n in of_arm} for arm, of_arm in study.runs.items()}
+    figures.draw_over_masks(dice, worth.ALONE, "test Dice, %", False, folder / "masks.png")
+    gains = {arm: {n: found for n in study.sizes if len(found := study.differences(arm, n))} for arm in study.arms}
+    placebo = next((arm for arm in gains if worth_page.PLACEBO in arm), None)
+    figures.draw_over_masks({arm: row for arm, row in gains.items() if row}, placebo, "gain, points of Dice", True, folder / "gain.png")
+
+
 def stack(runs, key, scale=1.0):
     """A column of the logs of some runs, (n, epochs)."""
     return scale * np.array([run.history[key] for run in runs])
@@ -118,21 +127,31 @@ def main(args):
         refuse_mixture(runs)
         runs, others = same_images(runs)
         left_out = sorted(left_out + others)
-    rows = rows_of(runs)
-    not_paired = unpaired(rows)
+    rows, study = rows_of(runs), worth.study_of(runs) if worth.is_study(runs) else None
+    not_paired = unpaired(rows) if not study else []
     for folder, reason in left_out:
         print(f"results.py: {folder} is left out: {reason}", file=sys.stderr)
     for folder, reason in not_paired:
         print(f"results.py: {folder} is left out of the comparison: {reason}", file=sys.stderr)
     if not runs:
         raise InputError(f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs")
-    dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
-    comparisons = compare_pairs(dice, choices.pairs(rows)) if choices.is_varied(rows) else compare(dice, BASELINE)
-    write_all(args.out, rows, make_page(rows, comparisons, left_out, not_paired))
+    if study:
+        comparisons = worth.primary(study)
+        page, draw = worth_page.make_page(study, comparisons, left_out), lambda folder: draw_study(study, folder)
+    else:
+        comparisons = compare_rows(rows)
+        page, draw = make_page(rows, comparisons, left_out, not_paired), lambda folder: draw_all(rows, folder)
+    write_all(args.out, rows, page, draw)
     print(f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
           f"{len(left_out)} left out")
     for found in comparisons:
         print(sentence(found).replace("*", ""))
+
+
+def compare_rows(rows):
+    """Every row against the baseline, or where choices were varied against the row that differs in one alone."""
+    dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
+    return compare_pairs(dice, choices.pairs(rows)) if choices.is_varied(rows) else compare(dice, BASELINE)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from training.step import to
 
 FIGURES = ("dice_pooled", "dice", "border_iou", "accuracy", "box_iou")
 DRAWN = 8  # images a row of the sheet
+EMPTY_SHARE = 0.005  # of the picture: a smaller mask counts as empty
+SURE = 0.9
 
 
 def parse_args(argv=None):
@@ -58,16 +60,31 @@ def main(args):
                   {"split": args.split, "networks": values})
 
 
+def alarms(tasks, outputs, targets):
+    """What a network sees in pictures that show no pet: {what: (B,) float of 0 and 1}, of those that are such (their mask is
+    empty) alone.
+
+    empty: a mask under EMPTY_SHARE of the picture; sure: a class that is called with a probability over SURE.
+    """
+    shows_none = (targets["seg"] != 1).flatten(1).all(1)
+    found = {"empty": ((outputs["seg"] > 0).flatten(1).double().mean(1) < EMPTY_SHARE)[shows_none].double()}
+    if "cls" in outputs:
+        probability = (outputs["cls"] / tasks["cls"].temperature).softmax(1).amax(1)
+        found["sure"] = (probability > SURE)[shows_none].double()
+    return found
+
+
 @torch.no_grad()
 def empty(network, dataset):
-    """{"empty", "sure"}: shares of a dataset's pictures without a pet, as stress.alarms says them."""
+    """{"empty", "sure"}: shares of a dataset's pictures without a pet, as `alarms` says them; None where there are none."""
     found = {}
     network.eval()
     for batch in make_loader(dataset, 16):
-        seen = stress.alarms(dataset.tasks, network(batch["image"]), to(batch, torch.device("cpu")))
+        seen = alarms(dataset.tasks, network(batch["image"]), to(batch, torch.device("cpu")))
         for key, value in seen.items():
             found.setdefault(key, []).append(value)
-    return {key: stress.mean(parts) for key, parts in found.items()}
+    whole = {key: torch.cat(parts) for key, parts in found.items()}
+    return {key: values.mean().item() if len(values) else None for key, values in whole.items()}
 
 
 class Always(scenes.Scenes):

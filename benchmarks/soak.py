@@ -3,6 +3,7 @@
     python benchmarks/soak.py --kills 200     SIGKILL at random moments and at saves, in all four phases; run again, compare
     python benchmarks/soak.py --team 50       SIGKILL for one of the two processes of a run; run again, compare (Linux)
     python benchmarks/soak.py --fuzz 3000     damaged, hostile and odd input: refused in a sentence, or taken for what it is
+    python benchmarks/soak.py --axes D        every sharing, weighting and encoder together, on a data folder: killed, resumed, exported
 
 What is known of an input is held against what comes of it: a photograph of another depth, turn, profile or transparency, for
 one, has to be stored and drawn exactly as the plain picture that it should look like. 3,000 inputs take half an hour.
@@ -21,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 import common
-from soaking import fuzz, kills, server, team
+from soaking import axes, fuzz, kills, server, team
 
 import cli
 
@@ -33,10 +34,11 @@ def parse_args(argv=None):
     parser.add_argument("--kills", type=cli.integer(0), default=0, metavar="N", help="kill N times")
     parser.add_argument("--team", type=cli.integer(0), default=0, metavar="N", help="kill one process of a run in two N times")
     parser.add_argument("--fuzz", type=cli.integer(0), default=0, metavar="N", help="try N damaged, hostile or odd inputs")
+    parser.add_argument("--axes", type=Path, metavar="DATA", help="train, kill and export every combination on a data folder")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the first try; each has the next number")
     args = parser.parse_args(argv)
-    if not args.kills and not args.team and not args.fuzz:
-        parser.error("nothing to do: ask for --kills N, --team N or --fuzz N")
+    if not args.kills and not args.team and not args.fuzz and not args.axes:
+        parser.error("nothing to do: ask for --kills N, --team N, --fuzz N or --axes DATA")
     return args
 
 
@@ -44,7 +46,8 @@ def main(args):
     results, failures = {"seed": args.seed}, []
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         reference = server.make_reference(Path(folder))
-        for soak, n in ((kills.soak, args.kills), (team.soak, args.team), (fuzz.soak, args.fuzz)):
+        for soak, n in ((kills.soak, args.kills), (team.soak, args.team), (fuzz.soak, args.fuzz),
+                        (axes.soak, args.axes and args.axes.resolve())):
             if n:
                 (header, *rows), found, failed = soak(reference, n, args.seed)
                 common.print_table(header, rows)

@@ -4,18 +4,12 @@ What KINDS says is done to every image alike; what is drawn, a place, hangs on t
 Scenes it makes an MTLDataset one of such images, which evaluates as any other.
 """
 
-import math
-
-import torch
-
 from data import pixels, scenes
 
 PET_AREA = 0.1      # of the frame, that a small pet has; one that is smaller anyway stays as it is
 DARK, NOISE = 0.25, 6.0
 BLUR = 3.0          # deviation of the Gaussian in pixels of a picture of scenes.REFERENCE
 QUALITY = 10        # of the JPEG
-EMPTY_SHARE = 0.005  # of the frame: a smaller mask counts as empty
-SURE = 0.9          # a class that is said with more than that
 KINDS = {
     "as it is": "",
     "small": "shrunk until the pet has a tenth of the picture, on another photograph whose pet is painted over",
@@ -60,27 +54,3 @@ class Stress:
         if self.kind == "compressed":
             return pixels.compressed(image, QUALITY)
         return image
-
-
-def alarms(tasks, outputs, targets):
-    """What a network sees in pictures that show no pet: {what: (B,) float of 0 and 1}, of those that are such (their mask is
-    empty) alone.
-
-    empty: a mask under EMPTY_SHARE of the picture; sure: a class that is called with a probability over SURE.
-    """
-    shows_none = (targets["seg"] != 1).flatten(1).all(1)
-    found = {"empty": ((outputs["seg"] > 0).flatten(1).double().mean(1) < EMPTY_SHARE)[shows_none].double()}
-    if "cls" in outputs:
-        probability = (outputs["cls"] / tasks["cls"].temperature).softmax(1).amax(1)
-        found["sure"] = (probability > SURE)[shows_none].double()
-    return found
-
-
-def finite(value):
-    """A figure, or None where it is not a number."""
-    return None if value is None or not math.isfinite(value) else value
-
-
-def mean(values):
-    """The mean of a list of tensors, or None of nothing."""
-    return finite(torch.cat(values).mean().item()) if values else None

@@ -98,6 +98,47 @@ def draw_weights(rows, path, formula=", exp(-s)"):
         save(figure, path)
 
 
+def draw_over_masks(rows, reference, ylabel, zero, path):
+    """Small multiples of a quantity over the number of masks: the mean over seeds, and its 95% t interval as a band.
+
+    rows: dict of label -> dict of n -> (k,) values of k seeds; the row `reference` (or None) is repeated in each panel, dashed;
+    zero: draw the line at 0.
+    """
+    panels = {label: row for label, row in rows.items() if label != reference or len(rows) == 1}
+    with styled():
+        lines = -(-len(panels) // 2)
+        figure = make_figure(0.8 + 1.7 * lines)
+        axes = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False)
+        sizes = sorted({n for row in rows.values() for n in row})
+        for (label, row), axis in zip(panels.items(), axes.flat):
+            if reference in rows and label != reference:
+                draw_over_sizes(axis, rows[reference], ORANGE, "--")
+            draw_over_sizes(axis, row, BLUE, "-")
+            if zero:
+                axis.axhline(0, color="black", linewidth=0.8)
+            axis.set_xscale("log")
+            axis.set_xticks(sizes, map(str, sizes), rotation=90 if len(sizes) > 4 else 0)
+            axis.minorticks_off()
+            title = lettering.text(shorten(label))
+            axis.set_title(title, **lettering.style(title))
+            axis.grid(alpha=0.3)
+        for axis in axes.flat[len(panels):]:
+            axis.axis("off")
+        note = "masks   (" + (f"dashed: {lettering.text(shorten(reference))}; " if reference in rows else "")
+        figure.supxlabel(note + "bands: 95% interval over seeds)", fontsize=10)
+        figure.supylabel(ylabel, fontsize=10)
+        save(figure, path)
+
+
+def draw_over_sizes(axis, row, colour, dash):
+    """Mean over seeds of {n: (k,) values}, and the 95% t interval where there are two seeds or more."""
+    sizes = sorted(row)
+    found = [t_interval(row[n]) if len(row[n]) > 1 else (row[n][0],) * 3 for n in sizes]
+    means, low, high = np.array(found).T
+    axis.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
+    axis.plot(sizes, means, dash, color=colour, linewidth=1.5, marker="o", markersize=3)
+
+
 def draw_stages(rows, ylabel, zero, path):
     """A quantity over the stages of the encoder: the mean over seeds, and a bar from the lowest seed to the highest.
 

@@ -8,7 +8,7 @@ from cli import InputError, listed
 from registry import AXES
 
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks",
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks", "scenes",
                 "conflicts", "tensorboard"}
 SHOWN = 80  # characters of a value in a refusal: a list of classes can be long
 
@@ -17,7 +17,7 @@ def refuse_mixture(runs):
     """Refuse runs that no table can hold together, naming what differs and which runs have which."""
     values = {key: {run.label: run.test[key] for run in runs} for key in ("split_hash", "border", "size")}
     values["images"] = {run.label: str(sorted(run.config["images"].items())) for run in runs}
-    values["the weights of --init"] = {run.label: run.config.get("init") for run in runs}
+    values["the weights of --init"] = {} if has_sizes(runs) else {run.label: run.config.get("init") for run in runs}
     for option in sorted({option for run in runs for option in run.config["options"]} - FREE_OPTIONS):
         # A run of an older version may not know the option yet; that is a difference of code, which the page tells.
         values[f"--{option.replace('_', '-')}"] = {
@@ -29,12 +29,18 @@ def refuse_mixture(runs):
         refuse_mixed_row([run for run in runs if run.experiment == experiment])
 
 
+def has_sizes(runs):
+    """Whether numbers of masks are compared; then starting from a network that has learned another task is an arm among others."""
+    return len({run.config["options"].get("masks") for run in runs}) > 1
+
+
 def refuse_mixed_row(runs):
     """Refuse runs of one experiment that differ in what rows are compared for, or in what their tasks learned."""
     values = {key: {run.label: as_text(run.config[key]) for run in runs if key in run.config}
               for key in ("tasks", "weighting", "settings")}  # a run of an older version may not say it
     values |= {key: {run.label: run.config.get(key, usual) for run in runs} for key, usual in AXES.items()}
-    values["--masks"] = {run.label: run.config["options"].get("masks") for run in runs}
+    values["--init"] = {run.label: "a network" if run.config.get("init") else "nothing" for run in runs}
+    values |= {f"--{key}": {run.label: run.config["options"].get(key) for run in runs} for key in ("masks", "scenes")}
     for key, of_run in values.items():
         if groups := in_groups(of_run):
             raise InputError(f"runs of {runs[0].experiment} that differ in {key} cannot share a row: {groups}; train one "

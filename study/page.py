@@ -137,15 +137,15 @@ def noise_floor(rows, baseline):
                      f"points of Dice (every two of {len(values)} runs: {listed}).")
 
 
-def warnings(runs, left_out, not_paired):
-    """What a reader must know before trusting the figures."""
+def warnings(runs, left_out, not_paired, of_study=False):
+    """What a reader must know before trusting the figures; of_study: numbers of masks are what it is about."""
     said = []
     for what, value in (("commits of the code", lambda run: str(run.config.get("commit"))[:12]),
                         ("training precisions", lambda run: run.test["precision"]),
                         ("devices", lambda run: run.test["device"]),
                         ("processors", lambda run: run.config.get("processor", "unknown")),
                         ("versions", lambda run: versions(run)),
-                        ("numbers of training masks", lambda run: run.config["options"].get("masks") or "all"),
+                        ("numbers of training masks", lambda run: None if of_study else run.config["options"].get("masks") or "all"),
                         ("sets of options", lambda run: ", ".join(sorted(run.config["options"].keys() - FREE_OPTIONS)))):
         groups = grouped({run.label: value(run) for run in runs})
         if len(groups) > 1:
@@ -179,9 +179,9 @@ def is_published(runs):
 
 
 def own_words(run):
-    weighting, masks = run.config.get("weighting"), run.config["options"].get("masks")
+    weighting, masks, scenes = run.config.get("weighting"), *map(run.config["options"].get, ("masks", "scenes"))
     return (in_words(list(run.tasks)) + (f"; loss weights: {weighting}" if weighting else "")
-            + (f"; masks of {masks} training images" if masks else "")
+            + (f"; masks of {masks} training images" if masks else "") + (f"; scenes: {scenes}" if scenes else "")
             + "".join(f"; {key.replace('_', ' ')}: {str(run.config[key])[:60]}" for key, usual in registry.AXES.items()
                       if run.config.get(key, usual) != usual))
 
@@ -263,7 +263,7 @@ def verdict_section(rows, comparisons):
 def choice_section(rows, comparisons):
     """Which rows are compared, and in what their networks differ beside the choice."""
     yield paragraph("Each row is compared with the row that differs from it in one choice alone and has the usual there: "
-                    "one task alone, equal weights, one shared encoder, this project's, from random weights, all masks. "
+                    "one task alone, equal weights, one shared encoder, this project's, from random weights, all masks, no scenes. "
                     "One task alone shares and weighs nothing, so it stands for all sharings and weightings. Parameters "
                     "and time of training, on whatever machine it was, are named where they differ by more than "
                     f"{choices.SAME:.0%}.")
@@ -326,11 +326,12 @@ def protocol(runs):
     images = first.config["images"]
     shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
               and all(key in run.config["options"] for run in runs)}
-    masks = {run.config["options"].get("masks") for run in runs}
-    shared |= {"masks": masks.pop()} if len(masks) == 1 else {}
+    for key in ("masks", "scenes"):
+        values = {run.config["options"].get(key) for run in runs}
+        shared |= {key: values.pop()} if len(values) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
     differing = sorted({key for run in runs for key in run.config["options"]}
-                       & {"seed", "split", "processes", "threads", "workers", "device", "masks"})
+                       & {"seed", "split", "processes", "threads", "workers", "device", "masks", "scenes"})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.flop_counter import FlopCounterMode
 
+import registry
 from conftest import ROOT, rechunk, write_data
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -213,6 +214,17 @@ def test_stress(capsys, data, tmp_path):
     loaded, _ = checkpoint.load_model(tmp_path / "64.pt")
     plain = evaluation.evaluate(loaded, make_loader(MTLDataset(data, "val", limit=3, tasks=loaded.task.values()), 2))[0]
     assert results["networks"][str(tmp_path / "64.pt")]["as it is"]["dice"] == pytest.approx(plain["dice"], rel=1e-3)
+
+
+def test_alarms_by_hand():
+    seg = torch.full((3, 1, 20, 20), -1.0)
+    seg[1, :, 0, :2] = 1  # 2 of 400 are half a percent
+    seg[2] = 1
+    logits = torch.tensor([[0.0, math.log(9.5)], [0.0, math.log(8.5)], [9.0, 0.0]])
+    targets = {"seg": torch.zeros(3, 1, 20, 20, dtype=torch.uint8)}
+    targets["seg"][2, 0, 0, 0] = 1  # shows a pet: not counted
+    found = bench_stress.alarms({"cls": registry.find("tasks", "cls")}, {"seg": seg, "cls": logits}, targets)
+    assert found["empty"].tolist() == [1, 0] and found["sure"].tolist() == [1, 0]
 
 
 def test_growth(capsys, monkeypatch, tmp_path):

@@ -233,15 +233,3 @@ def test_every_kind_of_stress_changes_every_image_and_is_the_same_again(split, k
             assert not one[row]["seg"].any() and one[row]["cls"] == NEITHER
         if kind in ("dark", "blurred", "compressed"):
             assert torch.equal(one[row]["seg"], plain[row]["seg"])
-
-
-def test_alarms_by_hand():
-    seg = torch.full((3, 1, 20, 20), -1.0)
-    seg[1, :, 0, :2] = 1  # 2 of 400 are half a percent
-    seg[2] = 1
-    logits = torch.tensor([[0.0, math.log(9.5)], [0.0, math.log(8.5)], [9.0, 0.0]])
-    targets = {"seg": torch.zeros(3, 1, 20, 20, dtype=torch.uint8)}
-    targets["seg"][2, 0, 0, 0] = 1  # shows a pet: not counted
-    found = stress.alarms({"cls": CLS}, {"seg": seg, "cls": logits}, targets)
-    assert found["empty"].tolist() == [1, 0] and found["sure"].tolist() == [1, 0]
-    assert stress.mean([found["sure"]]) == 0.5 and stress.mean([]) is None
