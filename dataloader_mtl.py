@@ -22,7 +22,7 @@ from data.ahead import ahead
 from data.index import breeds, read_index_rows
 from data.order import EpochBatches, choose_masks
 from data.pixels import adjust_colours, resize
-from data.scenes import Scenes
+from data.scenes import make as make_scenes
 from data.store import Store, stamp
 
 AUGMENTATIONS = ("none", "flip", "full")
@@ -66,7 +66,7 @@ class MTLDataset(Dataset):
         self.names = [row["name"] for row in self.index]
         self.tasks = self._make_tasks(tasks)
         needs = {need for task in self.tasks.values() for need in task.needs}
-        self.scenes = Scenes(scenes) if isinstance(scenes, str) else scenes
+        self.scenes = make_scenes(scenes, self.kinds, self.data)
         needs |= {"masks"} if self.scenes else set()  # they tell what is pet
         self._pictures = [kind for kind in contract.PICTURES if kind == "images" or kind in needs]
         self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)

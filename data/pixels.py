@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+FINE = 128  # pixels: pictures of this side and more are painted over at half their resolution
 GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (ITU-R BT.601)
 
 
@@ -38,18 +39,17 @@ def adjust_colours(image, brightness, contrast, saturation):
 def lit(image, gamma, gains, noise, rng):
     """Light of another strength (gamma over 1 is darker) and colour (gains (3,) of red, green and blue), and a sensor's noise of
     the given deviation, in 0-255."""
-    values = torch.arange(256) / 255
-    tables = (255 * values**gamma * torch.as_tensor(gains)[:, None]).clamp(0, 255)  # (3, 256)
-    pixels = torch.stack([table[channel.long()] for table, channel in zip(tables, image)])
+    values = np.arange(256, dtype=np.float32) / 255
+    tables = np.clip(255 * values**gamma * np.asarray(gains, np.float32)[:, None], 0, 255)  # (3, 256)
+    pixels = np.stack([table[channel] for table, channel in zip(tables, image.numpy())])
     if noise:
-        pixels += torch.from_numpy(rng.normal(0, noise, image.shape).astype(np.float32))
-    return pixels.add_(0.5).clamp_(0, 255).to(torch.uint8)
+        pixels += np.float32(noise) * rng.standard_normal(pixels.shape, np.float32)
+    return torch.from_numpy(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
 def blurred(image, sigma):
-    """Out of focus: a Gaussian whose deviation is so many pixels."""
-    size = 2 * math.ceil(3 * sigma) + 1
-    return transforms.gaussian_blur(image, [size, size], [sigma, sigma])
+    """Out of focus: a Gaussian whose deviation is so many pixels, as Pillow approximates it."""
+    return of_pillow(to_pillow(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
 def shaken(image, length, angle):
@@ -66,8 +66,16 @@ def shaken(image, length, angle):
 def compressed(image, quality):
     """As a JPEG file of a quality of 1 to 100 holds it."""
     file = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    to_pillow(image).save(file, "JPEG", quality=quality)
+    return of_pillow(Image.open(file))
+
+
+def to_pillow(image):
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def of_pillow(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def coarse(image, share):
@@ -79,8 +87,14 @@ def coarse(image, share):
 
 def grown(region, margin):
     """A region (H, W) bool and what lies within a margin in pixels around it, in a square."""
-    size = 2 * margin + 1
-    return F.max_pool2d(region[None, None].float(), size, 1, margin)[0, 0] > 0
+    found = region.numpy()
+    for _ in range(2):  # rows, then columns; a maximum over a square of floats takes twenty times as long
+        before, found = found, found.copy()
+        for k in range(1, margin + 1):
+            found[k:] |= before[:-k]
+            found[:-k] |= before[k:]
+        found = found.T
+    return torch.from_numpy(np.ascontiguousarray(found))
 
 
 def painted_over(image, region):
@@ -89,17 +103,25 @@ def painted_over(image, region):
     from scipy import ndimage
 
     where = region.numpy()
-    nearest = ndimage.distance_transform_edt(where, return_distances=False, return_indices=True)      # (2, H, W)
+    # Nearest points are looked for where the region is, and at half the resolution of large pictures: that is most of the time.
+    step = 2 if min(where.shape) >= FINE else 1
+    coarse = where[::step, ::step] if step == 1 else F.max_pool2d(region[None].float(), step, ceil_mode=True)[0].numpy() > 0
+    if coarse.all():
+        step, coarse = 1, where
+    nearest = step * ndimage.distance_transform_edt(coarse, return_distances=False, return_indices=True)      # (2, H, W)
     rows, columns = np.nonzero(where)
-    near = nearest[:, rows, columns]
-    beyond = np.clip(2 * near - np.stack([rows, columns]), 0, np.array(where.shape)[:, None] - 1)
-    source = np.where(where[beyond[0], beyond[1]], near, beyond)
-    result = image.clone()
-    result[:, rows, columns] = image[:, source[0], source[1]]
-    return result
+    height, width = where.shape
+    near = [np.minimum(index[rows // step, columns // step], side - 1) for index, side in zip(nearest, where.shape)]
+    beyond = [np.clip(2 * a - b, 0, side - 1) for a, b, side in zip(near, (rows, columns), where.shape)]
+    near, beyond = (row * width + column for row, column in (near, beyond))
+    source = np.where(where.reshape(-1)[beyond], near, beyond)
+    result = image.contiguous().numpy().reshape(3, -1).copy()
+    for channel in result:
+        channel[rows * width + columns] = channel[source]
+    return torch.from_numpy(result.reshape(3, height, width))
 
 
 def pasted(image, other, region):
     """A picture with that part of another of its size on it that lies in a region, (H, W) bool, its edge softened by a pixel."""
-    soft = F.avg_pool2d(region[None].float(), 3, 1, 1, count_include_pad=False)[0]
-    return torch.lerp(image.float(), other.float(), soft).round().to(torch.uint8)
+    soft = Image.fromarray(region.to(torch.uint8).mul(255).numpy()).filter(ImageFilter.BoxBlur(1))
+    return of_pillow(Image.composite(to_pillow(other), to_pillow(image), soft))

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cli import InputError
 from data import pixels
 from data.contract import PICTURES, UNLABELLED
 
@@ -37,11 +38,24 @@ TAKEN = {"lit": 0.3, "blurred": 0.2, "compressed": 0.2}
 NAMES = (*PLACED, *TURNED, *TAKEN)
 SMALLEST = 0.1              # area of a photograph in a larger frame
 CLOSE = (0.08, 0.5)         # area of the part that fills the frame
+BY_MASK = ("small", "close", "elsewhere", "several", "empty")  # which need to know what is pet
 OTHERS = 3                  # pets beside the first, at most
 OTHER_SIDE = (0.25, 0.8)    # of another photograph in this frame
 BESIDE = 0.05               # least area of a part without a pet
 NOTHING = {"masks": 0, "trimaps": 2}  # what stands where no pet is
 REFERENCE = 256             # pixels: blur is stated for pictures of this side
+
+
+def make(asked, kinds, data):
+    """The scenes of an MTLDataset: asked is None, names as of --scenes, or such an object already. Raises cli.InputError for names that
+    need to know what is pet where the data have no masks."""
+    if not isinstance(asked, str):
+        return asked
+    found = Scenes(asked)
+    blind = [name for name in found.names if name in BY_MASK]
+    if blind and "masks" not in kinds:
+        raise InputError(f"{data} has no masks.h5, and the scenes {', '.join(blind)} need to know what is pet; leave them out")
+    return found
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """Scenes: pictures, masks and all other targets change together, as functions of (seed, epoch, image); pixels by hand."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 import registry
+from cli import InputError
 from conftest import rechunk, write_data
 from data import pixels, scenes, stress
 from data.contract import UNLABELLED
@@ -216,6 +218,15 @@ def test_scenes_need_masks_even_where_no_task_does(split):
     dataset = MTLDataset(split, "train", seed=3, augment="full", sides=[48, 64], tasks=("cls",), scenes="all")
     for row, whole in enumerate(samples(split)):
         assert torch.equal(dataset[(1, row)]["image"], whole["image"]) and torch.equal(dataset[(1, row)]["cls"], whole["cls"])
+
+
+def test_scenes_that_need_to_know_the_pet_are_refused_without_masks(split, tmp_path):
+    folder = shutil.copytree(split, tmp_path / "pets")
+    (folder / "train" / "masks.h5").unlink()
+    with pytest.raises(InputError, match="has no masks.h5, and the scenes small, empty need to know what is pet"):
+        MTLDataset(folder, "train", tasks=("cls",), scenes="lit+empty+small")
+    turned = MTLDataset(folder, "train", tasks=("cls",), scenes="turned+lit+mosaic")
+    assert {turned[(epoch, row)]["cls"].item() for epoch in range(3) for row in range(12)} >= {0, 1}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in stress.KINDS if kind != "as it is"])
