@@ -54,10 +54,16 @@ def is_usual(choice, baseline, row):
 
 def in_words(choice, row, baseline):
     """A pair's difference, as "sharing: mtan, not hard"."""
-    values = [choices_of(of_row[0])[choice] for of_row in (row, baseline)]
+    values = [said_of(of_row[0], choice) for of_row in (row, baseline)]
     texts = ["+".join(value) if isinstance(value, list) else str(value)[:40] if value is not None else
              {"masks": "all", "scenes": "none", "encoder_weights": "random"}.get(choice, "as usual") for value in values]
     return f"{choice.replace('_', ' ')}: {texts[0]}, not {texts[1]}"
+
+
+def said_of(run, choice):
+    """A choice's value as one reads it: of trained weights where they came from, not their digest."""
+    value = choices_of(run)[choice]
+    return run.config.get("encoder_weights_from") or value if choice == "encoder_weights" and value else value
 
 
 def ratios(row, baseline):

@@ -57,7 +57,7 @@ def all_commands():
 def place(tmp_path_factory):
     """A working directory as a reader has it after the first commands: data, photographs, a run of each kind that pages name."""
     place = tmp_path_factory.mktemp("reader")
-    draw_dataset(place / "photographs", 60)
+    draw_dataset(place / "photographs", 70)
     names = sorted(path.stem for path in (place / "photographs" / "images").iterdir())
     for half, members in (("trainval", names[::2]), ("test", names[1::2])):
         listed = "".join(f"{name} 1 {1 if name[0].isupper() else 2} 1\n" for name in members)

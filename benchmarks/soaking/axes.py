@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from tqdm import tqdm
 
-from soaking import kills, server
+from soaking import kills
 from soaking.kills import Lost
 from soaking.server import Child, call, run_script
 
@@ -21,6 +21,7 @@ WEIGHTINGS = ("equal", "uncertainty", "dwa", "rlw", "torchjd:UPGrad", "torchjd:P
 ENCODERS = ("unet", "efficientnet_lite0")
 TASKS = ("seg", "cls", "bbox", "column:breed")
 HOW = ("--batch-size", "16", "--device", "cpu", "--precision", "fp32", "--threads", "1", "--processes", "1", "--limit", "64", "--name", "x")
+PATIENCE = 600  # seconds after which a script counts as hanging
 SAME = 1e-4  # logits of ONNX and PyTorch
 
 
@@ -47,7 +48,7 @@ def attempt(place, data, combination, rng):
     epochs = 3 if weighting == "dwa" else 2  # it begins with the third
     argv = ["--data", data, "--tasks", *TASKS, "--sharing", sharing, "--weighting", weighting, "--encoder", encoder, *HOW,
             "--epochs", epochs]
-    whole = server.run("train.py", [*argv, "--runs", "whole"], place)
+    whole = run_whole("train.py", [*argv, "--runs", "whole"], place)
     if sharing == "soft" and weighting.startswith("torchjd:"):
         if whole.status != 2 or len(whole.err.strip().splitlines()) != 1:
             raise Lost(f"it is not refused in a sentence, but ends with {whole.status}: {whole.err.strip()[-500:]}")
@@ -58,21 +59,26 @@ def attempt(place, data, combination, rng):
     child.kill()
     if child.wait().status not in (-signal.SIGKILL, 0):
         raise Lost("it ended by itself before it was killed")
-    must(server.run("train.py", [*argv, "--runs", "cut", "--resume"], place))
+    must(run_whole("train.py", [*argv, "--runs", "cut", "--resume"], place))
     run = place / "whole" / "x" / "seed0"
     if different := call(kills.print_differences, run, place / "cut" / "x" / "seed0", cwd=place):
         raise Lost(different)
-    measured = json.loads(must(server.run("evaluate.py", ["--checkpoint", run / "best.pt", "--data", data, "--device", "cpu"], place)).out)
+    measured = json.loads(must(run_whole("evaluate.py", ["--checkpoint", run / "best.pt", "--data", data, "--device", "cpu"], place)).out)
     # Over all test images, where the run had the first 64: that it measures them at all.
     if not 0 < measured["dice"] < 1 or measured["breed_accuracy"] is None:
         raise Lost(f"evaluate.py says {measured}")
-    must(server.run("mtl_vis.py", ["--checkpoint", run / "best.pt", "--data", data, "--n", "2", "--out", "drawn.png"], place))
+    must(run_whole("mtl_vis.py", ["--checkpoint", run / "best.pt", "--data", data, "--n", "2", "--out", "drawn.png"], place))
     if not (place / "drawn.png").stat().st_size:
         raise Lost("mtl_vis.py drew nothing")
-    must(server.run("export.py", ["--tasks", "seg", run / "best.pt", "seg.onnx"], place))
+    must(run_whole("export.py", ["--tasks", "seg", run / "best.pt", "seg.onnx"], place))
     if wrong := call(print_unlike, run / "best.pt", data, "seg.onnx", cwd=place):
         raise Lost(wrong)
     return "held"
+
+
+def run_whole(script, argv, place):
+    """Run a script to its end, which may take minutes on a busy machine; returns the Outcome."""
+    return Child(run_script, script, argv, cwd=place).wait(PATIENCE)
 
 
 def must(outcome):

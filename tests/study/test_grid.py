@@ -4,6 +4,7 @@ alone."""
 import json
 import re
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,6 +178,14 @@ def test_pairs_differ_in_one_choice_alone(varied):
         ("both", "seg", "tasks"), ("both_dwa", "both", "weighting"), ("both_dwa", "seg", "tasks"),
         ("both_mtan", "both", "sharing"), ("both_mtan", "seg", "tasks"), ("both_mtan_dwa", "both_dwa", "sharing"),
         ("both_mtan_dwa", "both_mtan", "weighting"), ("both_mtan_dwa", "seg", "tasks")]
+
+
+def test_trained_weights_are_said_by_where_they_come_from():
+    run = SimpleNamespace(tasks={"seg": None}, experiment="x", config={
+        "weighting": "equal", "options": {}, "encoder_weights": "ab" * 32, "encoder_weights_from": "package"})
+    assert choices.said_of(run, "encoder_weights") == "package" and choices.choices_of(run)["encoder_weights"] == "ab" * 32
+    run.config |= {"encoder_weights": None, "encoder_weights_from": None}
+    assert choices.in_words("encoder_weights", [run], [run]) == "encoder weights: random, not random"
 
 
 def test_what_is_compared_is_judged_together():

@@ -14,6 +14,7 @@ from study import records
 from study.table import EXPERIMENTS
 
 STUDY = ROOT / "results"
+OTHERS = sorted(path.parent.name for path in STUDY.glob("*/runs"))
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +32,19 @@ def test_the_page_is_what_the_records_give_to_the_byte(page):
         assert (page / name).read_bytes() == (STUDY / name).read_bytes(), f"{name}: run results.py --runs results/runs"
 
 
+@pytest.mark.parametrize("study", OTHERS)
+def test_the_pages_of_other_studies_are_what_their_records_give(study, tmp_path, monkeypatch):
+    for draw in ("draw_all", "draw_study"):
+        monkeypatch.setattr(results, draw, lambda rows, folder: None)
+    results.main(results.parse_args(["--runs", str(STUDY / study / "runs"), "--out", str(tmp_path)]))
+    for name in ("README.md", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (STUDY / study / name).read_bytes(), f"{study}/{name}: run results.py again"
+    assert (STUDY / study / "PROTOCOL.md").exists()
+
+
 def test_every_run_has_its_four_records_and_nothing_else():
-    runs = [folder for row in (STUDY / "runs").iterdir() for folder in row.iterdir()]
-    assert len(runs) == 40
-    for folder in runs:
+    assert len(list((STUDY / "runs").glob("*/*"))) == 40
+    for folder in STUDY.glob("**/runs/*/*"):
         assert {path.name for path in folder.iterdir()} == {"config.json", "log.csv", "test.json", "test_per_image.csv"}
 
 
