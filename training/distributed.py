@@ -243,6 +243,11 @@ class Update:
     def average(self):
         """Put the mean over the processes in the place of each gradient, where this process needs it; returns the norm of
         all."""
+        for p in self.trained:
+            # AdamW in one pass takes gradients for laid out as their parameters, and updates others' places if they are not.
+            # Backward lays them out so; a weighting that makes gradients of its own need not.
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
         if self.team.size == 1:
             return gradient_norm(self.parameters)
         if not self.is_shared:

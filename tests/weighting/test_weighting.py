@@ -12,6 +12,11 @@ import registry
 from cli import InputError
 from models import MTLNet
 from registry import PUBLISHED
+from training.devices import to_device
+from training.distributed import Update
+from training.recipe import make_optimizer
+from training.step import named_parameters
+from training.team import ALONE
 from utils import make_criterion
 from weighting import Weighting
 
@@ -158,6 +163,29 @@ def test_the_mean_as_an_aggregator_is_equal_weighting_in_the_shared_parameters(t
         for a, b in zip(shared, again, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(3 * head, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_moves_each_place_by_its_own_gradient(torchjd):
+    """Networks train in channels_last, and AdamW in one pass takes gradients for laid out as their parameters: an aggregator's, which are
+    not, would move other places than theirs. Against the first step of AdamW by its formula: p - lr (decay p + g / (|g| + eps))."""
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    batch = {"image": image, "seg": torch.randint(0, 2, (2, 1, 64, 64), dtype=torch.uint8), "cls": torch.tensor([0, 1]),
+             "bbox": torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.9, 0.8]])}
+    for spec in ("equal", "torchjd:aggregation.Mean", "torchjd:PCGrad"):
+        model, criterion = to_device(MTLNet(PUBLISHED, 4, 0).train(), "cpu"), make_criterion(spec, PUBLISHED)
+        criterion.prepare(model)
+        optimizer = make_optimizer(model, criterion, 0.01)
+        update = Update(ALONE, named_parameters(model, criterion), optimizer)
+        criterion.backward(criterion(model(image), batch), model)
+        update.average()
+        expected = {}
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                value, gradient = p.detach().numpy().copy(), p.grad.numpy().copy()
+                expected[p] = value - 0.01 * (group["weight_decay"] * value + gradient / (abs(gradient) + group["eps"]))
+        optimizer.step()
+        for p, value in expected.items():
+            torch.testing.assert_close(p.detach(), torch.from_numpy(value), rtol=1e-4, atol=1e-5)
 
 
 def names():
