@@ -11,7 +11,7 @@ from models import MTLNet
 from tasks import Metric
 from utils import EqualWeightedLoss, measure, summarise
 
-NAMES = ["seg", "cls", "bbox", "column:breed", "column:age", "border", "distance", "recon"]
+NAMES = ["seg", "cls", "bbox", "column:breed", "column:age", "placebo:breed", "border", "distance", "recon"]
 
 
 class Index:
@@ -47,7 +47,7 @@ def targets(found, batch):
 
 
 def test_all_files_are_found():
-    assert registry.names("tasks") == ["bbox", "border", "cls", "column", "distance", "recon", "seg"]
+    assert registry.names("tasks") == ["bbox", "border", "cls", "column", "distance", "placebo", "recon", "seg"]
 
 
 @pytest.mark.parametrize("name", NAMES)
