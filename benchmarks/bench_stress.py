@@ -20,7 +20,6 @@ from cli import InputError
 from data import scenes, stress
 from dataloader_mtl import MTLDataset, make_loader
 from training import checkpoint, evaluation, known_images
-from training.step import to
 
 FIGURES = ("dice_pooled", "dice", "border_iou", "accuracy", "box_iou")
 DRAWN = 8  # images a row of the sheet
@@ -80,7 +79,7 @@ def empty(network, dataset):
     found = {}
     network.eval()
     for batch in make_loader(dataset, 16):
-        seen = alarms(dataset.tasks, network(batch["image"]), to(batch, torch.device("cpu")))
+        seen = alarms(dataset.tasks, network(batch["image"]), batch)
         for key, value in seen.items():
             found.setdefault(key, []).append(value)
     whole = {key: torch.cat(parts) for key, parts in found.items()}

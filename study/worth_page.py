@@ -19,10 +19,10 @@ PLACEBO = "placebo:"
 def make_page(study, comparisons, left_out):
     """The whole page."""
     runs = [run for of_arm in study.runs.values() for of_size in of_arm.values() for run in of_size.values()]
-    sizes = worth.primary_sizes(study)
+    sizes, found = worth.primary_sizes(study), {arm: worth.worths(study, arm) for arm in study.arms}
     parts = [
         "# How many masks is a label worth?",
-        *answer(study, comparisons, sizes),
+        *answer(study, comparisons, sizes, found),
         *page.warnings(runs, left_out, (), of_study=True),
         "![Gain over segmentation alone, points of Dice, over the number of masks](gain.png)",
         "![Test Dice over the number of masks](masks.png)",
@@ -40,7 +40,7 @@ def make_page(study, comparisons, left_out):
         paragraph("An arm with n masks is as good as segmentation alone with so many: its curve read sideways, linear over the "
                   f"logarithm of the number, with the 95% interval of {worth.RESAMPLES:,} draws of the seeds. Below the smallest and "
                   "above the largest number tried nothing is known but that."),
-        *worth_table(study),
+        *worth_table(study, found),
         "## Where it ends",
         bullets("", [crossing_words(study, arm) for arm in study.arms]),
         "## Time",
@@ -57,8 +57,8 @@ def make_page(study, comparisons, left_out):
     return "\n\n".join(parts) + "\n"
 
 
-def answer(study, comparisons, sizes):
-    """The first paragraphs: what can be said, in plain sentences."""
+def answer(study, comparisons, sizes, worths):
+    """The first paragraphs: what can be said, in plain sentences. worths: {arm: [Worth]}."""
     judged = [found for found in comparisons if found.verdict is not None]
     if not judged:
         yield paragraph(f"**No verdict yet**: it takes {MIN_SEEDS} seeds that an arm shares with segmentation alone at "
@@ -66,7 +66,7 @@ def answer(study, comparisons, sizes):
     for found in judged:
         yield paragraph(page.sentence(found))
     middle = sorted(sizes)[len(sizes) // 2]
-    said = [(arm, one) for arm in study.arms for one in worth.worths(study, arm) if one.n == middle and not arm.startswith(
+    said = [(arm, one) for arm, of_arm in worths.items() for one in of_arm if one.n == middle and not arm.startswith(
         f"{ALONE}+{PLACEBO}")]
     if said:
         yield paragraph(f"With {middle} masks: " + "; ".join(
@@ -86,8 +86,8 @@ def primary_table(comparisons):
                       "-" if found.adjusted is None else f"{found.adjusted:.3g}") for found in comparisons])
 
 
-def worth_table(study):
-    found = {arm: {one.n: one for one in worth.worths(study, arm)} for arm in study.arms}
+def worth_table(study, worths):
+    found = {arm: {one.n: one for one in of_arm} for arm, of_arm in worths.items()}
     sizes = [n for n in study.sizes if any(n in of_arm for of_arm in found.values())]
     if sizes:
         yield table(("arm", *(f"at {n}" for n in sizes)),
