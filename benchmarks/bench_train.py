@@ -3,15 +3,20 @@
     python benchmarks/bench_train.py [--rounds 3] [--batch-size 16]
 
 A step is forward, losses, backward and optimizer. The reference is the published network in its plain settings: fp32,
-contiguous memory, Adam. Ours is what `train_mtl.py` does: channels_last, engine.make_optimizer, and fp32 or bf16,
-whichever is faster here. Both get the same batch and the same losses. The ceiling is a matrix product of 2048 x 2048
-in the precision of ours; the share of it counts the multiplications and additions of our step, forward and backward.
+contiguous memory, Adam, in a process of its own; a second row lets it keep its memory as ours does (devices.keep_memory). Ours
+is what `train_mtl.py` does: channels_last, engine.make_optimizer, and fp32 or bf16, whichever is faster here. All get the same
+batch and the same losses. The ceiling is a matrix product of 2048 x 2048 in the precision of ours; the share of it counts the
+multiplications and additions of our step, forward and backward, as they are defined, though Winograd's way
+(training/convolution.py) makes do with fewer: a row says what the step takes without it.
 
 Then the same step in the default number of processes, in as many threads and in one, alone and beside one and two processes
 of normal priority that spin; and networks of other libraries for one mask, where they are installed
 (segmentation_models_pytorch, torchvision). bf16 is not tried where the processor has no instructions for it. About four
 minutes on 2 idle cores; threads that wait for each other suffer most from whatever else the machine does.
 """
+
+import contextlib
+import multiprocessing
 
 import common
 import together
@@ -22,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import cli
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
-from training import engine
+from training import convolution, engine
+from training.devices import keep_memory
 from training.precision import may_win, processor_flags
 from utils import EqualWeightedLoss
 
@@ -30,6 +36,7 @@ TASKS = ("seg", "cls", "bbox")
 STEPS = 4           # of ours in a turn, and matrix products: one is too short to time
 PRODUCT_SIDE = 2048
 SIDE = 256
+CPU = torch.device("cpu")
 NEIGHBOURS = (0, 1, 2)
 
 
@@ -93,27 +100,35 @@ def parse_args(argv=None):
 
 
 def main(args):
-    batch = load_batch(common.data_folder(args.data), args.batch_size)
-    reference = Reference()
-    plain = {**batch, "image": batch["image"].contiguous()}
-    ways = {"reference": trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4), plain, "fp32", 1)}
+    data = common.data_folder(args.data)
+    batch = load_batch(data, args.batch_size)
+    with apart(published, data, args.batch_size, False) as reference, apart(published, data, args.batch_size, True) as keeping:
+        measure(args, batch, {"reference": reference, "reference, memory kept": keeping})
+
+
+def measure(args, batch, ways):
+    keep_memory()
+    reference, plain = Reference(), {**batch, "image": batch["image"].contiguous()}
     tried = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if may_win(processor_flags()) else {})
     for precision, dtype in tried.items():
-        model = engine.to_device(MTLNet(TASKS), torch.device("cpu"))
-        optimizer = engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3)
-        ways[f"ours, {precision}"] = trainer(model, optimizer, batch, precision, STEPS)
+        ways[f"ours, {precision}"], model = ours(batch, precision, usual := convolution.choose(None, CPU, precision))
         ways[f"matrix product, {precision}"] = product(dtype)
+        if usual != "direct":
+            ways[f"ours, {precision}, direct"], _ = ours(batch, precision, "direct")
     seconds = common.interleave(ways, args.rounds)
 
-    speeds = {name: args.batch_size * (1 if name == "reference" else STEPS) / seconds[name] for name in ways}
+    speeds = {name: args.batch_size * (1 if "reference" in name else STEPS) / seconds[name] for name in ways}
     precision = max(tried, key=lambda name: speeds[f"ours, {name}"])
     images_per_second = speeds[f"ours, {precision}"]
     gflop = STEPS * 2 * PRODUCT_SIDE**3 / 1e9
     ceilings = {name: gflop / seconds[f"matrix product, {name}"] for name in tried}
-    flops = {"reference": count_flops(reference, plain), "ours": count_flops(model, batch)}
+    flops = {"reference": count_flops(reference, plain), "ours": count_flops(engine.to_device(MTLNet(TASKS), CPU), batch)}
     rows = [row("published network, fp32, Adam", reference, flops["reference"], speeds["reference"], ceilings["fp32"])]
     rows += [row(f"ours, {name}, channels_last, AdamW", model, flops["ours"], speeds[f"ours, {name}"], ceilings[name])
              for name in ceilings]
+    rows += [row(f"{name} convolution", model, flops["ours"], speeds[name], ceilings[name.split(", ")[1]])
+             for name in ways if name.endswith("direct")]
+    rows.insert(1, row("the same, memory kept", reference, flops["reference"], speeds["reference, memory kept"], ceilings["fp32"]))
     processes = together.default_processes(args.batch_size)
     beside = together.measure(processes, batch, precision, NEIGHBOURS, args.rounds)
     others = together.peers(batch, precision, args.rounds)
@@ -134,6 +149,48 @@ def main(args):
          "busy_share": beside["processes", 2] / beside["processes", 0],
          "busy_share_threads": beside["threads", 2] / beside["threads", 0],
          "peers": {name: value for name, (_, value) in others.items()}})
+
+
+@contextlib.contextmanager
+def apart(make, *args):
+    """A function that calls make(*args)() in a process of its own, where the settings of this one do not reach."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, make, args), daemon=True)
+    process.start()
+    there.close()
+
+    def call():
+        here.send(True)
+        here.recv()
+    try:
+        yield call
+    finally:
+        here.send(False)
+        process.join()
+
+
+def serve(connection, make, args):
+    """What the other process does: call when asked, say when it is done."""
+    function = make(*args)
+    while connection.recv():
+        function()
+        connection.send(True)
+
+
+def published(data, batch_size, keeps_memory):
+    """A function that trains the published network for a step in its own settings."""
+    if keeps_memory:
+        keep_memory()
+    batch, reference = load_batch(data, batch_size), Reference()
+    return trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4),
+                   {**batch, "image": batch["image"].contiguous()}, "fp32", 1)
+
+
+def ours(batch, precision, way):
+    """(a function that trains the default network for some steps, the network), with convolutions computed in a way."""
+    model = engine.to_device(MTLNet(TASKS), CPU)
+    convolution.install(model, way)
+    return trainer(model, engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3), batch, precision, STEPS), model
 
 
 def way_of(way, processes):

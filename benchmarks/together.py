@@ -12,7 +12,8 @@ import torch
 from torch.nn.utils import clip_grads_with_norm_
 
 from models import MTLNet
-from training import distributed, engine
+from training import convolution, distributed, engine
+from training.devices import keep_memory
 from training.recipe import MAX_GRADIENT_NORM
 from training.step import autocast, named_parameters, step
 from training.team import ALONE
@@ -74,9 +75,11 @@ def speed(take, team, images):
 
 def stepper(team, batch, precision):
     """A function that trains the default network for a step as train_mtl.py does, on this process's part of a batch."""
+    keep_memory()
     model, criterion = engine.to_device(MTLNet(TASKS), torch.device("cpu")), EqualWeightedLoss(TASKS)
     optimizer = engine.make_optimizer(model.train(), criterion, 2e-3)
     distributed.join(team, model)
+    convolution.install(model, convolution.choose(None, torch.device("cpu"), precision))
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     n = len(batch["row"])
     part = {name: value[n * team.rank // team.size:n * (team.rank + 1) // team.size] for name, value in batch.items()}

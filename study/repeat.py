@@ -62,7 +62,8 @@ def command(folder, config):
 def options_of(config):
     """The command-line options that repeat a run. What was measured or found at its start is said outright."""
     measured = {key: config[key] for key in ("precision", "threads", "device")}
-    options = config["options"] | measured | {"processes": config.get("processes", 1)}  # those of an earlier version had one
+    options = config["options"] | measured | {
+        "processes": config.get("processes", 1), "convolution": config.get("convolution", "direct")}  # of an earlier version
     return [f"--{key.replace('_', '-')}={value}" for key, value in options.items()
             if key not in OTHER_OPTIONS and value is not None]
 
@@ -74,8 +75,9 @@ def other_options(folder, given, data=None):
     it may be gone where it is the run's own."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # An earlier version used all masks, no scenes, and one process.
-        options = {"masks": None, "scenes": None, **config["options"], "processes": config.get("processes", 1)}
+        # An earlier version used all masks, no scenes, one process, and convolutions as PyTorch computes them.
+        options = {"masks": None, "scenes": None, **config["options"], "processes": config.get("processes", 1),
+                   "convolution": config.get("convolution", "direct")}
         trained_on = config["split_hash"]
         keys = [f"--{key.replace('_', '-')}" for key in options]
         experiment = EXPERIMENTS.get(config["experiment"])

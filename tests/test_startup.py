@@ -8,7 +8,7 @@ from PIL import Image
 
 import dataloader_mtl
 from conftest import ROOT
-from training import devices, options
+from training import convolution, devices, options
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 SLOW = {"torch", "torchvision", "matplotlib", "scipy"}  # from 0.3 s on an idle machine
@@ -52,4 +52,5 @@ def test_a_photograph_takes_pytorch_and_matplotlib_alone(tmp_path):
 
 def test_options_name_what_there_is():
     assert options.AUGMENTATIONS == dataloader_mtl.AUGMENTATIONS
+    assert options.CONVOLUTIONS == convolution.WAYS
     assert options.DEVICES[0] == "auto" and devices.choose_device("cpu").type == "cpu"

@@ -24,9 +24,9 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import checkpoint, conflicts, distributed, known_images, live, pictures, targets
+from training import checkpoint, conflicts, convolution, distributed, known_images, live, pictures, targets
 from training.calibration import calibrate
-from training.devices import choose_device, set_threads, to_device
+from training.devices import choose_device, keep_memory, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
 from training.options import make_parser  # noqa: F401  (where one looks for it)
 from training.precision import choose_precision
@@ -154,12 +154,14 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     to_device(model, device), criterion.to(device)
     criterion.prepare(model)
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
+    precision = choose_precision(args.precision, folder, model, criterion, data["train"], -(-args.batch_size // team.size), device,
+                                 team.size)
     config = folder.begin({
         **settings(experiment, model, criterion, args),
         "device": device.type,
         "processes": team.size,
-        "precision": choose_precision(args.precision, folder, model, criterion, data["train"],
-                                      -(-args.batch_size // team.size), device, team.size),
+        "precision": precision,
+        "convolution": convolution.choose(args.convolution, device, precision),
         "parameters": count_parameters(model),
         "init": init,
         "images": {split: len(dataset) for split, dataset in data.items()},
@@ -193,9 +195,11 @@ def resume(folder, parts, known, args):
 
 def train(team, model, criterion, optimizer, data, known, state, folder, config, args):
     """What all processes of a run do together, from its state to its test."""
+    keep_memory()
     for dataset in data.values():
         distributed.share_images(team, dataset)
     distributed.join(team, model)
+    convolution.install(model, config["convolution"])
     fit(team, model, criterion, optimizer, data, known, state, folder, config, args)
     finish(team, model, data, folder, config, state, args)
 

@@ -21,6 +21,7 @@ from cli import InputError
 from registry import AXES
 from training import checkpoint, lock
 from training.devices import processor
+from training.options import CONVOLUTIONS
 
 # Options that may differ between a run and its resumption without changing the result.
 FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes", "tensorboard"}
@@ -57,7 +58,8 @@ class RunFolder:
     def begin(self, config):
         """Write config.json, or check that a run begun earlier was configured alike.
 
-        Returns the configuration in force: a resumed run keeps the precision that was measured at its start. What may change
+        Returns the configuration in force: a resumed run keeps the precision that was measured at its start, and how
+        convolutions were computed. What may change
         the last digits, though nobody chose it, is warned of.
         """
         if not self.config_path.exists() and not any(path.exists() for path in (
@@ -67,9 +69,10 @@ class RunFolder:
         with self.earlier_config() as earlier:
             refuse_changes(self, earlier, config)
             warn_of_changes(self.path, earlier, config)
-            if earlier["precision"] not in ("fp32", "bf16"):
+            kept = {"precision": earlier["precision"], "convolution": earlier.get("convolution", "direct")}
+            if kept["precision"] not in ("fp32", "bf16") or kept["convolution"] not in CONVOLUTIONS:
                 raise ValueError
-        return config | {"precision": earlier["precision"]}
+        return config | kept
 
     def earlier_processes(self):
         """In how many processes the run was begun, or None where it was not."""

@@ -1,0 +1,208 @@
+"""The gradient of a convolution's weights by Winograd's way: against computations by hand and in double precision, what takes
+part in it, and runs that do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import arguments, assert_same_weights, log, result, weights
+from torch import nn
+
+import train_mtl
+from cli import InputError
+from conftest import ROOT
+from models import MTLNet
+from study import repeat
+from training import convolution, engine
+from training.recipe import make_optimizer
+from training.step import step
+from utils import EqualWeightedLoss
+
+CPU = torch.device("cpu")
+OLD, NEW = {"avx2"}, {"avx2", "avx512f"}  # processors
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.manual_seed(sum(shape)))
+
+
+def exact(x, gradient):
+    """The gradient in double precision, as PyTorch computes it."""
+    return torch.nn.grad.conv2d_weight(x.double(), (gradient.shape[1], x.shape[1], 3, 3), gradient.double(), padding=1)
+
+
+def test_by_hand():
+    x = torch.arange(1.0, 17).view(1, 1, 4, 4)
+    gradient = torch.zeros(1, 1, 4, 4)
+    gradient[0, 0, 1, 1], gradient[0, 0, 0, 3] = 1, 10
+    # The output at (1, 1) saw the corner's nine values; the one at (0, 3) the last two columns, above and beyond which are zeros.
+    assert convolution.weight_gradient(x, gradient).tolist() == [[[
+        [1, 2, 3], [5 + 30, 6 + 40, 7], [9 + 70, 10 + 80, 11]]]]
+
+
+@pytest.mark.parametrize("n, cin, cout, height, width", [(1, 1, 1, 2, 2), (5, 3, 2, 4, 8), (3, 7, 5, 10, 6), (2, 64, 33, 16, 16)])
+@pytest.mark.parametrize("chunk", [1, 3 << 20])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_in_double_precision(n, cin, cout, height, width, chunk, layout, monkeypatch):
+    monkeypatch.setattr(convolution, "CHUNK", chunk)
+    x, gradient = (random(n, c, height, width).contiguous(memory_format=layout) for c in (cin, cout))
+    found = convolution.weight_gradient(x, gradient)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.double(), exact(x, gradient), rtol=1e-5, atol=1e-5 * (n * height * width) ** 0.5)
+
+
+def test_chunks_that_do_not_come_out_even(monkeypatch):
+    x, gradient = random(7, 4, 6, 6), random(7, 4, 6, 6)
+    monkeypatch.setattr(convolution, "CHUNK", 3 * 16 * 36 * 4)  # three images
+    torch.testing.assert_close(convolution.weight_gradient(x, gradient).double(), exact(x, gradient), rtol=1e-5, atol=1e-4)
+
+
+def test_only_plain_convolutions_of_channels_enough_take_part():
+    others = [nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, stride=2, bias=False),
+              nn.Conv2d(32, 32, 3, padding=1, groups=2, bias=False), nn.Conv2d(32, 32, 3, padding=2, dilation=2, bias=False),
+              nn.Conv2d(32, 32, 3, bias=False), nn.Conv2d(32, 32, 1, bias=False), nn.Conv2d(16, 32, 3, padding=1, bias=False),
+              nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect", bias=False)]
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, bias=False), *others)
+    convolution.install(model, "direct")
+    assert {type(layer) for layer in model} == {nn.Conv2d}
+    convolution.install(model, "winograd")
+    assert [type(layer) for layer in model] == [convolution.Winograd] + len(others) * [nn.Conv2d]
+    assert len(MTLNet(("seg",)).state_dict()) == len(model_with("winograd").state_dict())
+
+
+def model_with(way, tasks=("seg",)):
+    model = engine.to_device(MTLNet(tasks), CPU)
+    convolution.install(model, way)
+    return model
+
+
+def batch_of(side):
+    return {"image": random(4, 3, side, side).mul(60).add(120).contiguous(memory_format=torch.channels_last),
+            "seg": (random(4, 1, side, side) > 0).float()}
+
+
+def gradients(model, batch, precision="fp32"):
+    model.train()
+    step(model, EqualWeightedLoss(("seg",)), batch, precision)
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_a_step_computes_the_same_but_for_the_rounding_of_gradients():
+    one, other, batch = model_with("direct"), model_with("winograd"), batch_of(64)
+    assert sum(type(layer) is convolution.Winograd for layer in other.modules()) == 12
+    for model in (one, other):
+        model.train()
+    assert torch.equal(one(batch["image"])["seg"], other(batch["image"])["seg"])
+    found, wanted = gradients(other, batch), gradients(one, batch)
+    for name, value in wanted.items():
+        assert (found[name] - value).norm() <= 1e-4 * value.norm(), name
+        assert found[name].stride() == value.stride(), name
+    # What a layer near the image gets has come through all others' inputs, which are PyTorch's own.
+    assert torch.equal(found["encoder.stem.0.weight"], wanted["encoder.stem.0.weight"])
+    for model in (one.eval(), other.eval()):
+        model.batch = model(batch["image"])["seg"]
+    assert torch.equal(one.batch, other.batch)
+
+
+@pytest.mark.parametrize("side, precision", [(66, "fp32"), (64, "bf16")])
+def test_odd_sides_and_bf16_are_pytorchs_own(side, precision, monkeypatch):
+    """66 px are 33 and 17 and 9 and 5 and 3 positions."""
+    monkeypatch.setattr(convolution, "weight_gradient", None)
+    gradients(model_with("winograd"), batch_of(side), precision)
+
+
+@pytest.mark.parametrize("asked, flags, precision, way", [
+    (None, OLD, "fp32", "winograd"), (None, NEW, "fp32", "direct"), (None, None, "fp32", "direct"), (None, {"asimd"}, "fp32", "direct"),
+    (None, OLD, "bf16", "direct"), ("direct", OLD, "fp32", "direct"), ("winograd", NEW, "fp32", "winograd")])
+def test_the_processor_is_asked(asked, flags, precision, way, monkeypatch):
+    monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
+    assert convolution.choose(asked, CPU, precision) == way
+
+
+@pytest.mark.parametrize("device, precision", [("cpu", "bf16"), ("cuda", "fp32")])
+def test_where_it_cannot_be_it_is_refused(device, precision, monkeypatch):
+    with pytest.raises(InputError, match=f"trains in {precision} on {device}; leave it out"):
+        convolution.choose("winograd", torch.device(device), precision)
+    monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
+    assert convolution.choose(None, torch.device(device), precision) == "direct"
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_a_run_says_how_and_a_resumed_one_keeps_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST", 0), monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
+    calls = []
+    monkeypatch.setattr(convolution, "weight_gradient", lambda *args, known=convolution.weight_gradient: calls.append(1) or known(*args))
+    train_mtl.main(arguments(data, tmp_path / "whole", "--processes", "1"))
+    assert config_of(tmp_path / "whole/mtl/seed0")["convolution"] == "winograd" and calls
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "finish", stop)
+        train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1"))
+    folder = tmp_path / "parts/mtl/seed0"
+    (folder / "previous.pt").replace(folder / "last.pt")  # as if it had been stopped an epoch earlier
+    monkeypatch.setattr(convolution, "processor_flags", lambda: NEW)
+    calls.clear()
+    train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1", "--resume"))
+    assert config_of(folder)["convolution"] == "winograd" and calls
+    assert log(folder) == log(tmp_path / "whole/mtl/seed0") and result(folder) == result(tmp_path / "whole/mtl/seed0")
+    assert_same_weights(weights(folder), weights(tmp_path / "whole/mtl/seed0"))
+    with pytest.raises(InputError, match="--convolution was None and is direct"):
+        train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1", "--resume", "--convolution", "direct"))
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_began(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(convolution, "LEAST", 0), monkeypatch.setattr(convolution, "processor_flags", lambda: NEW)
+    train_mtl.main(arguments(data, tmp_path, "--processes", "1"))
+    folder, wanted = tmp_path / "mtl/seed0", result(tmp_path / "mtl/seed0")
+    config = config_of(folder)
+    assert config.pop("convolution") == "direct" and config["options"].pop("convolution") is None
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "--convolution=direct" in repeat.options_of(config)
+    assert repeat.other_options(folder, ["--convolution", "direct"]) == []
+    assert repeat.other_options(folder, ["--convolution", "winograd"]) == ["--convolution was direct and is winograd"]
+    (folder / "test.json").unlink(), (folder / "previous.pt").replace(folder / "last.pt")
+    monkeypatch.setattr(convolution, "processor_flags", lambda: OLD), monkeypatch.setattr(convolution, "weight_gradient", None)
+    train_mtl.main(arguments(data, tmp_path, "--processes", "1", "--resume"))
+    assert result(folder) == wanted
+
+
+def test_it_learns_as_the_other_way():
+    """Ten steps each on one batch: losses agree to the fourth digit, and fall."""
+    losses = {}
+    for way in convolution.WAYS:
+        model, criterion = model_with(way).train(), EqualWeightedLoss(("seg",))
+        optimizer = make_optimizer(model, criterion, 2e-3)
+        losses[way] = []
+        for _ in range(10):
+            optimizer.zero_grad()
+            losses[way].append(step(model, criterion, batch_of(64), "fp32")[0].item())
+            optimizer.step()
+    assert losses["winograd"] == pytest.approx(losses["direct"], rel=1e-3) and losses["direct"][-1] < losses["direct"][0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
+def test_memory_is_kept():
+    code = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from training.devices import keep_memory
+if sys.argv[2] == "keep":
+    keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(50 << 20, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(20)))  # of the first, as glibc finds a piece again only once its neighbours are free
+"""
+    found = {way: int(subprocess.run([sys.executable, "-c", code, ROOT, way], check=True, capture_output=True, text=True).stdout)
+             for way in ("keep", "leave")}
+    assert found["keep"] < 100 < found["leave"]
