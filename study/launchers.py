@@ -10,6 +10,7 @@ args     of the command line: partition, time (minutes), address, and folder, wh
 A signal ends what was started here, which then ends as by Ctrl-C and can be resumed.
 """
 
+import contextlib
 import os
 import queue
 import signal
@@ -25,7 +26,9 @@ from cli import InputError, usable_cores
 ROOT = Path(__file__).resolve().parent.parent
 POLL = 0.5       # seconds between two looks at a cluster
 RETRIES = 100    # of a run whose worker or time is lost: each goes on from its last epoch
-STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit statuses of what a signal has ended
+LOOK = 30        # seconds between two looks at Slurm's queue
+# Exit statuses of what a signal has ended; the last is what Slurm sends all processes of a job some time before its end.
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -getattr(signal, "SIGUSR2", signal.SIGTERM))
 
 
 # ------------------------------------------------------------------------------------------------------------- here
@@ -128,7 +131,9 @@ class Command:
         from submitit.helpers import DelayedSubmission
 
         self.process.terminate()
-        self.process.wait()
+        # This is called by a signal that interrupts Popen.wait, whose lock a second one would wait for for ever.
+        with contextlib.suppress(ChildProcessError):  # the first one has seen the end
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Command(self.words))
 
     def __getstate__(self):
@@ -152,20 +157,45 @@ def slurm(runs, jobs, report, args, cluster="slurm"):
         submitted = {run: executor.submit(Command(run.command)) for run in runs}
     for slot, run in enumerate(runs):
         report.begin(run, slot)
+    gone = Gone() if cluster == "slurm" else lambda job: job.done()
     try:
         while submitted:
             time.sleep(POLL)
             for run, job in list(submitted.items()):
-                if job.done():
+                if job.paths.result_pickle.exists() or gone(job):
                     del submitted[run]
                     for line in (job.stdout() or "").splitlines() + (job.stderr() or "").splitlines():
                         if not line.startswith("submitit "):
                             report.line(run, line)
-                    report.end(run, runs.index(run), 1 if job.exception() else job.result())
+                    if not job.paths.result_pickle.exists():
+                        report.line(run, "its job has left Slurm's queue without a result")
+                    report.end(run, runs.index(run), job.result() if is_answered(job) else 1)
     except BaseException:
         for job in submitted.values():
             job.cancel()
         raise
+
+
+def is_answered(job):
+    """Whether a job has ended with its command's exit status, and not with an error or nowhere."""
+    return job.paths.result_pickle.exists() and job.exception() is None
+
+
+class Gone:
+    """Asks whether a job has left the queue, as seen in two looks: one that has no result then was cancelled or killed, and will have
+    none. submitit would ask sacct, which knows nothing where Slurm keeps no accounts."""
+
+    def __init__(self):
+        self.looked, self.missing = time.monotonic(), {}
+
+    def __call__(self, job):
+        if time.monotonic() > self.looked + LOOK:
+            self.looked = time.monotonic()
+            done = subprocess.run(["squeue", "--noheader", "--array", "--format=%i"], capture_output=True, text=True)
+            if done.returncode == 0:  # else nobody knows, and the next look will tell
+                queued = set(done.stdout.split())
+                self.missing = {key: n + 1 for key, n in self.missing.items() if key not in queued}
+        return self.missing.setdefault(job.job_id, 0) > 1
 
 
 # -------------------------------------------------------------------------------------------------------------- Ray

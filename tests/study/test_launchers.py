@@ -107,6 +107,38 @@ def test_a_job_that_has_to_make_room_is_queued_again_with_the_same_command(place
     assert (place / "stopped.txt").read_text() == str(int(signal.SIGTERM)) and again.function.words == command.words
 
 
+SIGNALLED = """
+import os, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+from study import launchers
+
+command = launchers.Command([sys.executable, "-c", sys.argv[2]])
+def signalled(*_):
+    print(command.checkpoint().function.words == command.words, flush=True)
+    os._exit(7)
+signal.signal(signal.SIGUSR2, signalled)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+print(command())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Slurm is for Linux")
+@pytest.mark.parametrize("run", ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
+def test_a_job_is_asked_to_make_room_by_a_signal_that_interrupts_its_waiting(run):
+    """As a real Slurm does, which signals the run as well."""
+    pytest.importorskip("submitit", reason="it is installed with requirements-slurm.txt")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, launchers.ROOT, run], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (7, "True\n"), done.stderr
+
+
+def test_a_job_is_given_up_when_it_has_left_the_queue(monkeypatch):
+    looks = [(0, "7_0\n7_1\n"), (0, "7_1\n"), (1, ""), (0, "7_0\n7_1\n"), (0, "7_1\n"), (0, "7_1\n"), (0, "")]
+    monkeypatch.setattr(launchers, "LOOK", -1)
+    monkeypatch.setattr(launchers.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, *looks.pop(0)))
+    gone, job = launchers.Gone(), argparse.Namespace(job_id="7_0")
+    assert [gone(job) for _ in range(6)] == [False] * 5 + [True] and len(looks) == 1
+
+
 def test_ten_runs_through_two_nodes_of_ray_of_which_one_is_killed(place, capsys):
     pytest.importorskip("ray", reason="it is installed with requirements-ray.txt")
     from ray.cluster_utils import Cluster
