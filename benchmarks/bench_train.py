@@ -3,19 +3,21 @@
     python benchmarks/bench_train.py [--rounds 3] [--batch-size 16]
 
 A step is forward, losses, backward and optimizer. The reference is the published network in its plain settings: fp32,
-contiguous memory, Adam, in a process of its own; a second row lets it keep its memory as ours does (devices.keep_memory). Ours
-is what `train_mtl.py` does: channels_last, engine.make_optimizer, and fp32 or bf16, whichever is faster here. All get the same
-batch and the same losses. The ceiling is a matrix product of 2048 x 2048 in the precision of ours; the share of it counts the
-multiplications and additions of our step, forward and backward, as they are defined, though Winograd's way
-(training/convolution.py) makes do with fewer: a row says what the step takes without it.
+contiguous memory, Adam, the system's own way with memory. Ours is what `train_mtl.py` does: channels_last,
+engine.make_optimizer, memory kept between steps (devices.keep_memory), and fp32 or bf16, whichever is faster here. Both get the
+same batch and the same losses, in processes of their own. The ceiling is a matrix product of 2048 x 2048 in the precision of
+ours; the share of it counts the multiplications and additions of our step, forward and backward, as they are defined, though
+Winograd's way (training/convolution.py) makes do with fewer. More rows say what the step takes without that, and without
+keeping memory; and what the published network takes where it keeps its own.
 
 Then the same step in the default number of processes, in as many threads and in one, alone and beside one and two processes
 of normal priority that spin; and networks of other libraries for one mask, where they are installed
-(segmentation_models_pytorch, torchvision). bf16 is not tried where the processor has no instructions for it. About four
+(segmentation_models_pytorch, torchvision). bf16 is not tried where the processor has no instructions for it. About seven
 minutes on 2 idle cores; threads that wait for each other suffer most from whatever else the machine does.
 """
 
 import contextlib
+import functools
 import multiprocessing
 
 import common
@@ -36,6 +38,7 @@ TASKS = ("seg", "cls", "bbox")
 STEPS = 4           # of ours in a turn, and matrix products: one is too short to time
 PRODUCT_SIDE = 2048
 SIDE = 256
+PUBLISHED = "published network, fp32, Adam"
 CPU = torch.device("cpu")
 NEIGHBOURS = (0, 1, 2)
 
@@ -102,48 +105,42 @@ def parse_args(argv=None):
 def main(args):
     data = common.data_folder(args.data)
     batch = load_batch(data, args.batch_size)
-    with apart(published, data, args.batch_size, False) as reference, apart(published, data, args.batch_size, True) as keeping:
-        measure(args, batch, {"reference": reference, "reference, memory kept": keeping})
-
-
-def measure(args, batch, ways):
-    keep_memory()
-    reference, plain = Reference(), {**batch, "image": batch["image"].contiguous()}
     tried = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if may_win(processor_flags()) else {})
-    for precision, dtype in tried.items():
-        ways[f"ours, {precision}"], model = ours(batch, precision, usual := convolution.choose(None, CPU, precision))
-        ways[f"matrix product, {precision}"] = product(dtype)
-        if usual != "direct":
-            ways[f"ours, {precision}, direct"], _ = ours(batch, precision, "direct")
-    seconds = common.interleave(ways, args.rounds)
+    with apart(steppers, data, args.batch_size, tuple(tried), True) as keeping, \
+            apart(steppers, data, args.batch_size, tuple(tried), False) as plain:
+        names = settings(tuple(tried))
+        ways = {PUBLISHED: functools.partial(plain, PUBLISHED), f"{PUBLISHED}, memory kept": functools.partial(keeping, PUBLISHED)}
+        ways |= {f"{name}, memory kept": functools.partial(keeping, name) for name in names}
+        ways |= {name: functools.partial(plain, name) for name in names}
+        ways |= {f"matrix product, {name}": product(dtype) for name, dtype in tried.items()}
+        seconds = common.interleave(ways, args.rounds)
 
-    speeds = {name: args.batch_size * (1 if "reference" in name else STEPS) / seconds[name] for name in ways}
-    precision = max(tried, key=lambda name: speeds[f"ours, {name}"])
-    images_per_second = speeds[f"ours, {precision}"]
+    speeds = {name: args.batch_size * (1 if PUBLISHED in name else STEPS) / seconds[name] for name in ways}
+    usual = {name: f"ours, {name}, {convolution.choose(None, CPU, name)}, memory kept" for name in tried}
+    precision = max(tried, key=lambda name: speeds[usual[name]])
+    images_per_second = speeds[usual[precision]]
     gflop = STEPS * 2 * PRODUCT_SIDE**3 / 1e9
     ceilings = {name: gflop / seconds[f"matrix product, {name}"] for name in tried}
-    flops = {"reference": count_flops(reference, plain), "ours": count_flops(engine.to_device(MTLNet(TASKS), CPU), batch)}
-    rows = [row("published network, fp32, Adam", reference, flops["reference"], speeds["reference"], ceilings["fp32"])]
-    rows += [row(f"ours, {name}, channels_last, AdamW", model, flops["ours"], speeds[f"ours, {name}"], ceilings[name])
-             for name in ceilings]
-    rows += [row(f"{name} convolution", model, flops["ours"], speeds[name], ceilings[name.split(", ")[1]])
-             for name in ways if name.endswith("direct")]
-    rows.insert(1, row("the same, memory kept", reference, flops["reference"], speeds["reference, memory kept"], ceilings["fp32"]))
+    model, reference = engine.to_device(MTLNet(TASKS), CPU), Reference()
+    flops, of_reference = count_flops(model, batch), count_flops(reference, {**batch, "image": batch["image"].contiguous()})
+    rows = [row(name, reference, of_reference, speeds[name], ceilings["fp32"]) for name in ways if PUBLISHED in name]
+    rows += [row(name + (", as it is" if name in usual.values() else ""), model, flops, speeds[name], ceilings[its_precision])
+             for its_precision in tried for name in ways if f"ours, {its_precision}" in name]
     processes = together.default_processes(args.batch_size)
     beside = together.measure(processes, batch, precision, NEIGHBOURS, args.rounds)
     others = together.peers(batch, precision, args.rounds)
     rows += [[f"ours, {precision}, {way_of(way, processes)}" + (f", beside {n} spinning" if n else ""),
-              count_parameters(model) / 1e6, *flops["ours"], beside[way, n], None, None]
+              count_parameters(model) / 1e6, *flops, beside[way, n], None, None]
              for way, n in sorted(beside, key=lambda key: key[::-1])]
     rows += [[f"{name}, {precision}", parameters / 1e6, None, None, value, None, None]
              for name, (parameters, value) in others.items()]
     common.report(
         ["step", "M parameters", "GFLOP forward", "GFLOP forward + backward", "images/s", "ceiling GFLOP/s", "share"],
         rows,
-        {"reference_images_per_second": speeds["reference"], "images_per_second": images_per_second,
-         "ratio": images_per_second / speeds["reference"], "gflop_per_image": flops["ours"][1],
-         "reference_gflop_forward": flops["reference"][0], "ceiling_gflops": ceilings[precision],
-         "share_of_ceiling": images_per_second * flops["ours"][1] / ceilings[precision], "precision": precision,
+        {"reference_images_per_second": speeds[PUBLISHED], "images_per_second": images_per_second,
+         "ratio": images_per_second / speeds[PUBLISHED], "ratio_memory_kept": images_per_second / speeds[f"{PUBLISHED}, memory kept"], "gflop_per_image": flops[1],
+         "reference_gflop_forward": of_reference[0], "ceiling_gflops": ceilings[precision],
+         "share_of_ceiling": images_per_second * flops[1] / ceilings[precision], "precision": precision,
          "batch_size": args.batch_size, "rounds": args.rounds, "processes": processes,
          "processes_ratio": beside["processes", 0] / beside["threads", 0],
          "busy_share": beside["processes", 2] / beside["processes", 0],
@@ -153,44 +150,49 @@ def measure(args, batch, ways):
 
 @contextlib.contextmanager
 def apart(make, *args):
-    """A function that calls make(*args)() in a process of its own, where the settings of this one do not reach."""
+    """A function that calls one of make(*args), {name: function}, by its name in a process of its own, where the settings of this one
+    do not reach."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, make, args), daemon=True)
     process.start()
     there.close()
 
-    def call():
-        here.send(True)
+    def call(name):
+        here.send(name)
         here.recv()
     try:
         yield call
     finally:
-        here.send(False)
+        here.send(None)
         process.join()
 
 
 def serve(connection, make, args):
-    """What the other process does: call when asked, say when it is done."""
-    function = make(*args)
-    while connection.recv():
-        function()
+    """What the other process does: call the function of a name that it is sent, and say when that is done."""
+    functions = make(*args)
+    while name := connection.recv():
+        functions[name]()
         connection.send(True)
 
 
-def published(data, batch_size, keeps_memory):
-    """A function that trains the published network for a step in its own settings."""
+def settings(precisions):
+    """{name: (precision, way of convolution.WAYS)} of our step: the default, and as it is without Winograd's way."""
+    return {f"ours, {precision}, {way}": (precision, way) for precision in precisions
+            for way in dict.fromkeys((convolution.choose(None, CPU, precision), "direct"))}
+
+
+def steppers(data, batch_size, precisions, keeps_memory):
+    """{name: a function that trains for some steps}: the published network, for one, and ours in all settings."""
     if keeps_memory:
         keep_memory()
     batch, reference = load_batch(data, batch_size), Reference()
-    return trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4),
-                   {**batch, "image": batch["image"].contiguous()}, "fp32", 1)
-
-
-def ours(batch, precision, way):
-    """(a function that trains the default network for some steps, the network), with convolutions computed in a way."""
-    model = engine.to_device(MTLNet(TASKS), CPU)
-    convolution.install(model, way)
-    return trainer(model, engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3), batch, precision, STEPS), model
+    found = {PUBLISHED: trainer(reference, torch.optim.Adam(reference.parameters(), lr=1e-4),
+                                {**batch, "image": batch["image"].contiguous()}, "fp32", 1)}
+    for name, (precision, way) in settings(precisions).items():
+        model = engine.to_device(MTLNet(TASKS), CPU)
+        convolution.install(model, way)
+        found[name] = trainer(model, engine.make_optimizer(model, EqualWeightedLoss(TASKS), lr=2e-3), batch, precision, STEPS)
+    return found
 
 
 def way_of(way, processes):

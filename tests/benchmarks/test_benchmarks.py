@@ -87,7 +87,7 @@ def test_train(large, capsys, monkeypatch):
     monkeypatch.setattr(bench_train, "NEIGHBOURS", (0, 2))
     monkeypatch.setattr(together, "SECONDS", 0.0)
     results = run(bench_train, capsys, "--data", large, "--rounds", 1, "--batch-size", 2)
-    assert_positive(results, "reference_images_per_second", "images_per_second", "ratio", "gflop_per_image",
+    assert_positive(results, "reference_images_per_second", "images_per_second", "ratio", "ratio_memory_kept", "gflop_per_image",
                     "ceiling_gflops", "share_of_ceiling", "processes_ratio", "busy_share", "busy_share_threads")
     assert_positive(results["peers"], "torchvision lraspp_mobilenet_v3")
     assert results["processes"] == 1  # of one thread, as the tests have it
