@@ -164,9 +164,10 @@ def rounded(value):
 
 def machine():
     """One line: processor, cores, versions, date."""
-    names = []
-    with contextlib.suppress(OSError):
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    import torch
+
+    from training.devices import processor
+
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "h5py", "numpy"))
-    return (f"{names[0] if names else platform.processor() or platform.machine()}, {cli.usable_cores()} cores, "
+    return (f"{processor(torch.device('cpu'))}, {cli.usable_cores()} cores, "
             f"{platform.system()}; Python {platform.python_version()}, {packages}; {datetime.date.today()}")
