@@ -3,7 +3,8 @@
     python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
 
 It first times some batches at each side that the training images grow through, then trains for as many epochs as
-should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
+should fit (--epochs says how many instead). --sides 96:0.4,128:0.7,256:1 trains on images of 96 px until 0.4 of the epochs, and
+so on, instead of the recipe's. Seconds count training alone, as the run's log does, not the validation
 after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
 training scripts works here too.
 """
@@ -19,7 +20,8 @@ import cli
 from data import contract
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
-from training import engine, run_folder
+from training import convolution, engine, run_folder
+from training.devices import keep_memory
 from utils import EqualWeightedLoss
 
 EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
@@ -33,11 +35,37 @@ def parse_args(argv=None):
     parser = engine.make_parser(__doc__)
     parser.add_argument("--minutes", type=cli.positive_float, default=2.0, help="of training")
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="mtl")
+    parser.add_argument("--sides", type=sides, metavar="PX:SHARE,...", help="of the training images, each until a share of the epochs")
     parser.set_defaults(data=None, runs=Path("runs/quality"), epochs=None)
     return parser.parse_args(argv)
 
 
+def sides(text):
+    """Sides until shares of the epochs, as "128:0.5,256:1" -> the same text, where it is in order."""
+    try:
+        found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+    except ValueError:
+        found = []
+    shares = [share for _, share in found]
+    if not found or shares != sorted(set(shares)) or not 0 < shares[0] or shares[-1] != 1 or any(side < 32 or side % 32 for side, _ in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not as 128:0.5,256:1 - multiples of 32 px, shares that rise to 1")
+    return text
+
+
+def grow_through(text):
+    """Let training images have these sides."""
+    found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+
+    def training_sides(epochs, size):
+        if found[-1][0] != size:
+            raise cli.InputError(f"--sides {text} does not end at {size} px, which the images have; let it")
+        return [next(side for side, share in found if epoch + 1 <= share * epochs or share == 1) for epoch in range(epochs)]
+    engine.training_sides = training_sides
+
+
 def main(args):
+    if args.sides:
+        grow_through(args.sides)
     args.data = common.data_folder(args.data)
     tasks = EXPERIMENTS[args.experiment]
     if args.epochs is None:
@@ -63,6 +91,8 @@ def plan(args, tasks):
     with folder.held():
         pass  # refuses an existing run before it measures
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
+    convolution.install(model, convolution.choose(args.convolution, device, args.precision))
+    keep_memory()
     update = engine.plain_update(model, criterion, args.lr)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})
     size, precision, speeds = contract.describe(args.data)["size"], None, {}
