@@ -7,7 +7,7 @@ contiguous memory, Adam, the system's own way with memory. Ours is what `train_m
 engine.make_optimizer, memory kept between steps (devices.keep_memory), and fp32 or bf16, whichever is faster here. Both get the
 same batch and the same losses, in processes of their own. The ceiling is a matrix product of 2048 x 2048 in the precision of
 ours; the share of it counts the multiplications and additions of our step, forward and backward, as they are defined, though
-Winograd's way (training/convolution.py) makes do with fewer. More rows say what the step takes without that, and without
+training/convolution.py makes do with fewer. More rows say what the step takes without that, and without
 keeping memory; and what the published network takes where it keeps its own.
 
 Then the same step in the default number of processes, in as many threads and in one, alone and beside one and two processes
@@ -176,7 +176,7 @@ def serve(connection, make, args):
 
 
 def settings(precisions):
-    """{name: (precision, way of convolution.WAYS)} of our step: the default, and as it is without Winograd's way."""
+    """{name: (precision, way of convolution.WAYS)} of our step: the default, and with convolutions as PyTorch computes them."""
     return {f"ours, {precision}, {way}": (precision, way) for precision in precisions
             for way in dict.fromkeys((convolution.choose(None, CPU, precision), "direct"))}
 

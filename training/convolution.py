@@ -1,11 +1,15 @@
-"""The gradient of a 3 x 3 convolution's weights in half the time, where a processor's library is slow at it.
+"""3 x 3 convolutions with fewer multiplications, for training where a processor's library is slow.
 
-On processors with AVX2 and without AVX-512 the library that PyTorch calls computes a convolution, and the gradient of its
-input, at 70 to 80 GFLOP/s a core and the gradient of its weights at 30 to 50. By Winograd's way (Lavin and Gray, "Fast
-Algorithms for Convolutional Neural Networks", 2016) that gradient takes 16 multiplications instead of 36, in matrix products. It
-is also closer to the exact one, as sums are over a quarter as many terms. benchmarks/README.md has figures.
+Weights' gradients by Winograd's way (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016) take 16
+multiplications instead of 36, in matrix products. On processors with AVX2 and without AVX-512 that is twice as fast: the library
+that PyTorch calls computes a convolution, and the gradient of its input, at 70 to 80 GFLOP/s a core and the gradient of its
+weights at 30 to 50. It is also closer to the exact one, as sums are over a quarter as many terms.
 
-What a network computes is not touched, to the last bit; the gradient of its weights is another one by rounding.
+A convolution of a picture that was upsampled twofold sees each value of it two or four times over: as a transposed convolution
+it takes 4 multiplications instead of 9, and nothing has to be upsampled and concatenated before.
+
+Both are exact but for rounding. A network that is evaluated computes as PyTorch does, to the last bit. benchmarks/README.md has
+figures.
 """
 
 import torch
@@ -13,9 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from cli import InputError
+from models import Up
 from training.precision import processor_flags
 
-WAYS = ("direct", "winograd")
+WAYS = ("direct", "fast")
 LEAST = 1000      # channels in times channels out, below which the transforms cost more than they save
 CHUNK = 3 << 20   # bytes of transformed values at a time, which stay in a core's cache
 
@@ -27,21 +32,23 @@ G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 def choose(asked, device, precision):
     """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor.
 
-    Raises InputError where winograd is asked for and the run does not train in fp32 on a CPU.
+    Raises InputError where fast is asked for and the run does not train in fp32 on a CPU.
     """
     fits = device.type == "cpu" and precision != "bf16"
-    if asked == "winograd" and not fits:
-        raise InputError(f"--convolution winograd is for fp32 on a CPU, and this run trains in {precision} on {device.type}; "
-                         "leave it out")
+    if asked == "fast" and not fits:
+        raise InputError(f"--convolution fast is for fp32 on a CPU, and this run trains in {precision} on {device.type}; leave it "
+                         "out")
     flags = processor_flags() or ()
     return asked or WAYS[fits and "avx2" in flags and "avx512f" not in flags]
 
 
 def install(model, way):
-    """Let a network's convolutions compute their weights' gradients in one of WAYS, where they can."""
-    for layer in model.modules():
-        if way == "winograd" and type(layer) is nn.Conv2d and is_suited(layer):
+    """Let a network train with convolutions computed in one of WAYS, where they can be."""
+    for layer in model.modules() if way == "fast" else ():
+        if type(layer) is nn.Conv2d and is_suited(layer):
             layer.__class__ = Winograd
+        elif type(layer) is Up:
+            layer.__class__ = FastUp
 
 
 def is_suited(layer):
@@ -52,14 +59,46 @@ def is_suited(layer):
             and layer.in_channels * layer.out_channels >= LEAST)
 
 
+def trains(layer, x):
+    """Whether a layer is being trained, in float32 on a CPU."""
+    return (layer.training and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu"))
+
+
+def convolve(x, weight):
+    """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays."""
+    is_even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+    if is_even and weight.requires_grad and weight.shape[0] * weight.shape[1] >= LEAST:
+        return Convolution.apply(x, weight)
+    return F.conv2d(x, weight, padding=1)
+
+
 class Winograd(nn.Conv2d):
     """A convolution whose weights get their gradient from `weight_gradient`; in all else the same."""
 
     def forward(self, x):
-        if (torch.is_grad_enabled() and self.weight.requires_grad and x.device.type == "cpu" and x.dtype == torch.float32
-                and not torch.is_autocast_enabled("cpu") and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0):
-            return Convolution.apply(x, self.weight)
-        return super().forward(x)
+        return convolve(x, self.weight) if trains(self, x) else super().forward(x)
+
+
+class FastUp(Up):
+    """models.Up without upsampling: the first convolution's part for the skip connection, and a transposed one for the rest."""
+
+    def forward(self, x, skip):
+        if not trains(self, x) or skip.shape[-2:] != (2 * x.shape[2], 2 * x.shape[3]):
+            return super().forward(x, skip)
+        first, *others = (layer for layer in self.conv.modules() if not isinstance(layer, nn.Sequential))
+        of_skip, of_x = first.weight.split([skip.shape[1], first.in_channels - skip.shape[1]], dim=1)
+        y = convolve(skip, of_skip) + F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
+        for layer in others:
+            y = layer(y)
+        return y
+
+
+def transposed(weight):
+    """(O, C, 3, 3) of a convolution of what was upsampled to twice the side -> (C, O, 4, 4) of the transposed one of stride 2 and
+    padding 1: each of its values is the sum of those that meet the same value."""
+    sums = sum(F.pad(weight, (right, 1 - right, down, 1 - down)) for right in range(2) for down in range(2))
+    return sums.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 class Convolution(torch.autograd.Function):

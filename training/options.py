@@ -8,7 +8,7 @@ import cli
 # Beside what they choose from they would take PyTorch to import; a test holds them together.
 AUGMENTATIONS = ("none", "flip", "full")     # dataloader_mtl.AUGMENTATIONS
 SCENES = ("small", "close", "elsewhere", "several", "mosaic", "empty", "turned", "lit", "blurred", "compressed")  # data/scenes.py
-CONVOLUTIONS = ("direct", "winograd")         # convolution.WAYS
+CONVOLUTIONS = ("direct", "fast")         # convolution.WAYS
 DEVICES = ("auto", "cpu", "cuda", "mps")     # devices.choose_device
 
 
@@ -29,7 +29,7 @@ def make_parser(doc):
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
     parser.add_argument("--convolution", choices=CONVOLUTIONS,
-                        help="how the gradients of 3 x 3 convolutions' weights are computed; default: as it is faster here")
+                        help="of 3 x 3: direct, or with fewer multiplications, on a CPU in fp32; default: as it is faster here")
     parser.add_argument("--processes", type=cli.integer(1, 1024, also="auto"), default="auto", metavar="P",
                         help="that share each batch; auto: on a CPU one a core, unless --threads is given")
     parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute in each process; default: one a core altogether")
