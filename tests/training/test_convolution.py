@@ -213,7 +213,8 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(data, tmp_path, monkeyp
 
 
 def test_it_learns_as_the_other_way():
-    """Ten steps each on one batch: losses agree to the fourth digit, and fall."""
+    """Ten steps each on one batch. AdamW's first steps are the gradients' signs, so that of one near zero, which rounding turns,
+    counts in full; the first loss comes before that."""
     losses = {}
     for way in convolution.WAYS:
         model, criterion = model_with(way).train(), EqualWeightedLoss(("seg",))
@@ -223,7 +224,9 @@ def test_it_learns_as_the_other_way():
             optimizer.zero_grad()
             losses[way].append(step(model, criterion, batch_of(64), "fp32")[0].item())
             optimizer.step()
-    assert losses["fast"] == pytest.approx(losses["direct"], rel=1e-3) and losses["direct"][-1] < losses["direct"][0]
+    assert losses["fast"][0] == pytest.approx(losses["direct"][0], rel=1e-5)
+    assert losses["fast"] == pytest.approx(losses["direct"], rel=1e-2)
+    assert all(found[-1] < 0.98 * found[0] for found in losses.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator alone is told")
