@@ -14,6 +14,7 @@ import csv
 from pathlib import Path
 
 import common
+import torch
 from matplotlib.figure import Figure
 
 import cli
@@ -91,7 +92,7 @@ def plan(args, tasks):
     with folder.held():
         pass  # refuses an existing run before it measures
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
-    convolution.install(model, convolution.choose(args.convolution, device, args.precision))
+    convolution.install(model, convolution.choose(args.convolution, device, args.precision, torch.get_num_threads()))
     keep_memory()
     update = engine.plain_update(model, criterion, args.lr)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})

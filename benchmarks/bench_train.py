@@ -116,7 +116,7 @@ def main(args):
         seconds = common.interleave(ways, args.rounds)
 
     speeds = {name: args.batch_size * (1 if PUBLISHED in name else STEPS) / seconds[name] for name in ways}
-    usual = {name: f"ours, {name}, {convolution.choose(None, CPU, name)}, memory kept" for name in tried}
+    usual = {name: f"ours, {name}, {convolution.choose(None, CPU, name, 2)}, memory kept" for name in tried}
     precision = max(tried, key=lambda name: speeds[usual[name]])
     images_per_second = speeds[usual[precision]]
     gflop = STEPS * 2 * PRODUCT_SIDE**3 / 1e9
@@ -178,7 +178,7 @@ def serve(connection, make, args):
 def settings(precisions):
     """{name: (precision, way of convolution.WAYS)} of our step: the default, and with convolutions as PyTorch computes them."""
     return {f"ours, {precision}, {way}": (precision, way) for precision in precisions
-            for way in dict.fromkeys((convolution.choose(None, CPU, precision), "direct"))}
+            for way in dict.fromkeys((convolution.choose(None, CPU, precision, 2), "direct"))}
 
 
 def steppers(data, batch_size, precisions, keeps_memory):

@@ -79,7 +79,7 @@ def stepper(team, batch, precision):
     model, criterion = engine.to_device(MTLNet(TASKS), torch.device("cpu")), EqualWeightedLoss(TASKS)
     optimizer = engine.make_optimizer(model.train(), criterion, 2e-3)
     distributed.join(team, model)
-    convolution.install(model, convolution.choose(None, torch.device("cpu"), precision))
+    convolution.install(model, convolution.choose(None, torch.device("cpu"), precision, 2))
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     n = len(batch["row"])
     part = {name: value[n * team.rank // team.size:n * (team.rank + 1) // team.size] for name, value in batch.items()}

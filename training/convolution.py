@@ -29,8 +29,9 @@ CHUNK = 3 << 20   # bytes of transformed values at a time, which stay in a core'
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
-def choose(asked, device, precision):
-    """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor.
+def choose(asked, device, precision, computers):
+    """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor. computers: threads of all processes
+    together; one alone computes as PyTorch does, so that there is a way to train that gives what every version gave.
 
     Raises InputError where fast is asked for and the run does not train in fp32 on a CPU.
     """
@@ -39,7 +40,7 @@ def choose(asked, device, precision):
         raise InputError(f"--convolution fast is for fp32 on a CPU, and this run trains in {precision} on {device.type}; leave it "
                          "out")
     flags = processor_flags() or ()
-    return asked or WAYS[fits and "avx2" in flags and "avx512f" not in flags]
+    return asked or WAYS[fits and computers > 1 and "avx2" in flags and "avx512f" not in flags]
 
 
 def install(model, way):

@@ -161,7 +161,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         "device": device.type,
         "processes": team.size,
         "precision": precision,
-        "convolution": convolution.choose(args.convolution, device, precision),
+        "convolution": convolution.choose(args.convolution, device, precision, team.size * torch.get_num_threads()),
         "parameters": count_parameters(model),
         "init": init,
         "images": {split: len(dataset) for split, dataset in data.items()},

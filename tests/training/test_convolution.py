@@ -151,20 +151,21 @@ def test_odd_sides_and_bf16_are_pytorchs_own(side, precision, monkeypatch):
     gradients(model_with("fast"), batch_of(side), precision)
 
 
-@pytest.mark.parametrize("asked, flags, precision, way", [
-    (None, OLD, "fp32", "fast"), (None, NEW, "fp32", "direct"), (None, None, "fp32", "direct"), (None, {"asimd"}, "fp32", "direct"),
-    (None, OLD, "bf16", "direct"), ("direct", OLD, "fp32", "direct"), ("fast", NEW, "fp32", "fast")])
-def test_the_processor_is_asked(asked, flags, precision, way, monkeypatch):
+@pytest.mark.parametrize("asked, flags, precision, computers, way", [
+    (None, OLD, "fp32", 2, "fast"), (None, OLD, "fp32", 1, "direct"), (None, NEW, "fp32", 2, "direct"), (None, None, "fp32", 2, "direct"),
+    (None, {"asimd"}, "fp32", 2, "direct"), (None, OLD, "bf16", 2, "direct"), ("direct", OLD, "fp32", 2, "direct"),
+    ("fast", NEW, "fp32", 1, "fast")])
+def test_the_processor_is_asked(asked, flags, precision, computers, way, monkeypatch):
     monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
-    assert convolution.choose(asked, CPU, precision) == way
+    assert convolution.choose(asked, CPU, precision, computers) == way
 
 
 @pytest.mark.parametrize("device, precision", [("cpu", "bf16"), ("cuda", "fp32")])
 def test_where_it_cannot_be_it_is_refused(device, precision, monkeypatch):
     with pytest.raises(InputError, match=f"trains in {precision} on {device}; leave it out"):
-        convolution.choose("fast", torch.device(device), precision)
+        convolution.choose("fast", torch.device(device), precision, 2)
     monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
-    assert convolution.choose(None, torch.device(device), precision) == "direct"
+    assert convolution.choose(None, torch.device(device), precision, 2) == "direct"
 
 
 def config_of(folder):
@@ -175,6 +176,7 @@ def test_a_run_says_how_and_a_resumed_one_keeps_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(convolution, "LEAST", 0), monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
     calls = []
     monkeypatch.setattr(convolution, "weight_gradient", lambda *args, known=convolution.weight_gradient: calls.append(1) or known(*args))
+    monkeypatch.setattr(convolution, "choose", lambda *args, known=convolution.choose: known(*args[:3], 2))  # as with two threads
     train_mtl.main(arguments(data, tmp_path / "whole", "--processes", "1"))
     assert config_of(tmp_path / "whole/mtl/seed0")["convolution"] == "fast" and calls
 
@@ -207,7 +209,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(data, tmp_path, monkeyp
     assert repeat.other_options(folder, ["--convolution", "direct"]) == []
     assert repeat.other_options(folder, ["--convolution", "fast"]) == ["--convolution was direct and is fast"]
     (folder / "test.json").unlink(), (folder / "previous.pt").replace(folder / "last.pt")
-    monkeypatch.setattr(convolution, "processor_flags", lambda: OLD), monkeypatch.setattr(convolution, "weight_gradient", None)
+    monkeypatch.setattr(convolution, "choose", lambda *args: "fast"), monkeypatch.setattr(convolution, "weight_gradient", None)
     train_mtl.main(arguments(data, tmp_path, "--processes", "1", "--resume"))
     assert result(folder) == wanted
 
