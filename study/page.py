@@ -144,9 +144,10 @@ def warnings(runs, left_out, not_paired, of_study=False):
                         ("training precisions", lambda run: run.test["precision"]),
                         ("devices", lambda run: run.test["device"]),
                         ("processors", lambda run: run.config.get("processor", "unknown")),
+                        ("ways to compute convolutions", lambda run: run.config.get("convolution", "direct")),
                         ("versions", lambda run: versions(run)),
                         ("numbers of training masks", lambda run: None if of_study else run.config["options"].get("masks") or "all"),
-                        ("sets of options", lambda run: ", ".join(sorted(run.config["options"].keys() - FREE_OPTIONS)))):
+                        ("sets of options", options_of)):
         groups = grouped({run.label: value(run) for run in runs})
         if len(groups) > 1:
             said.append(f"The runs are of different {what}: "
@@ -164,6 +165,13 @@ def warnings(runs, left_out, not_paired, of_study=False):
     if not_paired:
         said.append(f"{count(len(not_paired), 'run')} without a baseline run of the same seed; named at the end.")
     return [bullets("**Mind:**", said)] if said else []
+
+
+def options_of(run):
+    """Names of the options of a run, as text. What an earlier version did not have, as nobody asked for it, is none."""
+    options = run.config["options"]
+    later = {key for key in ("conflicts", "masks", "scenes", "convolution", "tensorboard") if not options.get(key)}
+    return ", ".join(sorted(options.keys() - FREE_OPTIONS - later))
 
 
 def own_rows(rows):

@@ -326,12 +326,19 @@ def test_what_no_table_can_hold_together_is_refused(few, tmp_path, changes, word
 def test_other_code_or_another_machine_is_said_on_the_page(few, tmp_path):
     make_run(few, "mtl", 2, precision="bf16", device="cuda", options={"workers": 4, "new_option": 1})
     change_json(few / "mtl/seed2/config.json", commit="badc0de" + "0" * 33 + "-dirty", versions={"torch": "3.0"},
-                processor="Abacus (wood)")
+                processor="Abacus (wood)", convolution="fast")
     text = " ".join(run(few, tmp_path / "out").partition("## Test Dice")[0].split())
     for words in ("different commits of the code", "badc0de", "different training precisions", "bf16 (mtl/seed2)",
                   "cuda (mtl/seed2)", "torch 3.0 (mtl/seed2)", "in no commit: mtl/seed2", "different sets of options",
-                  "different processors", "Abacus (wood) (mtl/seed2)"):
+                  "different processors", "Abacus (wood) (mtl/seed2)", "different ways to compute convolutions", "fast (mtl/seed2)"):
         assert words in text
+
+
+def test_an_option_that_an_earlier_version_did_not_have_is_said_where_it_was_asked_for(few, tmp_path):
+    make_run(few, "mtl", 2, options={"convolution": None, "scenes": None})
+    assert "sets of options" not in run(few, tmp_path / "out")
+    change_json(few / "mtl/seed2/config.json", options={**json.loads((few / "mtl/seed2/config.json").read_text())["options"], "convolution": "fast"})
+    assert "different sets of options" in " ".join(run(few, tmp_path / "again").split())
 
 
 def test_weights_that_all_runs_start_from_are_said_on_the_page(few, tmp_path):
