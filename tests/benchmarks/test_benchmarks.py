@@ -30,10 +30,7 @@ import bench_stress  # noqa: E402
 import bench_train  # noqa: E402
 import common  # noqa: E402
 import together  # noqa: E402
-from soaking import (
-    folders,  # noqa: E402
-    pictures,  # noqa: E402
-)
+from soaking import folders, pictures  # noqa: E402
 
 from data import photographs, stress  # noqa: E402
 from data.contract import chunked, open_rechunked  # noqa: E402
