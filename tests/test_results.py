@@ -334,10 +334,10 @@ def test_other_code_or_another_machine_is_said_on_the_page(few, tmp_path):
         assert words in text
 
 
-def test_an_option_that_an_earlier_version_did_not_have_is_said_where_it_was_asked_for(few, tmp_path):
-    for seed, asked in ((2, None), (3, "fast")):
-        make_run(few, "mtl", seed, options={"convolution": asked})
-        assert ("different sets of options" in " ".join(run(few, tmp_path / str(seed)).split())) == bool(asked)
+def test_an_option_that_an_earlier_version_did_not_have_is_said_where_asked_for(few, tmp_path):
+    for asked in (None, "fast"):
+        shutil.rmtree(few / "mtl/seed2", ignore_errors=True), make_run(few, "mtl", 2, options={"convolution": asked})
+        assert ("different sets of options" in " ".join(run(few, tmp_path / str(asked)).split())) == bool(asked)
 
 
 def test_weights_that_all_runs_start_from_are_said_on_the_page(few, tmp_path):
