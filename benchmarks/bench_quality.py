@@ -44,7 +44,7 @@ def parse_args(argv=None):
 def sides(text):
     """Sides until shares of the epochs, as "128:0.5,256:1" -> the same text, where it is in order."""
     try:
-        found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+        found = pairs_of(text)
     except ValueError:
         found = []
     shares = [share for _, share in found]
@@ -53,9 +53,14 @@ def sides(text):
     return text
 
 
+def pairs_of(text):
+    """[(side, share)] of what --sides says; raises ValueError."""
+    return [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+
+
 def grow_through(text):
     """Let training images have these sides."""
-    found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+    found = pairs_of(text)
 
     def training_sides(epochs, size):
         if found[-1][0] != size:

@@ -170,7 +170,7 @@ def warnings(runs, left_out, not_paired, of_study=False):
 def options_of(run):
     """Names of the options of a run, as text. What an earlier version did not have, as nobody asked for it, is none."""
     options = run.config["options"]
-    later = {key for key in ("conflicts", "masks", "scenes", "convolution", "tensorboard") if not options.get(key)}
+    later = set() if options.get("convolution") else {"convolution"}
     return ", ".join(sorted(options.keys() - FREE_OPTIONS - later))
 
 

@@ -27,6 +27,7 @@ CHUNK = 3 << 20   # bytes of transformed values at a time, which stay in a core'
 # A tile of 4 x 4 inputs meets 2 x 2 outputs. With BT = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], AT =
 # [[1, 1, 1, 0], [0, 1, -1, -1]] and this G, the outputs are AT ((G w GT) * (BT x B)) A. Here it is the gradient by w.
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+BOTH = torch.einsum("ik,jl->jikl", G, G).reshape(16, 9)  # by rows and by columns; the second index of a tile comes first
 
 
 def choose(asked, device, precision, computers):
@@ -56,8 +57,12 @@ def is_suited(layer):
     """Whether a convolution is a plain one of 3 x 3 without a bias, and of channels enough."""
     plain = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1,
              "padding_mode": "zeros", "bias": None}
-    return (all(getattr(layer, key) == value for key, value in plain.items())
-            and layer.in_channels * layer.out_channels >= LEAST)
+    return all(getattr(layer, key) == value for key, value in plain.items()) and pays(layer.weight)
+
+
+def pays(weight):
+    """Whether a convolution has channels enough for Winograd's way."""
+    return weight.shape[0] * weight.shape[1] >= LEAST
 
 
 def trains(layer, x):
@@ -69,7 +74,7 @@ def trains(layer, x):
 def convolve(x, weight):
     """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays."""
     is_even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    if is_even and weight.requires_grad and weight.shape[0] * weight.shape[1] >= LEAST:
+    if is_even and weight.requires_grad and pays(weight):
         return Convolution.apply(x, weight)
     return F.conv2d(x, weight, padding=1)
 
@@ -143,8 +148,7 @@ def weight_gradient(x, gradient):
         spread(its_gradient[:, 0::2], its_gradient[:, 1::2], half_gradient)
         spread(half_gradient[..., 0::2, :], half_gradient[..., 1::2, :], tile_gradients)
         total.baddbmm_(tile_gradients.view(16, -1, cout).transpose(1, 2), tiles.view(16, -1, cin))
-    both = torch.einsum("ik,jl->jikl", G, G).reshape(16, 9)  # the second index of a tile comes first
-    found = (both.T @ total.view(16, -1)).view(9, cout, cin).transpose(0, 1).contiguous()
+    found = (BOTH.T @ total.view(16, -1)).view(9, cout, cin).transpose(0, 1).contiguous()
     return found.view(cout, 3, 3, cin).permute(0, 3, 1, 2)
 
 
