@@ -185,6 +185,14 @@ def positive_float(text):
     return value
 
 
+def share(text):
+    """An argparse type: a number between 0 and 1, neither of them."""
+    value = positive_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+    return value
+
+
 def percentages(text):
     """Three numbers joined by '-', such as 80-10-10, as a tuple of floats; each finite and not negative."""
     try:

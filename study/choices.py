@@ -66,12 +66,20 @@ def said_of(run, choice):
     return run.config.get("encoder_weights_from") or value if choice == "encoder_weights" and value else value
 
 
+def alike(row, baseline):
+    """The pairs of runs of one seed that were made on one kind of processor, so that their seconds compare."""
+    others = {(run.seed, run.config.get("processor")): run for run in baseline}
+    pairs = [(run, others.get((run.seed, run.config.get("processor")))) for run in row]
+    return [pair for pair in pairs if pair[1]]
+
+
 def ratios(row, baseline):
-    """(parameters, time of training) of a row over its baseline's, means over the seeds of both."""
+    """(parameters, time of training) of a row over its baseline's, means over the seeds of both; of the time over those of
+    one kind of processor, NaN where there are none."""
     seeds = {run.seed for run in row} & {run.seed for run in baseline}
-    means = [[np.mean([run.test[key] for run in runs if run.seed in seeds]) for key in ("parameters", "train_seconds")]
-             for runs in (row, baseline)]
-    return tuple(np.divide(*means))
+    parameters = [np.mean([run.test["parameters"] for run in runs if run.seed in seeds]) for runs in (row, baseline)]
+    seconds = [[run.test["train_seconds"] for run in runs] for runs in zip(*alike(row, baseline))]
+    return np.divide(*parameters), np.divide(*map(np.mean, seconds)) if seconds else np.nan
 
 
 def unlike(row, baseline):
@@ -84,12 +92,11 @@ def unlike(row, baseline):
 
 def at_equal_time(row, baseline):
     """What a row had reached on the validation split when its baseline had ended: (epoch, difference at equal epochs, at
-    equal time), means over the seeds of both, the differences in points of Dice of the best epoch until then; None where the
-    logs do not say the seconds. Time is that of training steps."""
+    equal time), means over the seeds of both that were made on one kind of processor, the differences in points of Dice of the
+    best epoch until then; None where there are none or the logs do not say the seconds. Time is that of training steps."""
     found = []
-    for run in row:
-        other = next((other for other in baseline if other.seed == run.seed), None)
-        if other is None or "seconds" not in run.history or "seconds" not in other.history:
+    for run, other in alike(row, baseline):
+        if "seconds" not in run.history or "seconds" not in other.history:
             continue
         reached = int((np.cumsum(run.history["seconds"]) <= other.history["seconds"].sum()).sum())
         best = other.history["val_dice"].max()

@@ -273,8 +273,8 @@ def choice_section(rows, comparisons):
     yield paragraph("Each row is compared with the row that differs from it in one choice alone and has the usual there: "
                     "one task alone, equal weights, one shared encoder, this project's, from random weights, all masks, no scenes. "
                     "One task alone shares and weighs nothing, so it stands for all sharings and weightings. Parameters "
-                    "and time of training, on whatever machine it was, are named where they differ by more than "
-                    f"{choices.SAME:.0%}.")
+                    "and time of training, of seeds that one kind of processor made of both, are named where they differ by "
+                    f"more than {choices.SAME:.0%}.")
     if any(run.config["options"].get("conflicts") for of_row in rows.values() for run in of_row):
         yield paragraph("Time includes what --conflicts took in the runs that had it, here and at equal time below.")
     yield bullets("", [f"{found.number}. {found.experiment} against {found.baseline} ("
@@ -290,9 +290,9 @@ def equal_time_section(rows, comparisons):
         yield "### At equal time"
         yield paragraph("Validation Dice, not test, as the test split is measured once, at the end: points that a row's "
                         "best epoch is above its baseline's, after all epochs of both, and at the epoch that the row had "
-                        "reached when its baseline had ended; means over the seeds of both. A row that is stopped early "
-                        "has not lowered its learning rate, so one that was planned for that time would do better. No "
-                        "verdict is drawn from it.")
+                        "reached when its baseline had ended; means over the seeds that one kind of processor made of "
+                        "both. A row that is stopped early has not lowered its learning rate, so one that was planned for "
+                        "that time would do better. No verdict is drawn from it.")
         yield table(("pair", "epoch", "equal epochs", "equal time"),
                     [(number, f"{epoch:.1f}", f"{at_end:+.2f}", "-" if np.isnan(at_time) else f"{at_time:+.2f}")
                      for number, (epoch, at_end, at_time) in found.items()])

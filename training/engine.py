@@ -24,7 +24,7 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import checkpoint, conflicts, convolution, distributed, known_images, live, pictures, targets
+from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, pictures, targets
 from training.calibration import calibrate
 from training.devices import choose_device, keep_memory, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
@@ -95,7 +95,7 @@ def check_finished(folder, experiment, model, criterion, args):
         if not (folder.path / "curves.png").exists():
             folder.draw("curves.png", lambda path: pictures.draw_curves(folder.load_last()["history"], model.task, path))
         if not (folder.path / "mask.png").exists():
-            folder.draw("mask.png", lambda path: draw_masks(
+            folder.draw("mask.png", lambda path: pictures.draw_masks(
                 checkpoint.load_model(folder.best_path)[0],
                 MTLDataset(args.data, "test", limit=args.limit, tasks=model.task.values()), path))
         if args.conflicts and not (folder.path / "conflicts.png").exists():
@@ -153,6 +153,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
     criterion.prepare(model)
+    average = averaging.start(model, args.average)
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     precision = choose_precision(args.precision, folder, model, criterion, data["train"], -(-args.batch_size // team.size), device,
                                  team.size)
@@ -174,8 +175,9 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
           f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
     for split in ("val", "test"):
         targets.warn_of_unmeasured(data[split])
-    state = resume(folder, {"model": model, "criterion": criterion, "optimizer": optimizer}, known, args)
-    return model, criterion, optimizer, data, known, state, folder, config, args
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer} | ({"average": average} if average else {})
+    state = resume(folder, parts, known, args)
+    return model, average, criterion, optimizer, data, known, state, folder, config, args
 
 
 def resume(folder, parts, known, args):
@@ -193,14 +195,14 @@ def resume(folder, parts, known, args):
     return state
 
 
-def train(team, model, criterion, optimizer, data, known, state, folder, config, args):
+def train(team, model, average, criterion, optimizer, data, known, state, folder, config, args):
     """What all processes of a run do together, from its state to its test."""
     keep_memory()
     for dataset in data.values():
         distributed.share_images(team, dataset)
     distributed.join(team, model)
     convolution.install(model, config["convolution"])
-    fit(team, model, criterion, optimizer, data, known, state, folder, config, args)
+    fit(team, model, average, criterion, optimizer, data, known, state, folder, config, args)
     finish(team, model, data, folder, config, state, args)
 
 
@@ -255,8 +257,10 @@ def start_from(path, model, data, own):
     return {key: info[key] for key in own}, digest
 
 
-def fit(team, model, criterion, optimizer, data, known, state, folder, config, args):
-    """Train for all epochs that are left, which `state` and the run folder tell of."""
+def fit(team, model, average, criterion, optimizer, data, known, state, folder, config, args):
+    """Train for all epochs that are left, which `state` and the run folder tell of; what is measured and chosen is the average,
+    where there is one."""
+    kept = average.module if average else model
     part = team.rank, team.size
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers, part=part)
     val_loader = make_loader(data["val"], args.batch_size, part=part)
@@ -264,8 +268,8 @@ def fit(team, model, criterion, optimizer, data, known, state, folder, config, a
     view = live.open_view(folder, state["history"], data["val"]) if args.tensorboard and team.rank == 0 else None
     for epoch in range(state["epoch"], args.epochs):
         trained, seconds, images = train_one_epoch(model, criterion, update, train_loader, epoch, args, config["precision"],
-                                                   state["history"])
-        metrics, _ = evaluate(model, val_loader, criterion, team)
+                                                   state["history"], average)
+        metrics, _ = evaluate(kept, val_loader, criterion, team)
         update.collect()
         row = {"epoch": epoch + 1, "side": data["train"].sides[epoch], **trained}
         row |= {f"val_{key}": value for key, value in metrics.items()}
@@ -273,18 +277,19 @@ def fit(team, model, criterion, optimizer, data, known, state, folder, config, a
         if team.rank:
             continue
         if view:
-            view.show(row, model)
+            view.show(row, kept)
         state["epoch"] = epoch + 1
         state["train_seconds"] += seconds
         state["train_images"] += images
         # Should the run be stopped between the two files, the epoch is repeated and gives both again. last.pt holds all of
         # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
-        value = chooses(model, metrics)
+        value = chooses(kept, metrics)
         if state["best_value"] is None or value > state["best_value"]:
             state["best_value"], state["best_epoch"] = value, epoch + 1
-            state["best"] = network(model, metrics, known, config, args)
+            state["best"] = network(kept, metrics, known, config, args)
             checkpoint.save(state["best"], folder.best_path)
-        folder.save_last({"model": copy.deepcopy(model.state_dict()), "criterion": copy.deepcopy(criterion.state_dict()),
+        own = {"model": model, "criterion": criterion} | ({"average": average} if average else {})
+        folder.save_last({**{name: copy.deepcopy(part.state_dict()) for name, part in own.items()},
                           "optimizer": optimizer.state_dict(), **state})  # copies, as parameters may be parts of shared memory
         folder.write_log(state["history"])
         print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
@@ -323,8 +328,9 @@ def plain_update(model, criterion, lr):
     return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
 
 
-def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=()):
-    """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it.
+def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None):
+    """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it; average: an
+    AveragedModel (averaging.py) that takes up every step.
 
     Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
     train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, where the weighting has such, all
@@ -353,6 +359,8 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             clip_grads_with_norm_(parameters.values(), MAX_GRADIENT_NORM, norm)
             optimizer.step()
             update.end()
+            if average:
+                average.update_parameters(model)
             values["gradient_norm"] = norm.item()
             values |= {f"weight_{task}": weight for task, weight in weights.items()}
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
@@ -387,11 +395,6 @@ def finish(team, model, data, folder, config, state, args):
     print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
           f"images); {folder.path}")
     folder.draw("curves.png", pictures.draw_curves, state["history"], model.task)
-    folder.draw("mask.png", draw_masks, model, dataset)
+    folder.draw("mask.png", pictures.draw_masks, model, dataset)
     if args.conflicts:
         folder.draw("conflicts.png", conflicts.draw, state["history"], model.tasks)
-
-
-def draw_masks(model, dataset, path):
-    """What a network sees in the first images of a split."""
-    pictures.draw_pictures(pictures.pictures_of_dataset(model.eval(), dataset, 4), path)

@@ -21,6 +21,8 @@ def make_parser(doc):
     parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
     parser.add_argument("--lr", type=cli.positive_float, default=2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of weights, order and augmentation")
+    parser.add_argument("--average", type=cli.share, metavar="DECAY",
+                        help="measure and keep a moving average of the weights, of which so much stays at each step, as 0.998")
     parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
     parser.add_argument("--scenes", type=scenes, metavar="NAME+NAME",

@@ -180,6 +180,11 @@ def shorten(title, most):
     return "".join(c for c, keep in zip(title, begin) if keep) + "\u2026" + "".join(c for c, keep in zip(title, end) if keep)
 
 
+def draw_masks(model, dataset, path):
+    """What a network sees in the first images of a split."""
+    draw_pictures(pictures_of_dataset(model.eval(), dataset, 4), path)
+
+
 def draw_curves(history, tasks, path):
     """Draw a run's losses, and the first validation metric of each task, over its epochs; history is a list of log.csv's rows as
     dicts. What is no share between 0 and 1 has an axis of its own."""

@@ -231,6 +231,21 @@ def test_the_page_states_pairs_parameters_and_equal_time(varied, tmp_path, monke
     assert all((tmp_path / "out" / name).exists() for name in ("conflicts.png", "moved_weights.png"))
 
 
+def test_seconds_are_compared_on_one_kind_of_processor_alone():
+    def made(seed, processor, seconds, dice):
+        return SimpleNamespace(seed=seed, config={"processor": processor}, test={"parameters": 10 * seconds, "train_seconds": 2 * seconds},
+                               history={"seconds": np.full(2, seconds), "val_dice": np.array(dice)})
+
+    baseline = [made(0, "old", 4, (0.5, 0.6)), made(1, "old", 4, (0.5, 0.7)), made(2, "new", 1, (0.5, 0.8))]
+    row = [made(0, "old", 8, (0.6, 0.9)), made(1, "new", 2, (0.1, 0.2)), made(2, "new", 2, (0.7, 0.9))]
+    # Seed 1 was made on two; of the others a row takes twice the time and gets one epoch of two.
+    assert choices.ratios(row, baseline) == (pytest.approx(12 / 9), pytest.approx(2))
+    assert choices.at_equal_time(row, baseline) == pytest.approx((1, 100 * (0.3 + 0.1) / 2, 100 * (0 - 0.1) / 2))
+    assert choices.at_equal_time(row[1:2], baseline) is None
+    assert np.isnan(choices.ratios(row[1:2], baseline)[1])
+    assert "the time" not in choices.unlike(row[1:2], baseline)
+
+
 def test_the_published_table_is_compared_with_its_baseline():
     rows = rows_of(ROOT / "results/runs")
     assert not choices.is_varied(rows) and not conflicts.conflicts_of(rows)
