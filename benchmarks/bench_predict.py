@@ -1,10 +1,12 @@
-"""predict.py on a folder of photographs against one mtl_vis.py call for each, and its memory at N and N / 10 of them.
+"""predict.py on a folder of photographs against one mtl_vis.py call for each, its memory at N and N / 10 of them, and what one
+photograph takes by itself.
 
     python benchmarks/bench_predict.py [--photographs DIR] [--n 1000] [--calls 5]
 
 Without --photographs they are pets drawn in code. Both look with the same checkpoint, mtl_vis.py at --calls of the photographs, one
 after the other; predict.py writes a mask each with as many processes as there are cores. The peak is the sum over predict.py and its
-processes of their resident memory, in which what they share counts for each (Linux).
+processes of their resident memory, in which what they share counts for each (Linux). one_ms: from a photograph's file to its mask's,
+one thread, after loading; the median of up to 100.
 """
 
 import re
@@ -20,9 +22,12 @@ import common
 from tqdm import tqdm
 
 import cli
+import predict as predict_py
 from cli import InputError
 from data.photographs import is_photograph_name
 from data.sources import synthetic
+
+WARM, ALONE = 5, 100  # photographs, of those that are looked at one after the other
 
 
 def parse_args(argv=None):
@@ -44,14 +49,15 @@ def main(args):
         names = lay_out(args.photographs, place, counts)
         singles = [one_call(place, args.checkpoint, name) for name in tqdm(names[:args.calls], unit="call", leave=False, disable=None)]
         measured = {name: predict(place, args.checkpoint, name) for name in counts}
+        alone = one_photograph(place, args.checkpoint)
         single = statistics.median(singles)
     seconds, peaks = zip(*measured.values())
     speed = args.n / seconds[1]
     common.report(
         ["way", "photographs", "seconds", "photographs/s", "peak MB"],
-        [["mtl_vis.py, one call each", 1, single, 1 / single, None],
+        [["mtl_vis.py, one call each", 1, single, 1 / single, None], ["one thread, after loading", 1, alone, 1 / alone, None],
          *(["predict.py", n, time_, n / time_, peak] for n, time_, peak in zip(counts.values(), seconds, peaks))],
-        {"photographs_per_second": speed, "single_seconds": single, "ratio": speed * single, "n": list(counts.values()),
+        {"photographs_per_second": speed, "single_seconds": single, "ratio": speed * single, "one_ms": 1000 * alone, "n": list(counts.values()),
          "seconds": seconds, "peak_mb": peaks, "growth_of_memory": peaks[1] / peaks[0], "calls": args.calls})
 
 
@@ -83,6 +89,21 @@ def predict(place, checkpoint, name):
     begin = time.perf_counter()
     peak = call([common.ROOT / "predict.py", "--checkpoint", checkpoint, place / name, "--out", place / f"{name}-seen"])
     return time.perf_counter() - begin, peak
+
+
+def one_photograph(place, checkpoint):
+    """Median seconds from a photograph's file to its mask's, as one of predict.py's processes writes it."""
+    from training import predictions
+
+    args = predict_py.parse_args([str(place / "all"), "--out", str(place / "one")])
+    found = list(predictions.list_photographs(args.sources, args.out).items())[:WARM + ALONE]
+    jobs = predictions.jobs(predictions.recipe(checkpoint, "cpu", args), dict(found), False)
+    seconds = []
+    for job in jobs:
+        begin = time.perf_counter()
+        predictions.predict(job)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[min(WARM, len(seconds) // 2):])
 
 
 def call(command):
