@@ -1,5 +1,6 @@
-"""Photographs for mtl_vis.py: damaged, in every form, under every name."""
+"""Photographs for mtl_vis.py and predict.py: damaged, in every form, under every name."""
 
+import csv
 import json
 import os
 import shutil
@@ -103,6 +104,36 @@ def one_bad_of_several(bench, place, rng):
     return Case(f"one of {count} {what}", [draw(bench, names, drawn)])
 
 
+def photographs_for_masks(bench, place, rng):
+    """Of each that can be read a mask of its size, of each a line in the table, whatever they are called."""
+    sizes = {}
+    for name in dict.fromkeys(pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".png")) for _ in range(int(rng.integers(1, 5)))):
+        source = pick(rng, photographs(bench))
+        shutil.copy(source, place / name)
+        sizes[name] = json.loads(call(print_size, source, cwd=place))
+    bad = [name for name in sizes if rng.random() < 0.3]
+    what = [damage_bytes(place / name, rng, ("empty", "garbage", "text")) for name in bad]
+    again = rng.random() < 0.3
+
+    def written(outcome):
+        if outcome.status != (2 if len(bad) == len(sizes) else 0):
+            return f"status {outcome.status}: {outcome.err}"
+        with open(place / "seen" / "predictions.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = list(csv.DictReader(file))
+        if [line["path"] for line in lines] != sorted(sizes):
+            return f"the table has {[line['path'] for line in lines]}"
+        wrong = [line["path"] for line in lines if bool(line["problem"]) != (line["path"] in bad)]
+        if wrong:
+            return f"the table is wrong about {wrong}"
+        masks = json.loads(call(print_sizes, place / "seen" / "masks", cwd=place)) if len(bad) < len(sizes) else []
+        expected = sorted(size for name, size in sizes.items() if name not in bad)
+        return None if masks == expected else f"masks of {masks}, not {expected}"
+
+    command = ("predict.py", [*bench.checkpoint, "--processes", "1", "--device", "cpu", "--out", "seen",
+                              *(f"./{name}" for name in sizes)], written)
+    return Case(f"masks of {list(sizes)}, of which {bad} are {what}", [command] * (1 + again))
+
+
 def photographs(bench):
     return sorted((bench.reference.photographs / "images").glob("*.jpg"))
 
@@ -138,6 +169,16 @@ def print_difference(paths):
     a, b = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in paths)
     same = a.shape == b.shape and not (a != b).any()
     print(json.dumps(None if same else f"{a.shape} and {b.shape}" if a.shape != b.shape else f"by {np.abs(a - b).max()}"))
+
+
+def print_size(path):
+    """In a child: a picture's sides as JSON."""
+    print(json.dumps(Image.open(path).size))
+
+
+def print_sizes(folder):
+    """In a child: those of all masks, sorted."""
+    print(json.dumps(sorted(Image.open(path).size for path in folder.iterdir())))
 
 
 def write_unusual(source, seed):
@@ -188,4 +229,4 @@ def huge_png(image, path, rng):
 
 
 KINDS_OF_INPUT = (damaged_photograph, unusual_photograph, photograph_in_another_form, photographs_of_any_name,
-                  one_bad_of_several)
+                  one_bad_of_several, photographs_for_masks)

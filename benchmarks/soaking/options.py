@@ -31,19 +31,22 @@ def scripts_and_options(reference):
     checkpoint = {"--checkpoint": reference.run / "best.pt"}
     train = {**data, **dict(zip(TRAIN[::2], TRAIN[1::2])), "--limit": "6"}
     every = [*train, "--runs", "--lr", "--seed", "--augment", "--threads", "--workers", "--resume",
-             "--init", "--masks", "--nonsense"]
+             "--init", "--masks", "--scenes", "--average", "--conflicts", "--processes", "--nonsense"]
     prepare = {"--root": reference.photographs, "--out": "data", "--size": "32"}
     return {
         **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",
                                                  "train_ablation_bbox.py", "oeq_uncertainty.py")},
         "oeq_splits.py": ({**train, "--split": "80-10-10"}, [*every, "--split"]),
-        "train.py": ({**train, "--tasks": "seg"}, [*every, "--tasks", "--weighting", "--name"]),
+        "train.py": ({**train, "--tasks": "seg"}, [*every, "--tasks", "--weighting", "--name", "--sharing", "--encoder",
+                                                              "--encoder-weights", "--encoder-lr", "--encoder-bn"]),
         "data_prepare.py": (prepare, [*prepare, "--fractions", "--seed", "--border", "--force", "--synthetic", "--only",
                                        "--official-split"]),
         "data_rechunk.py": ({}, ["--data", "--check", "--ignore"]),
         "evaluate.py": ({**data, **checkpoint}, ["--data", "--checkpoint", "--split", "--batch-size", "--resize",
                                                  "--device"]),
         "mtl_vis.py": ({**data, **checkpoint, "--n": "1"}, ["--data", "--checkpoint", "--out", "--n", "--gallery", "IMAGE"]),
+        "predict.py": ({**checkpoint, "--out": "seen", "--processes": "1"}, ["--checkpoint", "--out", "--processes", "--device",
+                                                                             "IMAGE"]),
         "results.py": ({"--runs": reference.run.parent.parent}, ["--runs", "--out"]),
         "experiments.py": ({"--list": "--seeds=0"}, ["--seeds", "--only", "--repeat", "--runs"]),
         "export.py": ({}, ["SOURCE", "TARGET"]),
