@@ -1,6 +1,6 @@
 """Measure any checkpoint on any prepared data, in fp32; one JSON object on standard output, nothing else there.
 
-    python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16] [--resize]
+    python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16] [--resize] [--mirror]
 
 A warning on standard error says how many images of the split the network was trained on, if any, or that the checkpoint does
 not tell. The numbers do not depend on the batch size; what the split cannot measure is null.
@@ -8,7 +8,7 @@ not tell. The numbers do not depend on the batch size; what the split cannot mea
 A network measured at another image size than its own is another one, mostly a worse one: a warning names both sizes. With
 --resize it looks at the images at its own size (bilinear, with antialias), and its logits, brought back to the data's size
 (bilinear), are held against the masks as they are stored. "size" is the data's size, "network_size", where it is another,
-that at which the network looked.
+that at which the network looked. With --mirror outputs are the mean with those of the mirror image, at twice the time.
 
     python evaluate.py --split val --calibrate calibrated.pt
 
@@ -32,12 +32,15 @@ def parse_args(argv=None):
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
     parser.add_argument("--resize", action="store_true", help="look at images of another size at the network's own")
+    parser.add_argument("--mirror", action="store_true", help="look at the mirror image too, and take the mean")
     parser.add_argument("--calibrate", type=Path, metavar="FILE",
                         help="with --split val: write the checkpoint with temperatures fitted on it")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     args = parser.parse_args(argv)
     if args.calibrate and args.split != "val":
         parser.error("--calibrate fits temperatures on the validation split; add --split val")
+    if args.calibrate and args.mirror:
+        parser.error("--calibrate is for the network as it looks by itself; leave --mirror out")
     return args
 
 
@@ -61,6 +64,7 @@ def main(args):
     targets.warn_of_unmeasured(loader.dataset)
     parameters = count_parameters(model)
     network = evaluation.Resized(model, info["size"]) if resizes else model
+    network = evaluation.Mirrored(network, model.task) if args.mirror else network
     metrics, _ = evaluation.evaluate(to_device(network, device), loader)
     temperatures = calibration.calibrate(network, loader) if args.calibrate else {}
     if args.calibrate:
@@ -69,7 +73,7 @@ def main(args):
         checkpoint.save(checkpoint.load(path) | {"calibration": temperatures}, args.calibrate)
     print(json.dumps({"experiment": info["experiment"], "seed": info["seed"], **metrics, "n_images": len(loader.dataset),
                       "parameters": parameters, **evaluation.describe_data(loader.dataset),
-                      **({"network_size": info["size"]} if resizes else {}), "device": device.type, "precision": "fp32",
+                      **({"network_size": info["size"]} if resizes else {}), **({"mirror": True} if args.mirror else {}), "device": device.type, "precision": "fp32",
                       **({"calibration": temperatures} if args.calibrate else {})}))
 
 

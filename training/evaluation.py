@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 import utils
 from dataloader_mtl import batches
+from training.looking import both_ways
 from training.step import to
 from training.team import ALONE
 
@@ -63,6 +64,17 @@ class Resized(torch.nn.Module):
     def scaled(self, output, image):
         shape = [-(-side * output.shape[-1] // self.size) for side in image.shape[-2:]]
         return F.interpolate(output, size=shape, mode="bilinear", align_corners=False)
+
+
+class Mirrored(torch.nn.Module):
+    """A network of some tasks whose outputs are the mean with what it sees in the mirror image."""
+
+    def __init__(self, network, tasks):
+        super().__init__()
+        self.network, self.tasks = network, tasks
+
+    def forward(self, image):
+        return both_ways(self.network, self.tasks, image)
 
 
 def describe_data(dataset):

@@ -81,14 +81,16 @@ def look(model, image, size, windows, mirror):
     device, found = next(model.parameters()).device, {}
     for start in range(0, len(windows), VIEWS):
         views = torch.stack([view(image, size, *window) for window in windows[start:start + VIEWS].tolist()]).to(device)
-        outputs, mirrored = model(views), model(views.flip(-1)) if mirror else {}
+        outputs = both_ways(model, model.task, views) if mirror else model(views)
         for name, output in outputs.items():
-            output = output.float().cpu()
-            if mirror:
-                other = torch.stack([model.task[name].unmirror(one) for one in mirrored[name].float().cpu()])
-                output = (output + other) / 2
-            found.setdefault(name, []).append(output)
+            found.setdefault(name, []).append(output.float().cpu())
     return {name: torch.cat(outputs) for name, outputs in found.items()}
+
+
+def both_ways(model, tasks, images):
+    """{task: (B, ...)}: the mean of what a network sees in images and in their mirror images."""
+    outputs, mirrored = model(images), model(images.flip(-1))
+    return {name: (output + torch.stack([tasks[name].unmirror(one) for one in mirrored[name]])) / 2 for name, output in outputs.items()}
 
 
 def view(image, size, left, top, width, height):

@@ -103,6 +103,29 @@ def test_resize_by_hand(network, drawn, measure):
     assert metrics["dice"] != measure(network, drawn[64])[0]["dice"]
 
 
+def test_mirror_by_hand(network, drawn, measure, capsys):
+    metrics, warnings = measure(network, drawn[64], "--resize", "--mirror", "--batch-size", "5")
+    assert warnings == [] and metrics["mirror"] is True
+    model, dataset = checkpoint.load_model(network)[0], MTLDataset(drawn[64], "test")
+    counts, boxes = [], []
+    for sample in dataset:
+        image = transforms.resize(sample["image"], [128, 128], antialias=True)
+        with torch.no_grad():
+            seen, mirrored = model(image[None]), model(image.flip(-1)[None])
+        mean = (seen["seg"] + mirrored["seg"].flip(-1)) / 2
+        logits = F.interpolate(mean, size=(64, 64), mode="bilinear", align_corners=False)
+        counts.append(utils.mask_counts(logits, sample["seg"][None])[0])
+        x1, y1, x2, y2 = mirrored["bbox"][0]
+        boxes.append((seen["bbox"][0] + torch.stack([1 - x2, y1, 1 - x1, y2])) / 2)
+    assert metrics["dice"] == pytest.approx(utils.dice_score(*torch.stack(counts).T).mean().item(), abs=1e-4)
+    assert metrics["box_iou"] == pytest.approx(
+        Bbox("bbox").measure(torch.stack(boxes), targets(dataset, "bbox"))["box_iou"].nanmean().item(), abs=1e-6)
+    assert metrics["dice"] != measure(network, drawn[64], "--resize")[0]["dice"]
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(["--split", "val", "--calibrate", "x.pt", "--mirror"])
+    assert "leave --mirror out" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------- known images
 
 
