@@ -162,23 +162,20 @@ def slurm(runs, jobs, report, args, cluster="slurm"):
         while submitted:
             time.sleep(POLL)
             for run, job in list(submitted.items()):
-                if job.paths.result_pickle.exists() or gone(job):
+                has_result = job.paths.result_pickle.exists()
+                if has_result or gone(job):
                     del submitted[run]
                     for line in (job.stdout() or "").splitlines() + (job.stderr() or "").splitlines():
                         if not line.startswith("submitit "):
                             report.line(run, line)
-                    if not job.paths.result_pickle.exists():
+                    if not has_result:
                         report.line(run, "its job has left Slurm's queue without a result")
-                    report.end(run, runs.index(run), job.result() if is_answered(job) else 1)
+                    # Else its command's exit status, unless it ended with an error.
+                    report.end(run, runs.index(run), job.result() if has_result and job.exception() is None else 1)
     except BaseException:
         for job in submitted.values():
             job.cancel()
         raise
-
-
-def is_answered(job):
-    """Whether a job has ended with its command's exit status, and not with an error or nowhere."""
-    return job.paths.result_pickle.exists() and job.exception() is None
 
 
 class Gone:

