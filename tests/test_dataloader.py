@@ -137,7 +137,6 @@ def test_reading_ahead_that_is_stopped_as_its_thread_starts_touches_nothing(monk
         raise KeyboardInterrupt
 
     made = []
-    monkeypatch.setattr(threading.Thread, "is_alive", lambda thread: False)  # as it says until the thread has begun
     monkeypatch.setattr(threading.Thread, "start", stopped)
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
@@ -147,6 +146,33 @@ def test_reading_ahead_that_is_stopped_as_its_thread_starts_touches_nothing(monk
     for thread in set(threading.enumerate()) - before:
         thread.join()
     assert made == []
+
+
+def test_a_signal_while_the_thread_that_reads_ahead_is_waited_for_waits_for_it_all_the_same():
+    """Or the program would end while the thread is within HDF5, and then wait for HDF5's lock, for ever."""
+    program = """
+import os, signal, threading, time
+from data.ahead import ahead
+
+def items():
+    yield 0
+    inside.set()
+    time.sleep(1)
+    print("made", flush=True)
+    yield 1
+
+inside = threading.Event()
+source = ahead(items(), depth=1)
+next(source)
+inside.wait()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    source.close()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "made\nstopped\n", "")
 
 
 def test_a_set_too_large_for_memory_gives_the_same_batches(data, monkeypatch):
