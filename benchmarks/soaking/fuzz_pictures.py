@@ -106,11 +106,11 @@ def one_bad_of_several(bench, place, rng):
 
 def photographs_for_masks(bench, place, rng):
     """Of each that can be read a mask of its size, of each a line in the table, whatever they are called."""
-    sizes = {}
+    sources = {}
     for name in dict.fromkeys(pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".png")) for _ in range(int(rng.integers(1, 5)))):
-        source = pick(rng, photographs(bench))
-        shutil.copy(source, place / name)
-        sizes[name] = json.loads(call(print_size, source, cwd=place))
+        sources[name] = pick(rng, photographs(bench))
+        shutil.copy(sources[name], place / name)
+    sizes = dict(zip(sources, json.loads(call(print_sizes, list(sources.values()), cwd=place))))
     bad = [name for name in sizes if rng.random() < 0.3]
     what = [damage_bytes(place / name, rng, ("empty", "garbage", "text")) for name in bad]
     again = rng.random() < 0.3
@@ -125,7 +125,8 @@ def photographs_for_masks(bench, place, rng):
         wrong = [line["path"] for line in lines if bool(line["problem"]) != (line["path"] in bad)]
         if wrong:
             return f"the table is wrong about {wrong}"
-        masks = json.loads(call(print_sizes, place / "seen" / "masks", cwd=place)) if len(bad) < len(sizes) else []
+        there = list((place / "seen" / "masks").iterdir()) if len(bad) < len(sizes) else []
+        masks = sorted(json.loads(call(print_sizes, there, cwd=place)))
         expected = sorted(size for name, size in sizes.items() if name not in bad)
         return None if masks == expected else f"masks of {masks}, not {expected}"
 
@@ -171,14 +172,9 @@ def print_difference(paths):
     print(json.dumps(None if same else f"{a.shape} and {b.shape}" if a.shape != b.shape else f"by {np.abs(a - b).max()}"))
 
 
-def print_size(path):
-    """In a child: a picture's sides as JSON."""
-    print(json.dumps(Image.open(path).size))
-
-
-def print_sizes(folder):
-    """In a child: those of all masks, sorted."""
-    print(json.dumps(sorted(Image.open(path).size for path in folder.iterdir())))
+def print_sizes(paths):
+    """In a child: the sides of pictures, as JSON."""
+    print(json.dumps([Image.open(path).size for path in paths]))
 
 
 def write_unusual(source, seed):
