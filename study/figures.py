@@ -68,7 +68,8 @@ def draw_curves(rows, baseline, ylabel, path):
                 draw_band(axis, rows[baseline], ORANGE, "--")
             draw_band(axis, values, ORANGE if label == baseline else BLUE, "-")
             title = lettering.text(f"{shorten(label)} (n = {len(values)})")
-            axis.set_title(title, **lettering.style(title))
+            size = {"fontsize": 7.5} if len(title) > MOST_LETTERS else {}  # or it would run into that of the next panel
+            axis.set_title(title, **size, **lettering.style(title))
             axis.set_ylim(low - margin, high + margin)
             axis.grid(alpha=0.3)
         for axis in axes.flat[len(rows):]:
