@@ -18,6 +18,7 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from data import scenes, stress
+from data.chances import USUAL
 from dataloader_mtl import MTLDataset, make_loader
 from training import checkpoint, evaluation, known_images
 
@@ -86,25 +87,11 @@ def empty(network, dataset):
     return {key: values.mean().item() if len(values) else None for key, values in whole.items()}
 
 
-class Always(scenes.Scenes):
-    """One scene, which befalls every image."""
-
-    def place(self, pictures, row, n, read, rng):
-        (name,) = self.names
-        others = [int(other) for other in rng.integers(n, size=scenes.OTHERS)]
-        if name in scenes.PLACED:
-            return getattr(self, name)(pictures, others, read, rng)
-        return scenes.turned(pictures, scenes.Change(), int(rng.integers(1, 4))) if name == "turned" else (pictures, scenes.Change())
-
-    def take(self, image, rng):
-        return getattr(self, name)(image, rng) if (name := self.names[0]) in scenes.TAKEN else image
-
-
 def draw(data, split, path):
     """A row for each scene and each kind of stress: its name, and images with the contour of their masks."""
     from matplotlib.figure import Figure
 
-    made = {f"--scenes {name}": Always(name) for name in scenes.NAMES} | {
+    made = {f"--scenes {name}": scenes.Scenes(f"{name}:{1 / chance}") for name, chance in USUAL.items()} | {
         f"stress: {kind}": stress.Stress(kind) for kind in stress.KINDS if kind != "as it is"}
     figure = Figure(figsize=(1.5 * DRAWN, 1.7 * len(made)), dpi=80)
     for k, (name, way) in enumerate(tqdm(made.items(), "draw", leave=False, disable=None)):

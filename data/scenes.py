@@ -1,7 +1,8 @@
 """Photographs as people take them: pets that are small, cut off, several, elsewhere or not there at all; bad light, bad focus.
 
 `--scenes small+close` adds some of these to the augmentation of dataloader_mtl.py; `all` is all of them. At most one of the first
-six, and any of the others, befalls an image, each by its own chance, so what one alone does can be measured:
+six, and any of the others, befalls an image, each by its own chance (data/chances.py), so what one alone does can be measured; all:0.5
+and small:2+lit change the chances:
 
     small        shrunk to between 1 and a tenth of the frame's area, or its pet alone, on another photograph whose pet is painted over
     close        a part of the pet fills the frame
@@ -29,13 +30,10 @@ import numpy as np
 import torch
 
 from cli import InputError
-from data import pixels
+from data import chances, pixels
 from data.contract import PICTURES, UNLABELLED
 
-PLACED = {"small": 0.25, "close": 0.1, "elsewhere": 0.1, "several": 0.15, "mosaic": 0.1, "empty": 0.1}  # {name: its chance}
-TURNED = {"turned": 0.1}
-TAKEN = {"lit": 0.3, "blurred": 0.2, "compressed": 0.2}
-NAMES = (*PLACED, *TURNED, *TAKEN)
+NAMES = tuple(chances.USUAL)
 SMALLEST = 0.1              # area of a photograph in a larger frame
 CLOSE = (0.08, 0.5)         # area of the part that fills the frame
 BY_MASK = ("small", "close", "elsewhere", "several", "empty")  # which need to know what is pet
@@ -87,33 +85,35 @@ class Change:
 
 
 class Scenes:
-    """Some of NAMES, joined by "+", or all of them, as an augmentation. `read(row)` below gives the pictures of another row,
+    """What --scenes says (data/chances.py), as an augmentation. `read(row)` below gives the pictures of another row,
     {"images": (3, S, S), "masks": (1, S, S), ...} uint8."""
 
-    def __init__(self, names):
-        chosen = NAMES if names == "all" else names.split("+")
-        if unknown := set(chosen) - set(NAMES):
-            raise ValueError(f"scenes must be of {NAMES}, and were {sorted(unknown)}")
-        self.names = tuple(name for name in NAMES if name in chosen)
+    def __init__(self, text):
+        self.chances = chances.parse(text)
+
+    @property
+    def names(self):
+        return tuple(self.chances)
 
     def place(self, pictures, row, n, read, rng):
         """What may befall an image before it is cropped: (its pictures, its Change). row: its own of n."""
-        change, chances = Change(), {name: PLACED[name] for name in self.names if name in PLACED}
-        drawn = rng.random()
-        for name, chance in chances.items():
+        change, drawn = Change(), rng.random()
+        for name, chance in self.chances.items():
+            if name not in chances.PLACED:
+                continue
             if drawn < chance:
                 others = [int(other) for other in rng.integers(n, size=OTHERS)]
                 pictures, change = getattr(self, name)(pictures, others, read, rng)
                 break
             drawn -= chance
-        if "turned" in self.names and rng.random() < TURNED["turned"]:
+        if "turned" in self.chances and rng.random() < self.chances["turned"]:
             pictures, change = turned(pictures, change, int(rng.integers(1, 4)))
         return pictures, change
 
     def take(self, image, rng):
         """What may befall an image (3, H, W) while it is taken and kept."""
-        for name in TAKEN:
-            if name in self.names and rng.random() < TAKEN[name]:
+        for name in chances.TAKEN:
+            if name in self.chances and rng.random() < self.chances[name]:
                 image = getattr(self, name)(image, rng)
         return image
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 import cli
+from data import chances
 
 # Beside what they choose from they would take PyTorch to import; a test holds them together.
 AUGMENTATIONS = ("none", "flip", "full")     # dataloader_mtl.AUGMENTATIONS
-SCENES = ("small", "close", "elsewhere", "several", "mosaic", "empty", "turned", "lit", "blurred", "compressed")  # data/scenes.py
 CONVOLUTIONS = ("direct", "fast")         # convolution.WAYS
 DEVICES = ("auto", "cpu", "cuda", "mps")     # devices.choose_device
 
@@ -25,8 +25,9 @@ def make_parser(doc):
                         help="measure and keep a moving average of the weights, of which so much stays at each step, as 0.998")
     parser.add_argument("--width", type=cli.integer(1, 256), default=48, help="channels of the second stage")
     parser.add_argument("--augment", choices=AUGMENTATIONS, default="full")
-    parser.add_argument("--scenes", type=scenes, metavar="NAME+NAME",
-                        help=f"photographs as people take them, made of the training images: some of {', '.join(SCENES)}; or all")
+    parser.add_argument("--scenes", type=scenes, metavar="NAME[:TIMES]+NAME",
+                        help=f"photographs as people take them, made of the training images: some of {', '.join(chances.USUAL)}, or all; "
+                        "all:0.5 half as often")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
@@ -50,8 +51,8 @@ def make_parser(doc):
 
 
 def scenes(text):
-    """Names of scenes joined by "+", each once, or all."""
-    unknown = [name for name in text.split("+") if name not in SCENES]
-    if text != "all" and unknown:
-        raise argparse.ArgumentTypeError(f"there is no scene {unknown[0]!r}; there are {', '.join(SCENES)}, joined by +, and all")
-    return text if text == "all" else "+".join(name for name in SCENES if name in text.split("+"))
+    """An argparse type: what data/chances.py can read."""
+    try:
+        return chances.canonical(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -10,7 +10,7 @@ import torch
 import registry
 from cli import InputError
 from conftest import rechunk, write_data
-from data import pixels, scenes, stress
+from data import chances, pixels, scenes, stress
 from data.contract import UNLABELLED
 from dataloader_mtl import MTLDataset, batches, make_loader
 from tasks import Task
@@ -40,13 +40,41 @@ def placed(name, pictures, other=None, seed=0):
     return made(pictures, [1, 2, 3], lambda row: other or pet(4, 4, 24, 90)[0], np.random.default_rng(seed))
 
 
-def test_the_options_know_every_scene_and_no_other():
-    assert options.SCENES == scenes.NAMES
-    assert options.scenes("mosaic+small+small") == "small+mosaic" and options.scenes("all") == "all"
-    with pytest.raises(options.argparse.ArgumentTypeError, match="no scene 'smal'"):
-        options.scenes("smal+close")
-    with pytest.raises(ValueError, match="smal"):
-        scenes.Scenes("smal")
+@pytest.mark.parametrize("text, recorded, expected", [
+    ("mosaic+small+small", "small+mosaic", {"small": 0.25, "mosaic": 0.1}),
+    ("lit+small:2", "small:2+lit", {"small": 0.5, "lit": 0.3}),
+    ("turned:1.0", "turned", {"turned": 0.1}),
+    ("small:4", "small:4", {"small": 1.0})])
+def test_chances(text, recorded, expected):
+    assert options.scenes(text) == recorded and chances.parse(recorded) == pytest.approx(expected)
+    assert scenes.Scenes(text).names == tuple(expected)
+
+
+def test_all_scenes_half_as_often():
+    assert options.scenes("all") == options.scenes("all:1") == "all" and options.scenes("all:.50") == "all:0.5"
+    assert chances.parse("all:0.5") == {name: chance / 2 for name, chance in chances.parse("all").items()}
+    assert set(chances.parse("all")) == set(scenes.NAMES) and all(hasattr(scenes.Scenes, name) for name in scenes.NAMES if name != "turned")
+
+
+@pytest.mark.parametrize("text, why", [
+    ("smal+close", "no scene 'smal'"), ("", "no scene ''"), ("all+lit", "no scene 'all'"), ("lit:0", "'0' is no number of times"),
+    ("lit:nan", "'nan' is no"), ("all:x", "'x' is no"), ("small:3+several:2", "have 1.05 of them"), ("lit:4", "may have 1")])
+def test_scenes_that_cannot_be(text, why):
+    with pytest.raises(options.argparse.ArgumentTypeError, match=why):
+        options.scenes(text)
+    with pytest.raises(ValueError, match=why):
+        scenes.Scenes(text)
+
+
+def test_scenes_come_as_often_as_they_should():
+    def count(text):
+        made, rng = scenes.Scenes(text), np.random.default_rng(0)
+        changes = [made.place(pet(20, 30, 16)[0], 0, 4, lambda row: pet(4, 4, 24, 90)[0], rng)[1] for _ in range(400)]
+        return sum(change.part is not None for change in changes), sum(change.quarters > 0 for change in changes)
+
+    small, quarters = count("small:2")
+    assert 170 < small < 230 and not quarters
+    assert count("turned:10") == (0, 400)
 
 
 @pytest.mark.parametrize("name", ["small", "close", "elsewhere", "turned"])
