@@ -3,8 +3,7 @@
     python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
 
 It first times some batches at each side that the training images grow through, then trains for as many epochs as
-should fit (--epochs says how many instead). --sides 96:0.4,128:0.7,256:1 trains on images of 96 px until 0.4 of the epochs, and
-so on, instead of the recipe's. Seconds count training alone, as the run's log does, not the validation
+should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
 after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
 training scripts works here too.
 """
@@ -36,42 +35,11 @@ def parse_args(argv=None):
     parser = engine.make_parser(__doc__)
     parser.add_argument("--minutes", type=cli.positive_float, default=2.0, help="of training")
     parser.add_argument("--experiment", choices=EXPERIMENTS, default="mtl")
-    parser.add_argument("--sides", type=sides, metavar="PX:SHARE,...", help="of the training images, each until a share of the epochs")
     parser.set_defaults(data=None, runs=Path("runs/quality"), epochs=None)
     return parser.parse_args(argv)
 
 
-def sides(text):
-    """Sides until shares of the epochs, as "128:0.5,256:1" -> the same text, where it is in order."""
-    try:
-        found = pairs_of(text)
-    except ValueError:
-        found = []
-    shares = [share for _, share in found]
-    if not found or shares != sorted(set(shares)) or not 0 < shares[0] or shares[-1] != 1 or any(side < 32 or side % 32 for side, _ in found):
-        raise argparse.ArgumentTypeError(f"{text!r} is not as 128:0.5,256:1 - multiples of 32 px, shares that rise to 1")
-    return text
-
-
-def pairs_of(text):
-    """[(side, share)] of what --sides says; raises ValueError."""
-    return [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
-
-
-def grow_through(text):
-    """Let training images have these sides."""
-    found = pairs_of(text)
-
-    def training_sides(epochs, size):
-        if found[-1][0] != size:
-            raise cli.InputError(f"--sides {text} does not end at {size} px, which the images have; let it")
-        return [next(side for side, share in found if epoch + 1 <= share * epochs or share == 1) for epoch in range(epochs)]
-    engine.training_sides = training_sides
-
-
 def main(args):
-    if args.sides:
-        grow_through(args.sides)
     args.data = common.data_folder(args.data)
     tasks = EXPERIMENTS[args.experiment]
     if args.epochs is None:
@@ -103,7 +71,7 @@ def plan(args, tasks):
     once = argparse.Namespace(**{**vars(args), "epochs": 1})
     size, precision, speeds = contract.describe(args.data)["size"], None, {}
     some = min(args.limit or TIMED_BATCHES * args.batch_size, TIMED_BATCHES * args.batch_size)
-    for side in sorted(set(engine.training_sides(100, size)), reverse=True):
+    for side in sorted(set(engine.training_sides(100, size, args.sides)), reverse=True):
         dataset = MTLDataset(args.data, "train", args.seed, args.augment, [side], some)
         loader = make_loader(dataset, args.batch_size, shuffle=True, workers=args.workers)
         if precision is None:  # at full size, as a training run chooses it
@@ -114,13 +82,13 @@ def plan(args, tasks):
         speeds[side] = images / seconds
         print(f"{side} px: {speeds[side]:.1f} images/s", flush=True)
     images = len(MTLDataset(args.data, "train", limit=args.limit))
-    return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size)
+    return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size, args.sides)
 
 
-def choose_epochs(seconds, images, speeds, size):
+def choose_epochs(seconds, images, speeds, size, sides=None):
     """The most epochs of so many images that fit some seconds, at least one; speeds is {side: images/s}."""
     def needed(epochs):
-        return sum(images / speeds[side] for side in engine.training_sides(epochs, size))
+        return sum(images / speeds[side] for side in engine.training_sides(epochs, size, sides))
     epochs = 1
     while needed(epochs + 1) <= seconds:
         epochs += 1

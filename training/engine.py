@@ -214,7 +214,7 @@ def open_folder(experiment, args):
 def open_data(args, tasks):
     """The three splits as datasets of some tasks, the training one at growing sides."""
     size = contract.describe(args.data)["size"]
-    sides = training_sides(args.epochs, size)
+    sides = training_sides(args.epochs, size, args.sides)
     train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks, args.masks, args.scenes)
     if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
         raise InputError("one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "

@@ -28,6 +28,8 @@ def make_parser(doc):
     parser.add_argument("--scenes", type=scenes, metavar="NAME[:TIMES]+NAME",
                         help=f"photographs as people take them, made of the training images: some of {', '.join(chances.USUAL)}, or all; "
                         "all:0.5 half as often")
+    parser.add_argument("--sides", type=sides, metavar="PX:SHARE,...", help="of the training images, each until a share of the epochs, as "
+                        "192:0.5,256:1; default: half the data's size until 0.6, three quarters until 0.8")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
@@ -56,3 +58,17 @@ def scenes(text):
         return chances.canonical(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def sides(text):
+    """An argparse type: sides in pixels until shares of the epochs, both rising, the last until 1: "128:0.5,256:1" -> the same text."""
+    try:
+        found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+    except ValueError:
+        found = []
+    shares = [share for _, share in found]
+    if (not shares or shares != sorted(set(shares)) or not shares[0] > 0 or shares[-1] != 1
+            or any(side < 32 for side, _ in found) or any(side % 32 for side, _ in found[:-1])):
+        raise argparse.ArgumentTypeError(f"{text!r} is not as 128:0.5,256:1 - multiples of 32 px, but for the last, which is the data's; "
+                                         "shares that rise to 1")
+    return text

@@ -5,6 +5,8 @@ import math
 
 import torch
 
+from cli import InputError
+
 WEIGHT_DECAY = 0.1
 WARMUP = 0.1
 # A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
@@ -15,12 +17,19 @@ MAX_GRADIENT_NORM = 5.0
 SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
 
 
-def training_sides(epochs, size):
-    """Side in pixels of the training images in each epoch: a multiple of 32, at least 128 where S is, S at the end."""
-    def side(epoch):
-        share = next(share for until, share in SIDES if epoch + 1 <= until * epochs)
-        return size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))
-    return [side(epoch) for epoch in range(epochs)]
+def training_sides(epochs, size, asked=None):
+    """Side in pixels of the training images in each epoch; S at the end.
+
+    asked: what --sides says, as 128:0.5,256:1; by default SIDES, to a multiple of 32 and at least 128 where S is. Raises
+    cli.InputError where it ends at another size than S, that of the data.
+    """
+    if asked:
+        found = [(float(share), int(side)) for side, share in (part.split(":") for part in asked.split(","))]
+        if found[-1][1] != size:
+            raise InputError(f"--sides {asked} does not end at {size} px, which the images have; let it")
+    else:
+        found = [(until, size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))) for until, share in SIDES]
+    return [next(side for until, side in found if epoch + 1 <= until * epochs or until == 1) for epoch in range(epochs)]
 
 
 def make_optimizer(model, criterion, lr, encoder_lr=None):

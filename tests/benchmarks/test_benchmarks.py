@@ -177,22 +177,6 @@ def test_epochs_fill_the_time(monkeypatch):
     assert epochs == [1, 1, 2, 8, 7]
 
 
-def test_quality_takes_other_sides(monkeypatch):
-    monkeypatch.setattr(bench_quality.engine, "training_sides", None)
-    bench_quality.grow_through(bench_quality.sides("32:0.3,64:0.75,256:1"))
-    assert bench_quality.engine.training_sides(8, 256) == 2 * [32] + 4 * [64] + 2 * [256]
-    assert bench_quality.engine.training_sides(1, 256) == [256]
-    with pytest.raises(common.InputError, match="does not end at 128 px"):
-        bench_quality.engine.training_sides(8, 128)
-
-
-@pytest.mark.parametrize("text", ["", "128", "128:0.5", "128:0.5,64:0.2,256:1", "100:0.5,256:1", "0:0.5,256:1", "128:x,256:1", "128:0,256:1"])
-def test_quality_refuses_other_words(text, capsys):
-    with pytest.raises(SystemExit) as end:
-        bench_quality.parse_args(["--sides", text])
-    assert end.value.code == 2 and "is not as 128:0.5,256:1" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what memory other processes have")
 def test_predict(capsys, monkeypatch, tmp_path):

@@ -346,6 +346,29 @@ def test_images_grow_as_the_recipe_says():
     assert recipe.training_sides(10, 256) == 6 * [128] + 2 * [192] + 2 * [256]
 
 
+def test_images_grow_as_one_says():
+    assert recipe.training_sides(8, 250, "32:0.3,64:0.75,250:1") == 2 * [32] + 4 * [64] + 2 * [250]
+    assert recipe.training_sides(1, 256, "32:0.3,256:1") == [256] and recipe.training_sides(2, 64, "64:1") == [64, 64]
+    with pytest.raises(InputError, match="does not end at 128 px"):
+        recipe.training_sides(8, 128, "32:0.3,256:1")
+
+
+@pytest.mark.parametrize("text", ["", "128", "128:0.5", "128:0.5,64:0.2,256:1", "100:0.5,256:1", "0:0.5,256:1", "128:x,256:1", "128:0,256:1"])
+def test_sides_in_other_words_are_refused(text, capsys):
+    with pytest.raises(SystemExit) as end:
+        engine.make_parser("").parse_args(["--sides", text])
+    assert end.value.code == 2 and "is not as 128:0.5,256:1" in capsys.readouterr().err
+
+
+def test_a_run_grows_through_sides_and_keeps_them(data, tmp_path):
+    args = arguments(data, tmp_path, "--sides", "32:0.5,64:1", "--resume")
+    train_baseline.main(args)
+    assert [row["side"] for row in log(tmp_path / "baseline/seed0")] == ["32", "64"]
+    args.sides = None
+    with pytest.raises(InputError, match="sides"):
+        train_baseline.main(args)
+
+
 def test_precision_auto_measures_once_and_is_recorded(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training.precision.processor_flags", lambda: {"avx512_bf16"})  # whatever this one has
     train_baseline.main(arguments(data, tmp_path, "--precision", "auto"))
