@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cli import InputError
 from models import Up
+from training import depthwise
 from training.precision import processor_flags
 
 WAYS = ("direct", "fast")
@@ -45,7 +46,9 @@ def choose(asked, device, precision, computers):
 
 
 def install(model, way):
-    """Let a network train with convolutions computed in one of WAYS, where they can be."""
+    """Let a network train with convolutions computed in one of WAYS, where they can be; those channel by channel as
+    depthwise.py has it."""
+    depthwise.install(model)
     for layer in model.modules() if way == "fast" else ():
         if type(layer) is nn.Conv2d and is_suited(layer):
             layer.__class__ = Winograd

@@ -17,7 +17,8 @@ backward = torch.ops.aten.convolution_backward
 
 
 def install(model):
-    """Let a network's depthwise convolutions compute their gradients so, when it trains in bf16 on a CPU; in all else they stay."""
+    """Let a network's depthwise convolutions compute their gradients so, when it trains in bf16 on a CPU; in all else they stay as they
+    are. After this it can be copied but not pickled."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and not isinstance(layer, Depthwise) and is_suited(layer):
             layer.__class__ = with_gradients(type(layer))

@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from tiny import TINY, result
 from torch import nn
 from torch.nn import functional as F
 
 import registry
+import train
 from models import MTLNet
-from training import depthwise
-from training.devices import to_device
+from training import convolution, depthwise
+from training.step import trial_copy
+from utils import EqualWeightedLoss
 
 
 def random(*shape, seed=0):
@@ -80,7 +83,8 @@ def gradients(model, precision):
 
 def test_a_network_in_bf16_learns_as_before(monkeypatch):
     plain = lite().to(memory_format=torch.channels_last).train()
-    model = to_device(copy.deepcopy(plain), torch.device("cpu"))
+    model = copy.deepcopy(plain)
+    convolution.install(model, "direct")
     assert sum(isinstance(layer, depthwise.Depthwise) for layer in model.modules()) == 16
     calls = []
     monkeypatch.setattr(depthwise, "weight_gradient",
@@ -99,8 +103,14 @@ def test_a_network_in_bf16_learns_as_before(monkeypatch):
 
 
 def test_what_is_copied_computes_so_too():
-    model = copy.deepcopy(to_device(lite(), torch.device("cpu")))
+    model, _ = trial_copy(lite(), EqualWeightedLoss(("seg", "cls")))
+    model = copy.deepcopy(model)
     names = {type(layer).__name__ for layer in model.modules() if isinstance(layer, depthwise.Depthwise)}
     assert names == {"Conv2d", "_Halving"}
-    other = lite()
-    other.load_state_dict(model.state_dict())
+    lite().load_state_dict(model.state_dict())
+
+
+def test_a_run_of_several_processes(data, tmp_path):
+    train.main(train.parse_args(["--data", str(data), "--runs", str(tmp_path), *TINY[:4], "--tasks", "seg", "--encoder", "efficientnet_lite0",
+                                 "--precision", "bf16", "--processes", "2", "--threads", "1", "--name", "two"]))
+    assert 0 <= result(tmp_path / "two" / "seed0")["dice"] <= 1
