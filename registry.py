@@ -20,6 +20,8 @@ PUBLISHED = ("seg", "cls", "bbox")
 # What a run's config.json says of its sharing and encoder, and what it is where nothing else is asked for; earlier versions had
 # no other and did not say it.
 AXES = {"sharing": "hard", "encoder": "unet", "encoder_weights": None, "encoder_lr": None, "encoder_bn": "train"}
+# Options by which the rows of a table may differ, too; none of them is usual. What a table calls that.
+CHOSEN = {"masks": "all", "scenes": "none", "teacher": "none"}
 
 
 def names(folder):

@@ -40,8 +40,11 @@ class WeightedLoss(nn.Module):
 
     tasks    names of the tasks, or tasks themselves, in order.
     weights  one positive number per task; they are normalised to sum to one.
+    teacher  a network that is imitated (training/others.py), or None.
     Raises ValueError where the numbers do not fit.
     """
+
+    teacher = None
 
     def __init__(self, tasks, weights):
         super().__init__()

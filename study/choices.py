@@ -8,12 +8,12 @@ weighting.
 
 import numpy as np
 
-from registry import AXES
+from registry import AXES, CHOSEN
 from study.mixture import as_text
 from study.records import is_named
 from study.table import BASELINE, EXPERIMENTS
 
-USUAL = {"tasks": "the first task alone", "weighting": "equal", **AXES, "masks": None, "scenes": None}
+USUAL = {"tasks": "the first task alone", "weighting": "equal", **AXES, **dict.fromkeys(CHOSEN)}
 SAME = 0.05  # of parameters and time: up to this share two networks count as alike
 
 
@@ -22,7 +22,7 @@ def choices_of(run):
     tasks, published = list(run.tasks), EXPERIMENTS.get(run.experiment)
     weighting = run.config.get("weighting", published.weighting if published else None)  # earlier versions do not say it
     found = {"tasks": tasks, "weighting": weighting, **{key: run.config.get(key, usual) for key, usual in AXES.items()},
-             **{key: run.config["options"].get(key) for key in ("masks", "scenes")}}
+             **{key: run.config["options"].get(key) for key in CHOSEN}}
     return found | ({"sharing": None, "weighting": None} if len(tasks) == 1 else {})
 
 
@@ -30,7 +30,7 @@ def is_varied(rows):
     """Whether a table is of choices, and not of the published experiments and others beside their baseline."""
     runs = [run for of_row in rows.values() for run in of_row]
     is_other = any(is_named(run.config.get("weighting")) or any(
-        run.config.get(key, usual) != usual for key, usual in AXES.items()) or run.config["options"].get("scenes") for run in runs)
+        run.config.get(key, usual) != usual for key, usual in AXES.items()) or any(map(run.config["options"].get, ("scenes", "teacher"))) for run in runs)
     return is_other or BASELINE not in rows and bool(pairs(rows))
 
 
@@ -56,7 +56,7 @@ def in_words(choice, row, baseline):
     """A pair's difference, as "sharing: mtan, not hard"."""
     values = [said_of(of_row[0], choice) for of_row in (row, baseline)]
     texts = ["+".join(value) if isinstance(value, list) else str(value)[:40] if value is not None else
-             {"masks": "all", "scenes": "none", "encoder_weights": "random"}.get(choice, "as usual") for value in values]
+             {**CHOSEN, "encoder_weights": "random"}.get(choice, "as usual") for value in values]
     return f"{choice.replace('_', ' ')}: {texts[0]}, not {texts[1]}"
 
 

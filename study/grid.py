@@ -27,9 +27,9 @@ from study.table import EXPERIMENTS, default_name
 
 # What may stand in a grid, with train.py's defaults.
 USUAL = {"tasks": None, "sharing": "hard", "weighting": "equal", "encoder": "unet", "encoder-weights": "none",
-         "encoder-lr": None, "encoder-bn": "train", "masks": None, "scenes": None}
+         "encoder-lr": None, "encoder-bn": "train", **dict.fromkeys(registry.CHOSEN)}
 FOLDERS = {"sharing": "sharing", "weighting": "weighting", "encoder": "encoders"}
-KINDS = {"encoder-lr": float, "masks": int}
+KINDS = {"encoder-lr": float, "masks": int, "teacher": Path}
 NUMBERS = r"[0-9.e]+(-[0-9.e]+)*"
 REHEARSAL = ("--epochs", "5")  # in which images grow as in a whole run
 REHEARSED = 64                 # images of each split
@@ -125,7 +125,7 @@ def refuse_others(run):
     asked = USUAL | {key: word.partition("=")[2] for word in run.command for key in USUAL if word.startswith(f"--{key}=")}
     asked["tasks"] = " ".join(tasks_of(run.command))
     found = [f"{key} {were[key]} where {asked[key]} is asked for" for key in USUAL
-             if key not in ("masks", "scenes") and not repeat.is_same(str(asked[key]), were[key])]
+             if key not in registry.CHOSEN and not repeat.is_same(str(asked[key]), were[key])]
     if found:
         raise InputError(f"{run.test_path.parent} is finished, and with {', '.join(found)}; use another --runs after the --")
 

@@ -5,11 +5,11 @@ import os
 from collections import Counter
 
 from cli import InputError, listed
-from registry import AXES
+from registry import AXES, CHOSEN
 
 # Options that may differ between the runs of a table: they do not change the result, or they are what is compared.
-FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init", "masks", "scenes",
-                "conflicts", "tensorboard"}
+FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads", "workers", "device", "init",
+                "conflicts", "tensorboard", *CHOSEN}
 SHOWN = 80  # characters of a value in a refusal: a list of classes can be long
 
 
@@ -40,7 +40,7 @@ def refuse_mixed_row(runs):
               for key in ("tasks", "weighting", "settings")}  # a run of an older version may not say it
     values |= {key: {run.label: run.config.get(key, usual) for run in runs} for key, usual in AXES.items()}
     values["--init"] = {run.label: "a network" if run.config.get("init") else "nothing" for run in runs}
-    values |= {f"--{key}": {run.label: run.config["options"].get(key) for run in runs} for key in ("masks", "scenes")}
+    values |= {f"--{key}": {run.label: run.config["options"].get(key) for run in runs} for key in CHOSEN}
     for key, of_run in values.items():
         if groups := in_groups(of_run):
             raise InputError(f"runs of {runs[0].experiment} that differ in {key} cannot share a row: {groups}; train one "

@@ -187,9 +187,10 @@ def is_published(runs):
 
 
 def own_words(run):
-    weighting, masks, scenes = run.config.get("weighting"), *map(run.config["options"].get, ("masks", "scenes"))
+    weighting, chosen = run.config.get("weighting"), {key: run.config["options"].get(key) for key in registry.CHOSEN}
+    words = {"masks": "masks of {} training images"}
     return (in_words(list(run.tasks)) + (f"; loss weights: {weighting}" if weighting else "")
-            + (f"; masks of {masks} training images" if masks else "") + (f"; scenes: {scenes}" if scenes else "")
+            + "".join("; " + words.get(key, key + ": {}").format(value) for key, value in chosen.items() if value)
             + "".join(f"; {key.replace('_', ' ')}: {str(run.config[key])[:60]}" for key, usual in registry.AXES.items()
                       if run.config.get(key, usual) != usual))
 
@@ -334,12 +335,12 @@ def protocol(runs):
     images = first.config["images"]
     shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
               and all(key in run.config["options"] for run in runs)}
-    for key in ("masks", "scenes"):
+    for key in registry.CHOSEN:
         values = {run.config["options"].get(key) for run in runs}
         shared |= {key: values.pop()} if len(values) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
     differing = sorted({key for run in runs for key in run.config["options"]}
-                       & {"seed", "split", "processes", "threads", "workers", "device", "masks", "scenes"})
+                       & {"seed", "split", "processes", "threads", "workers", "device", *registry.CHOSEN})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

@@ -118,6 +118,11 @@ class Task(ABC):
         return self.unknown(target)
 
     @property
+    def can_imitate(self):
+        """Whether this task can learn from another network's outputs."""
+        return type(self).imitate is not Task.imitate
+
+    @property
     def moves(self):
         """Whether mirroring or cropping does anything to a target; the loader asks nothing of one that stays as it is."""
         return type(self).flip is not Task.flip or type(self).crop is not Task.crop
@@ -134,6 +139,9 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output, target):
         """A scalar: the mean over what is labelled; `nothing(output)` where nothing is."""
+
+    def imitate(self, output, other):
+        """A scalar: how far an output is from that of another network, the mean over the batch; None of a task that does not learn so."""
 
     @abstractmethod
     def measure(self, output, target):

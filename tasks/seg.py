@@ -39,6 +39,10 @@ class Seg(Task):
         entropy = F.binary_cross_entropy_with_logits(output[known], target[known].to(output.dtype))
         return entropy + dice_loss(output, target)
 
+    def imitate(self, output, other):
+        """Binary cross-entropy with the other's probabilities, mean over all pixels, as the other knows of all."""
+        return F.binary_cross_entropy_with_logits(output, other.to(output.dtype).sigmoid())
+
     def measure(self, output, target):
         counts, labelled = mask_counts(output, target), self.labelled(target)
         border = border_counts(output, target)

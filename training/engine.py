@@ -24,7 +24,7 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, pictures, targets
+from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, others, pictures, targets
 from training.calibration import calibrate
 from training.devices import choose_device, keep_memory, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
@@ -89,7 +89,7 @@ def check_finished(folder, experiment, model, criterion, args):
     else:
         learn(model.task, args)
     folder.check_finished(
-        settings(experiment, model, criterion, args) | {"init": checkpoint.load_parts(args.init, model)[2] if args.init else None}
+        settings(experiment, model, criterion, args) | others.digests(args, model)
         | ({} if is_gone else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}))
     if not is_gone and folder.last_path.exists() and folder.best_path.exists():
         if not (folder.path / "curves.png").exists():
@@ -147,8 +147,11 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         live.require()
     known, init = known_images.remember(data["train"]), None
     if args.init:
-        earlier, init = start_from(args.init, model, data, known)
+        earlier, init = others.start_from(args.init, model, data, known)
         known = known_images.both(known, earlier)
+    if args.teacher:
+        criterion.teacher, seen = others.teacher(args.teacher, model, data, known, device)
+        known = known_images.both(known, seen)
     optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None))
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
@@ -165,6 +168,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         "convolution": convolution.choose(args.convolution, device, precision, team.size * torch.get_num_threads()),
         "parameters": count_parameters(model),
         "init": init,
+        "teacher": criterion.teacher and criterion.teacher.digest,
         "images": {split: len(dataset) for split, dataset in data.items()},
         "taught": taught,
         **describe_data(data["train"]),
@@ -234,27 +238,6 @@ def where_images_are(dataset, workers):
     if dataset.fits_in_memory():
         return f"held in memory ({gigabytes:.1f} GB)"
     return f"read from the files every time, as {gigabytes:.1f} GB are over a quarter of the memory"
-
-
-def start_from(path, model, data, own):
-    """Copy a checkpoint's weights into a model, in every part that both have, encoder and tasks.
-
-    own: what known_images remembers of the new training images. Returns (the same of the checkpoint's, SHA-256 of the
-    weights). Refuses a network that was trained on images which are to choose or to test the new one.
-    """
-    parts, info, digest = checkpoint.load_parts(path, model)
-    if info["size"] != data["train"].size:
-        cli.warn(f"--init {path} was trained on images of {info['size']} px, and those of {data['train'].data} are of "
-                 f"{data['train'].size} px" + known_images.doubt(data["train"], info))
-    for split in ("val", "test"):
-        # What looks like one of the new training images does so whatever the network starts from.
-        seen = int((known_images.known_images(data[split], info) & ~known_images.known_images(data[split], own)).sum())
-        if seen:
-            raise InputError(f"--init {path} was trained on {seen} of the {len(data[split])} images of "
-                             f"{data[split].data / split}, so the run's numbers would say nothing about other images; split "
-                             "the data as they were for it, or leave --init out")
-    print(f"{', '.join(parts)} from {path}")
-    return {key: info[key] for key in own}, digest
 
 
 def fit(team, model, average, criterion, optimizer, data, known, state, folder, config, args):
@@ -344,7 +327,7 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
     with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
         for k in range(len(loader)):
             asked = time.perf_counter()
-            batch = distributed.whole_batch(update.team, next(source))
+            batch = distributed.whole_batch(update.team, others.asked(criterion.teacher, next(source), precision))
             waited += time.perf_counter() - asked
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * len(loader) + k, total_steps, group.get("highest", args.lr))

@@ -41,6 +41,8 @@ def make_parser(doc):
     parser.add_argument("--workers", type=cli.integer(0, 64), default=0, help="processes that read and augment, for each process")
     parser.add_argument("--init", type=Path, metavar="CHECKPOINT",
                         help="start from a trained network's weights, in every part that both have; default: random ones")
+    parser.add_argument("--teacher", type=Path, metavar="CHECKPOINT",
+                        help="a trained network that the segmentation imitates on every training image, with half of its loss")
     parser.add_argument("--resume", action="store_true", help="go on with a run, or begin it")
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images of each split")
     parser.add_argument("--conflicts", type=cli.integer(1), nargs="?", const=16, metavar="K",

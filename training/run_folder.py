@@ -24,7 +24,7 @@ from training.devices import processor
 from training.options import CONVOLUTIONS
 
 # Options that may differ between a run and its resumption without changing the result.
-FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "processes", "tensorboard"}
+FREE_OPTIONS = {"resume", "data", "runs", "workers", "device", "init", "teacher", "processes", "tensorboard"}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 RESUME_KEYS = {"model": dict, "criterion": dict, "optimizer": dict, "epoch": int, "history": list, "best": dict,
                "best_value": float, "best_epoch": int, "train_seconds": float, "train_images": int,
@@ -170,8 +170,9 @@ def refuse_changes(folder, earlier, now):
     earlier = {"weighting": now["weighting"], "settings": {}, **AXES} | earlier
     changed |= {key: (earlier[key], now[key]) for key in ("tasks", "weighting", "settings", *AXES, "split_hash", "border")
                 if key in now and earlier[key] != now[key]}
-    if earlier.get("init") != now["init"]:  # a run of an earlier version does not have it
-        changed["what --init starts from"] = earlier.get("init"), now["init"]
+    for key, words in (("init", "what --init starts from"), ("teacher", "what --teacher imitates")):
+        if earlier.get(key) != now[key]:  # a run of an earlier version does not have it
+            changed[words] = earlier.get(key), now[key]
     if changed:
         listed = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
         what = "is finished, and with other settings" if folder.is_finished() else "cannot be resumed with other settings"

@@ -19,6 +19,8 @@ def step(model, criterion, batch, precision, look=None):
     with autocast(batch["image"].device, precision):
         outputs = model(batch["image"])
     losses = criterion(outputs, batch)
+    if criterion.teacher:
+        losses = criterion.teacher.join(losses, outputs, batch)
     if look:
         look(losses)
     total = criterion.backward(losses, model)

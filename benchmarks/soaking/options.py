@@ -31,7 +31,7 @@ def scripts_and_options(reference):
     checkpoint = {"--checkpoint": reference.run / "best.pt"}
     train = {**data, **dict(zip(TRAIN[::2], TRAIN[1::2])), "--limit": "6"}
     every = [*train, "--runs", "--lr", "--seed", "--augment", "--threads", "--workers", "--resume",
-             "--init", "--masks", "--scenes", "--average", "--conflicts", "--processes", "--nonsense"]
+             "--init", "--teacher", "--masks", "--scenes", "--sides", "--average", "--conflicts", "--processes", "--nonsense"]
     prepare = {"--root": reference.photographs, "--out": "data", "--size": "32"}
     return {
         **{script: (train, every) for script in ("train_mtl.py", "train_baseline.py", "train_ablation_cls.py",
