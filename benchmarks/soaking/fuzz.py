@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 from tqdm import tqdm
 
-from soaking import fuzz_data, fuzz_folders, fuzz_pictures, fuzz_runs, fuzz_tasks, server
+from soaking import fuzz_data, fuzz_folders, fuzz_own, fuzz_pictures, fuzz_runs, fuzz_tasks, server
 from soaking.bench import Bench, Case, pick
 from soaking.options import HOSTILE, scripts_and_options
 from soaking.server import digests
@@ -109,4 +109,5 @@ def hostile_option(bench, place, rng):
 
 
 KINDS_OF_INPUT = (*fuzz_data.KINDS_OF_INPUT, *fuzz_runs.KINDS_OF_INPUT, *fuzz_tasks.KINDS_OF_INPUT,
-                  *fuzz_pictures.KINDS_OF_INPUT, *fuzz_folders.KINDS_OF_INPUT, hostile_option, hostile_option)
+                  *fuzz_pictures.KINDS_OF_INPUT, *fuzz_folders.KINDS_OF_INPUT, *fuzz_own.KINDS_OF_INPUT,
+                  hostile_option, hostile_option)

@@ -27,12 +27,12 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="soak.py forks")
 @forks
 def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
     """The seed begins with an evaluation, a re-chunking, a preparation and a training; the fuzz tries each kind of input."""
-    done = subprocess.run([sys.executable, ROOT / "benchmarks/soak.py", "--kills", "4", "--fuzz", "29", "--seed", "4"],
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/soak.py", "--kills", "4", "--fuzz", "31", "--seed", "4"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["kills"] >= 4 and all(results["kills_by_phase"].values()) and results["kills_at_saves"] > 0
-    assert results["inputs"] == 29 and len(results["inputs_by_kind"]) == 28 and results["refused"] > 10
+    assert results["inputs"] == 31 and len(results["inputs_by_kind"]) == 30 and results["refused"] > 10
     assert results["failures"] == results["wrong"] == 0
     assert list(tmp_path.iterdir()) == []
 
