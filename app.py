@@ -19,7 +19,7 @@ from cli import InputError
 
 KEPT, EVERY = 2 * 3600, 600  # seconds that a file is kept at least, and between looks for older ones
 LARGEST = "200mb"  # of an upload
-EXAMPLES = (46, 89, 50, 1)  # seeds of drawn pets that the network takes for pets
+EXAMPLES = (116, 103, 50, 1)  # seeds of drawn pets that the network takes for pets
 TITLE = "Which pixels are pet?"
 ABOUT = "Choose a photograph of a cat or a dog. It stays on this machine."
 CSS = """
