@@ -92,6 +92,10 @@ def run(command, seed="3"):
             at = argv.index(option) + 1
             end = next((k for k in range(at, len(argv)) if argv[k].startswith("-")), len(argv))
             argv[at:end] = [value]
+    if "--sides" in argv:  # the pictures here have 64 px
+        argv[argv.index("--sides") + 1] = "32:0.5,64:1"
+    if "--init" in argv and "--data" not in argv:  # the network there has learned from these
+        argv += ["--data", "datasets/synthetic"]
     if "DATA" in argv:
         argv[argv.index("DATA")] = "datasets/synthetic"
     if "--download" in argv:  # what is downloaded lies here already
