@@ -169,7 +169,7 @@ def test_quality(data, tmp_path, capsys):
 
 
 def test_epochs_fill_the_time(monkeypatch):
-    monkeypatch.setattr(bench_quality.engine, "training_sides", lambda epochs, size: [128] * (epochs // 2)
+    monkeypatch.setattr(bench_quality.engine, "training_sides", lambda epochs, size, asked: [128] * (epochs // 2)
                         + [size] * (epochs - epochs // 2))
     # 100 images: 1 s an epoch at 128 px, 4 s at 256 px.
     speeds = {128: 100.0, 256: 25.0}

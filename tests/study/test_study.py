@@ -43,7 +43,7 @@ def test_the_pages_of_other_studies_are_what_their_records_give(study, tmp_path,
 
 
 def test_every_run_has_its_four_records_and_nothing_else():
-    assert len(list((STUDY / "runs").glob("*/*"))) == 40
+    assert len(list((STUDY / "runs").glob("*/*"))) == 50
     for folder in STUDY.glob("**/runs/*/*"):
         assert {path.name for path in folder.iterdir()} == {"config.json", "log.csv", "test.json", "test_per_image.csv"}
 
