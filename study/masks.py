@@ -22,7 +22,7 @@ SHARE = 0.2            # of the loss that auxiliary tasks have together
 EPOCHS, LEAST = 8, 1   # of a run; where a budget is too small even for the least design, fewer
 LEAST_SEEDS = 2
 # Of --hours. The rest is for what a short run does not tell: starting, validation, test, and that runs side by side slow each other
-# down. With 12 runs of 1.4 minutes on two cores it took 1.5 times what they train alone.
+# down: 12 runs of 1.4 minutes, two at once, took 1.7 times as long as they would train alone.
 PLANNED = 0.65
 FIRST = "first"        # what the folder of the networks that others start from is called, beside the runs
 HOW = ("--threads=1",)  # so that a machine of any number of cores makes the same runs

@@ -21,9 +21,9 @@ ALONE = "seg"
 @dataclass
 class Study:
     """The runs by arm, number of masks and seed: {arm: {n: {seed: Run}}}, the arms in the order in which they are given; whole: the
-    number of masks that all have."""
+    number of masks that there are, or None where no run has them all."""
     runs: dict
-    whole: int
+    whole: int | None
 
     @property
     def arms(self):
@@ -67,7 +67,8 @@ def is_study(runs):
 
 def study_of(runs):
     """The Study of some runs. Raises cli.InputError for two of one arm, size and seed."""
-    found, whole = {ALONE: {}}, max(map(masks_of, runs))
+    found = {ALONE: {}}
+    whole = max((masks_of(run) for run in runs if not run.config["options"].get("masks")), default=None)
     for run in runs:
         place = found.setdefault(arm_of(run), {}).setdefault(masks_of(run), {})
         if run.seed in place:

@@ -28,7 +28,7 @@ def make_page(study, comparisons, left_out):
         "![Test Dice over the number of masks](masks.png)",
         "## Test Dice",
         paragraph("Percent per image, mean and standard deviation over seeds, and in brackets how many. A column for each number of "
-                  f"masks; {study.whole} are all."),
+                  "masks" + (f"; {study.whole} are all." if study.whole else ".")),
         table(("arm", *study.sizes), [(arm, *(spread(study.values(arm, n)) for n in study.sizes)) for arm in study.runs]),
         "## What the labels bring",
         paragraph(f"Points of Dice per image, arm minus segmentation alone with the same masks, paired by seed; the primary outcome is "

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import results
 from cli import InputError
 from fabricated import change_json, make_run
-from study import worth, worth_page
+from study import records, worth, worth_page
 from study.worth import Study
 
 SIZES = (25, 50, 100, 200, 800)
@@ -131,9 +132,16 @@ def test_the_page_says_what_labels_bring_and_are_worth(runs, tmp_path):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
-def test_few_seeds_have_no_verdict_and_a_missing_size_a_dash(runs, tmp_path):
-    import shutil
+def test_a_table_without_runs_of_all_masks_calls_no_number_all(runs, tmp_path):
+    assert "500 are all" in page(runs, tmp_path / "whole")
+    for folder in runs.glob("*_masksall"):
+        shutil.rmtree(folder)
+    assert "are all" not in page(runs, tmp_path / "out").partition("## What the labels bring")[0]
+    study = worth.study_of(records.read_runs(runs)[0])
+    assert study.whole is None and [one.n for one in worth.worths(study, "seg+breed")] == [50, 100, 200]
 
+
+def test_few_seeds_have_no_verdict_and_a_missing_size_a_dash(runs, tmp_path):
     for folder in [*runs.glob("*/seed[234]"), runs / "label_masks100"]:
         shutil.rmtree(folder)
     text = page(runs, tmp_path / "out")
