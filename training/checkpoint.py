@@ -193,9 +193,6 @@ def load_parts(path, model):
                             ("encoder", source.backbone.name, model.backbone.name)):
         if its != ours:
             raise InputError(f"{path} is of {what} {its} and the network of {what} {ours}; use --{what} {its}")
-    if info["trained_on"] is None:
-        raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
-                         "name another checkpoint")
     parts = [name for name, _ in source.named_children() if hasattr(model, name)
              and (name not in source.task or source.task[name].settings == model.task[name].settings)]
     wanted, theirs = model.encoder.state_dict(), source.encoder.state_dict()

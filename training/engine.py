@@ -145,12 +145,12 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         conflicts.refuse(model)
     if args.tensorboard:
         live.require()
-    known, init = known_images.remember(data["train"]), None
+    known, init, teacher = known_images.remember(data["train"]), None, None
     if args.init:
         earlier, init = others.start_from(args.init, model, data, known)
         known = known_images.both(known, earlier)
     if args.teacher:
-        criterion.teacher, seen = others.teacher(args.teacher, model, data, known, device)
+        teacher, seen = others.teacher(args.teacher, model, data, known, device)
         known = known_images.both(known, seen)
     optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None))
     refuse_untrained(criterion, optimizer)
@@ -160,6 +160,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     precision = choose_precision(args.precision, folder, model, criterion, data["train"], -(-args.batch_size // team.size), device,
                                  team.size)
+    criterion.teacher = teacher  # not before: the steps that were tried have nothing of what it says
     config = folder.begin({
         **settings(experiment, model, criterion, args),
         "device": device.type,
@@ -168,7 +169,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         "convolution": convolution.choose(args.convolution, device, precision, team.size * torch.get_num_threads()),
         "parameters": count_parameters(model),
         "init": init,
-        "teacher": criterion.teacher and criterion.teacher.digest,
+        "teacher": teacher and teacher.digest,
         "images": {split: len(dataset) for split, dataset in data.items()},
         "taught": taught,
         **describe_data(data["train"]),

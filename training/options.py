@@ -62,10 +62,15 @@ def scenes(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def pairs_of(text):
+    """[(side, share)] of what --sides says. Raises ValueError for other words."""
+    return [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+
+
 def sides(text):
     """An argparse type: sides in pixels until shares of the epochs, both rising, the last until 1: "128:0.5,256:1" -> the same text."""
     try:
-        found = [(int(side), float(share)) for side, share in (part.split(":") for part in text.split(","))]
+        found = pairs_of(text)
     except ValueError:
         found = []
     shares = [share for _, share in found]

@@ -9,7 +9,7 @@ from cli import InputError
 from models import digest
 from training import checkpoint, known_images
 from training.devices import to_device
-from training.step import autocast, to
+from training.step import autocast
 
 SHARE = 0.5  # of a task's loss that is to agree with a teacher
 
@@ -33,7 +33,10 @@ def digests(args, model):
 
 
 def refuse_seen(option, path, info, data, own):
-    """Refuse a network that has learned from what is to choose or to test another; `own` as above."""
+    """Refuse a network that has learned from what is to choose or to test another, or does not say from what; `own` as above."""
+    if info["trained_on"] is None:
+        raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
+                         f"name another {option}")
     if info["size"] != data["train"].size:
         cli.warn(f"{option} {path} was trained on images of {info['size']} px, and those of {data['train'].data} are of "
                  f"{data['train'].size} px" + known_images.doubt(data["train"], info))
@@ -63,8 +66,6 @@ class Teacher:
 
     def join(self, losses, outputs, batch):
         """The losses of a batch to which `asked` has added what this network says of it."""
-        if key_of(self.names[0]) not in batch:
-            return losses
         return losses | {name: (1 - SHARE) * losses[name]
                          + SHARE * self.model.task[name].imitate(outputs[name], batch[key_of(name)]) for name in self.names}
 
@@ -76,9 +77,6 @@ def teacher(path, model, data, own, device):
     imitated.
     """
     network, info = checkpoint.load_model(path)
-    if info["trained_on"] is None:
-        raise InputError(f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
-                         "name another --teacher")
     refuse_seen("--teacher", path, info, data, own)
     names = tuple(name for name, task in model.task.items() if name in network.task and task.can_imitate)
     if not names:
@@ -95,9 +93,8 @@ def asked(teacher, batch, precision):
     if teacher is None:
         return batch
     device = next(teacher.model.parameters()).device
-    images = to({"image": batch["image"]}, device)["image"]
     with autocast(device, precision):
-        outputs = teacher.model(images)
+        outputs = teacher.model(batch["image"].to(device))
     return batch | {key_of(name): outputs[name].float().cpu() for name in teacher.names}
 
 

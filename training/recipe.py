@@ -6,6 +6,7 @@ import math
 import torch
 
 from cli import InputError
+from training.options import pairs_of
 
 WEIGHT_DECAY = 0.1
 WARMUP = 0.1
@@ -24,12 +25,12 @@ def training_sides(epochs, size, asked=None):
     cli.InputError where it ends at another size than S, that of the data.
     """
     if asked:
-        found = [(float(share), int(side)) for side, share in (part.split(":") for part in asked.split(","))]
-        if found[-1][1] != size:
+        found = pairs_of(asked)
+        if found[-1][0] != size:
             raise InputError(f"--sides {asked} does not end at {size} px, which the images have; let it")
     else:
-        found = [(until, size if share == 1 else min(size, max(128, 32 * round(share * size / 32)))) for until, share in SIDES]
-    return [next(side for until, side in found if epoch + 1 <= until * epochs or until == 1) for epoch in range(epochs)]
+        found = [(size if share == 1 else min(size, max(128, 32 * round(share * size / 32))), until) for until, share in SIDES]
+    return [next(side for side, until in found if epoch + 1 <= until * epochs or until == 1) for epoch in range(epochs)]
 
 
 def make_optimizer(model, criterion, lr, encoder_lr=None):

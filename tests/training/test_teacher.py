@@ -10,7 +10,6 @@ from tiny import TINY, arguments, assert_same_weights, log, result, weights
 from torch.nn import functional as F
 
 import train
-import train_ablation_cls
 import train_baseline
 import train_mtl
 from cli import InputError
@@ -33,7 +32,7 @@ def network(data, tmp_path_factory):
     return runs / "baseline/seed0/best.pt"
 
 
-def teacher_of(path, model):
+def teacher_of(path):
     network, _ = checkpoint.load_model(path)
     return others.Teacher(network, ("seg",), "")
 
@@ -48,7 +47,7 @@ def test_imitating_by_hand():
 
 def test_half_of_the_loss_is_to_agree(network, data):
     model, criterion = MTLNet(("seg", "cls"), width=2, seed=3), EqualWeightedLoss(("seg", "cls"))
-    criterion.teacher = teacher_of(network, model)
+    criterion.teacher = teacher_of(network)
     plain = next(batches(make_loader(MTLDataset(data, "train"), 8), 0))
     batch = others.asked(criterion.teacher, plain, "fp32")
     assert batch.keys() - plain.keys() == {"teacher: seg"} and others.asked(None, plain, "fp32") is plain
@@ -110,7 +109,6 @@ def test_what_cannot_be_a_teacher(network, data, tmp_path):
     shutil.copytree(other / "train", swapped / "train")
     with pytest.raises(InputError, match="--teacher .* was trained on 24 of the 24 images of .*test"):
         train_baseline.main(arguments(swapped, tmp_path / "runs", "--teacher", str(network)))
-    train_ablation_cls.main(arguments(data, tmp_path, "--epochs", "1"))
     cls = train.parse_args(["--data", str(data), "--runs", str(tmp_path), *TINY, "--tasks", "cls", "--teacher", str(network)])
     assert cls.teacher == network
     with pytest.raises(InputError, match="is of the tasks seg, and in none of cls can it be imitated"):
