@@ -93,7 +93,7 @@ class _Stages(nn.Module):
         return [[self.stem, *a], [*b], [*c], [*d, *e], [*f, *g]]
 
     def stem(self, x):
-        return F.relu6(self.bn1(self.conv_stem(x)))
+        return _relu6(self.bn1(self.conv_stem(x)))
 
     def forward(self, x):
         features = []
@@ -114,7 +114,7 @@ class _Separable(nn.Module):
         self.is_residual = cin == cout and stride == 1
 
     def forward(self, x):
-        y = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)))))
+        y = self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x)))))
         return y + x if self.is_residual else y
 
 
@@ -130,8 +130,8 @@ class _Inverted(nn.Module):
         self.is_residual = cin == cout and stride == 1
 
     def forward(self, x):
-        y = F.relu6(self.bn1(self.conv_pw(x)))
-        y = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(y)))))
+        y = _relu6(self.bn1(self.conv_pw(x)))
+        y = self.bn3(self.conv_pwl(_relu6(self.bn2(self.conv_dw(y)))))
         return y + x if self.is_residual else y
 
 
@@ -151,6 +151,10 @@ def _conv(cin, cout, kernel, stride=1, groups=1):
     conv = kind(cin, cout, kernel, stride, padding, groups=groups, bias=False)
     nn.init.normal_(conv.weight, std=math.sqrt(2 * groups / (kernel**2 * cout)))
     return conv
+
+
+def _relu6(x):
+    return F.relu6(x, inplace=True)
 
 
 def _norm(channels):

@@ -29,6 +29,7 @@ from data.sources.pictures import below
 from data.writing import ordered
 from training import checkpoint, looking, pictures
 from training.devices import set_threads, to_device
+from training.folding import fold
 from training.looking import to_tensor
 from training.shown import cut_out, image_of
 
@@ -73,7 +74,7 @@ def network(path, device):
     other processes'."""
     set_threads(1)
     model, info = checkpoint.load_model(path)
-    return to_device(model, torch.device(device)), info["size"]
+    return to_device(fold(model), torch.device(device)), info["size"]
 
 
 def recipe(path, device, args):
