@@ -154,7 +154,7 @@ def _conv(cin, cout, kernel, stride=1, groups=1):
 
 
 def _relu6(x):
-    return F.relu6(x, inplace=True)
+    return F.relu6(x, inplace=not torch.is_grad_enabled())  # training is slower in place
 
 
 def _norm(channels):
