@@ -36,7 +36,7 @@ def read(path, name, missing):
 
 
 def to_tensor(image):
-    """A PIL image in RGB as (3, H, W) uint8."""
+    """A PIL image in RGB as (3, H, W) uint8 (data.pixels has the same, and imports torchvision, which takes as long as PyTorch)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
