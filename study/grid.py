@@ -12,6 +12,8 @@ import json
 import re
 import subprocess
 import tempfile
+import time
+from dataclasses import dataclass
 from itertools import product, takewhile
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +35,7 @@ KINDS = {"encoder-lr": float, "masks": int, "teacher": Path}
 NUMBERS = r"[0-9.e]+(-[0-9.e]+)*"
 REHEARSAL = ("--epochs", "5")  # in which images grow as in a whole run
 REHEARSED = 64                 # images of each split
+LOOK = 1 / 3                   # of the time of training on an image, to look at one: forward, and not backward
 DATA = Path("datasets/data_new")  # where options say no other: training/options.py
 
 
@@ -147,8 +150,8 @@ def plan(commands, waiting, finished, options, data, measures=True):
     if measures:
         unknown = {name_of(run): run for run in reversed(waiting) if name_of(run) not in seconds}
         for name, run in tqdm(reversed(unknown.items()), "try each experiment", len(unknown), leave=False, disable=None):
-            if found := measured(run, options, data or DATA):
-                seconds[name] = found
+            if found := tried(run, data or DATA):
+                seconds[name] = found.training(found.epochs)
     print(f"{len(commands)} experiments, {len(waiting)} of {len(waiting) + len(finished)} runs left"
           + estimate(seconds, [name_of(run) for run in waiting], from_records), flush=True)
 
@@ -180,25 +183,49 @@ def recorded(name, finished, options, data):
     return sum(found) / len(found) if found else None
 
 
-def measured(run, options, data):
-    """Seconds that a run is going to train, from a short one in a folder that is gone afterwards; None, with a warning,
-    where that cannot be trained."""
+@dataclass(frozen=True)
+class Tried:
+    """What a short run tells of a whole one, in seconds: an_image, of training on an image once; beside, from the start of Python to
+    the last picture, what is neither training nor looking at the validation and test splits. images: {split: number}; epochs: of the
+    whole run."""
+    an_image: float
+    beside: float
+    images: dict
+    epochs: int
+
+    def training(self, epochs):
+        return self.an_image * self.images["train"] * epochs
+
+    def whole(self, epochs):
+        """From start to end."""
+        return self.beside + self.training(epochs) + looking(self.an_image, epochs, self.images)
+
+
+def looking(an_image, epochs, images):
+    """Seconds of looking at the validation split after each epoch, and at the test split once."""
+    return LOOK * an_image * (images["val"] * epochs + images["test"])
+
+
+def tried(run, data):
+    """The Tried of a run, from a short one in a folder that is gone afterwards; None, with a warning, where that cannot be trained."""
     asked = cli.Parser(None)
     for key, usual in (("epochs", 60), ("limit", None), ("masks", None)):
         asked.add_argument(f"--{key}", type=int, default=usual)
     known, _ = asked.parse_known_args(run.command[2:])
-    images = contract.describe(data)["splits"]["train"]
-    images = min(known.limit or images, images)
-    few = min(REHEARSED, images)
+    images = {split: min(known.limit or n, n) for split, n in contract.describe(data)["splits"].items()}
+    few = {split: min(REHEARSED, n) for split, n in images.items()}
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        masks = [f"--masks={min(known.masks, few // 4 + 1)}"] if known.masks else []
-        command = [*run.command, *REHEARSAL, f"--limit={few}", f"--runs={place}", *masks]
+        masks = [f"--masks={min(known.masks, few['train'] // 4 + 1)}"] if known.masks else []
+        command = [*run.command, *REHEARSAL, f"--limit={few['train']}", f"--runs={place}", *masks]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace",
                               stdin=subprocess.DEVNULL)
         if done.returncode:
             last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-            cli.warn(f"{name_of(run)} could not be tried with {few} images, and may be refused: {last}")
+            cli.warn(f"{name_of(run)} could not be tried with {few['train']} images, and may be refused: {last}")
             return None
         with open(Path(place) / name_of(run) / run.test_path.parent.name / "log.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    return sum(float(row["seconds"]) for row in rows) / len(rows) / few * images * known.epochs
+    seconds, trained = time.monotonic() - begin, sum(float(row["seconds"]) for row in rows)
+    an_image = trained / len(rows) / few["train"]
+    return Tried(an_image, max(seconds - trained - looking(an_image, len(rows), few), 0.0), images, known.epochs)

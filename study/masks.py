@@ -8,6 +8,7 @@ have, or none; every arm sees the same masks as often, in as many steps. results
 
 import csv
 import json
+import time
 from dataclasses import dataclass
 
 import cli
@@ -21,9 +22,7 @@ PRIMARY = (50, 100, 200)
 SHARE = 0.2            # of the loss that auxiliary tasks have together
 EPOCHS, LEAST = 8, 1   # of a run; where a budget is too small even for the least design, fewer
 LEAST_SEEDS = 2
-# Of --hours. The rest is for what a short run does not tell: starting, validation, test, and that runs side by side slow each other
-# down: 12 runs of 1.4 minutes, two at once, took 1.7 times as long as they would train alone.
-PLANNED = 0.65
+PLANNED = 0.85         # of --hours; runs side by side slow each other down, and a short run does not tell all
 FIRST = "first"        # what the folder of the networks that others start from is called, beside the runs
 HOW = ("--threads=1",)  # so that a machine of any number of cores makes the same runs
 COLUMN = "LABEL"       # stands for the column of index.csv that is the cheap label
@@ -91,24 +90,25 @@ def nearest(size, masks):
 
 
 def chosen(every, seconds, budget, jobs, epochs=None):
-    """As many of the first groups as fit into a budget of seconds with so many runs at once, and the number of
-    epochs: that given, else EPOCHS, or fewer where not even LEAST_SEEDS of the first block would fit.
+    """As many of the first groups as fit into a budget with so many runs at once, and the number of epochs: that given, else EPOCHS,
+    or fewer where not even LEAST_SEEDS of the first block would fit.
 
-    seconds  a function of a cell: those of one of its epochs, 0 where it is there already, None where it cannot be trained and is
-             left out. It is asked of no cell beyond those that fit.
+    seconds  a function of a cell and a number of epochs: those of its run, 0 where it is there already, None where it cannot be
+             trained and is left out. It is asked of no cell beyond those that fit.
+    budget   a function: the seconds that are left, which `seconds` uses up where it has to try.
     """
-    def cost(group):
-        return sum(seconds(cell) or 0 for cell in group) / jobs
+    def cost(group, epochs):
+        return sum(seconds(cell, epochs) or 0 for cell in group) / jobs
 
     if epochs is None:
-        least = sum(map(cost, every[:LEAST_SEEDS]))
-        epochs = max(LEAST, min(EPOCHS, int(budget / least))) if least else EPOCHS
+        epochs = next((n for n in range(EPOCHS, LEAST, -1)
+                       if sum(cost(group, n) for group in every[:LEAST_SEEDS]) <= budget()), LEAST)
     taken, spent = [], 0.0
     for k, group in enumerate(every):
-        spent += epochs * cost(group)
-        if spent > budget and k >= LEAST_SEEDS:
+        spent += cost(group, epochs)
+        if spent > budget() and k >= LEAST_SEEDS:
             break
-        taken += [cell for cell in group if seconds(cell) is not None]
+        taken += [cell for cell in group if seconds(cell, epochs) is not None]
     return taken, epochs
 
 
@@ -224,8 +224,8 @@ def plan(make, folder, options, data, hours, jobs):
     if hours is None:
         taken, epochs = sum(every, []), epochs or EPOCHS
     else:
-        seconds = Times(run_of, options, data or grid.DATA)
-        taken, epochs = chosen(every, seconds, 3600 * hours * PLANNED, jobs, epochs)
+        end = time.monotonic() + 3600 * hours * PLANNED
+        taken, epochs = chosen(every, Times(run_of, data or grid.DATA), lambda: end - time.monotonic(), jobs, epochs)
         if not any(cell.arm == "seg" for cell in taken):
             raise InputError("segmentation alone cannot be trained on these data; the reason stands above")
     return ([run_of(cell, epochs) for cell in firsts(taken)], [run_of(cell, epochs) for cell in taken],
@@ -247,17 +247,17 @@ def epochs_of(folder, options):
 
 
 class Times:
-    """Seconds of one epoch of a cell, from a short run of each arm when it is first asked for; see `chosen`."""
+    """Seconds of a cell's run, from a short run of each arm when it is first asked for; see `chosen`."""
 
-    def __init__(self, run_of, options, data):
-        self.run_of, self.options, self.data, self.found = run_of, options, data, {}
+    def __init__(self, run_of, data):
+        self.run_of, self.data, self.found = run_of, data, {}
 
-    def __call__(self, cell):
+    def __call__(self, cell, epochs):
         # One that starts from another network takes as long as that takes to learn.
         arm = "label" if ARMS[cell.arm].starts else cell.arm
         if arm not in self.found:
             tried = self.run_of(Cell(arm, cell.masks, cell.seed), 1)
-            self.found[arm] = grid.measured(tried, [*self.options, "--epochs=1"], self.data)
+            self.found[arm] = grid.tried(tried, self.data)
         if self.found[arm] is None:
             return None
-        return 0.0 if self.run_of(cell, 1).is_finished() else self.found[arm]
+        return 0.0 if self.run_of(cell, epochs).is_finished() else self.found[arm].whole(epochs)
