@@ -224,28 +224,27 @@ def parse_args(argv=None):
 
 def main(args):
     args.folder, data = places(args.options, "repeated" if args.repeat else "runs")
-    first, words = [], ""
+    parts, words = None, ""
     if args.repeat:
         runs = [repetition(folder, args.options, args.folder, data) for folder in args.repeat]
     elif args.study:
-        first, runs, words = study(args, data)
+        runs, parts, words = study(args, data)
     else:
         commands = grid.experiments(args.grid) if args.grid else {
             name: command for name, command in COMMANDS.items() if name in args.only}
         runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
                 for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
-    before, waiting = ([run for run in some if not run.is_finished()] for some in (first, runs))
-    refuse_other_runs([run for run in [*first, *runs] if run.is_finished()], args.options, data)
+    left = [[run for run in part if not run.is_finished()] for part in parts or [runs]]
+    every, finished = sum(parts or [runs], []), [run for run in runs if run.is_finished()]
+    refuse_other_runs([run for run in every if run.is_finished()], args.options, data)
     if args.list:
-        for run in [*before, *waiting]:
+        for run in sum(left, []):
             print(shlex.join(run.command))
         return
     if args.grid:
-        finished = [run for run in runs if run.is_finished()]
-        grid.plan(commands, waiting, finished, args.options, data, args.launcher == "local")
-    say(words + f"{len(runs)} runs into {args.folder}, of which {len(runs) - len(waiting)} are finished")
-    failures = perform_all(before, len(first), args) if before else []
-    failures += perform_all(waiting, len(runs), args) if waiting and not failures else []
+        grid.plan(commands, left[0], finished, args.options, data, args.launcher == "local")
+    say(words + f"{len(runs)} runs into {args.folder}, of which {len(finished)} are finished")
+    failures = [failure for waiting in filter(None, left) for failure in perform_all(waiting, every, args)]
     if failures:
         named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
         cli.fail(f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
@@ -256,7 +255,7 @@ def main(args):
 
 
 def study(args, data):
-    """The runs of --study: (those whose networks others start from, the others, what they are in words)."""
+    """The runs of --study: (all that count, [those that may go on at once, after all of the parts before], what they are in words)."""
     def make(experiment, seed, command, folder):
         more = () if folder == args.folder else ("--runs", str(folder))
         return Run(experiment, seed, [*args.options, *more], folder, command)
@@ -265,12 +264,12 @@ def study(args, data):
     return masks.plan(make, args.folder, args.options, data, args.hours, jobs)
 
 
-def perform_all(waiting, total, args):
-    """Perform the runs that are left of so many in all; returns [(run, exit status)] of those that failed."""
+def perform_all(waiting, every, args):
+    """Perform runs, which are left of more; returns [(run, exit status)] of those that failed."""
     commands = [run.command for run in waiting]
     is_local, args.cores = args.launcher == "local", launchers.cores_of(commands)
     jobs = min(args.jobs or launchers.jobs_by_default(commands), len(waiting)) if is_local else len(waiting)
-    report = Report(Progress(total, total - len(waiting), jobs if is_local else 1), jobs > 1)
+    report = Report(Progress(len(every), sum(run.is_finished() for run in every), jobs if is_local else 1), jobs > 1)
     try:
         launchers.LAUNCHERS[args.launcher](waiting, jobs, report, args)
     finally:

@@ -208,7 +208,8 @@ def in_words(taken, known, epochs):
 
 
 def plan(make, folder, options, data, hours, jobs):
-    """Choose the runs, and return (those that others start from, the others, what is run in words).
+    """Choose the runs, and return (all that count, the parts in which they are made, what is run in words). A part is a list of runs;
+    those whose networks others start from come before the first of these, and after what is more important.
 
     make     (experiment, seed, command, folder) -> a run of experiments.py.
     folder   of the runs; options: for every run, a list of words; data: the folder, or None.
@@ -228,8 +229,9 @@ def plan(make, folder, options, data, hours, jobs):
         taken, epochs = chosen(every, Times(run_of, data or grid.DATA), lambda: end - time.monotonic(), jobs, epochs)
         if not any(cell.arm == "seg" for cell in taken):
             raise InputError("segmentation alone cannot be trained on these data; the reason stands above")
-    return ([run_of(cell, epochs) for cell in firsts(taken)], [run_of(cell, epochs) for cell in taken],
-            "\n".join(in_words(taken, known, epochs)) + "\n")
+    runs, start = [run_of(cell, epochs) for cell in taken], [run_of(cell, epochs) for cell in firsts(taken)]
+    before = next((k for k, cell in enumerate(taken) if ARMS[cell.arm].starts), len(taken))
+    return runs, [runs[:before], start, runs[before:]], "\n".join(in_words(taken, known, epochs)) + "\n"
 
 
 def epochs_of(folder, options):

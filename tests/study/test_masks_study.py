@@ -102,6 +102,17 @@ def test_commands():
         Cell("label first", None, 3)]
 
 
+def test_what_others_start_from_comes_before_them_and_after_what_is_more_important(rich, tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "knowledge", lambda data: KNOWN)
+    made = lambda experiment, seed, command, folder: (experiment, seed, folder.name)  # noqa: E731
+    runs, parts, words = masks.plan(made, tmp_path / "runs", [], rich, None, 2)
+    assert len(runs) == 375 and "375 runs of 8 epochs" in words
+    first, start, then = parts
+    assert first + then == runs and start == [("label_first", seed, "runs_first") for seed in range(5)]
+    assert not any("label_first" in name for name, _, _ in first) and then[:3] == [
+        ("label_first_masks50", 0, "runs"), ("pretrained_masks50", 0, "runs"), ("label_first_masks100", 0, "runs")]
+
+
 def test_what_data_can_teach(rich, data, monkeypatch):
     with pytest.raises(InputError, match="has 24 training images with a mask, and the study takes 50"):
         masks.knowledge(rich)
