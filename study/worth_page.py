@@ -39,7 +39,9 @@ def make_page(study, comparisons, left_out):
         "## What the labels are worth",
         paragraph("An arm with n masks is as good as segmentation alone with so many: its curve read sideways, linear over the "
                   f"logarithm of the number, with the 95% interval of {worth.RESAMPLES:,} draws of the seeds. Below the smallest and "
-                  "above the largest number tried nothing is known but that."),
+                  "above the largest number tried nothing is known but that."
+                  + (f" Of fewer than {MIN_SEEDS} seeds too few differ for such an interval: it is shorter than it should be."
+                     if any(found.verdict is None for found in comparisons) else "")),
         *worth_table(study, found),
         "## Where it ends",
         bullets("", [crossing_words(study, arm) for arm in study.arms]),
@@ -66,7 +68,8 @@ def answer(study, comparisons, sizes, worths):
     for found in judged:
         yield paragraph(page.sentence(found))
     middle = sorted(sizes)[len(sizes) // 2]
-    said = [(arm, one) for arm, of_arm in worths.items() for one in of_arm if one.n == middle and not arm.startswith(
+    certain = {found.experiment for found in judged}
+    said = [(arm, one) for arm, of_arm in worths.items() for one in of_arm if one.n == middle and arm in certain and not arm.startswith(
         f"{ALONE}+{PLACEBO}")]
     if said:
         yield paragraph(f"With {middle} masks: " + "; ".join(

@@ -122,6 +122,7 @@ def test_the_page_says_what_labels_bring_and_are_worth(runs, tmp_path):
     assert text.startswith("# How many masks is a label worth? **seg+breed helps**: +")
     assert "**seg+placebo:breed: cannot be told** at 5 seeds" in text
     assert "With 100 masks: seg+breed is as good as segmentation alone with 1" in text and "placebo:breed is as good" not in text
+    assert "shorter than it should be" not in text
     assert "the mean over 50, 100 and 200 masks. Holm p is corrected for judging 2 arms at once" in text
     assert "numbers of training masks" not in text  # no warning: it is what this is about
     assert "| arm | 50 | 100 | 200 | 500 |" in " ".join(text.split())
@@ -147,6 +148,7 @@ def test_few_seeds_have_no_verdict_and_a_missing_size_a_dash(runs, tmp_path):
     text = page(runs, tmp_path / "out")
     assert "No verdict yet**: it takes 5 seeds that an arm shares with segmentation alone at 50, 100 and 200 masks" in text
     assert "| seg+breed |" in text and " - |" in text
+    assert "it is shorter than it should be" in text and "as good as segmentation alone with 1" not in text
 
 
 def test_a_network_that_learned_another_task_first_is_an_arm(runs, tmp_path):
