@@ -107,9 +107,10 @@ def draw_over_masks(rows, reference, ylabel, zero, path):
     """
     panels = {label: row for label, row in rows.items() if label != reference or len(rows) == 1}
     with styled():
-        lines = -(-len(panels) // 2)
+        columns = min(2, len(panels))
+        lines = -(-len(panels) // columns)
         figure = make_figure(0.8 + 1.7 * lines)
-        axes = figure.subplots(lines, 2, sharex=True, sharey=True, squeeze=False)
+        axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         sizes = sorted({n for row in rows.values() for n in row})
         for (label, row), axis in zip(panels.items(), axes.flat):
             if reference in rows and label != reference:
