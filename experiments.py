@@ -234,8 +234,9 @@ def main(args):
             name: command for name, command in COMMANDS.items() if name in args.only}
         runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
                 for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
-    left = [[run for run in part if not run.is_finished()] for part in parts or [runs]]
-    every, finished = sum(parts or [runs], []), [run for run in runs if run.is_finished()]
+    parts = parts or [runs]
+    left = [[run for run in part if not run.is_finished()] for part in parts]
+    every, finished = sum(parts, []), [run for run in runs if run.is_finished()]
     refuse_other_runs([run for run in every if run.is_finished()], args.options, data)
     if args.list:
         for run in sum(left, []):

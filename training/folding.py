@@ -21,24 +21,20 @@ def fold(model):
     noise, and a network whose outputs differ stays as it is.
     """
     noise = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    before, weights = model(noise), {}
-    for conv, norm in _pairs(model, noise):
-        weights[conv] = conv.weight, conv.bias, norm, norm.forward
+    before, pairs = _look(model, noise)
+    weights = [(conv.weight, conv.bias) for conv, _ in pairs]
+    for conv, norm in pairs:
         fused = fuse_conv_bn_eval(conv, norm)
-        conv.weight, conv.bias, norm.forward = fused.weight, fused.bias, _as_it_is
+        conv.weight, conv.bias, norm.forward = fused.weight, fused.bias, nn.Identity().forward
     after = model(noise)
     if any((after[name] - output).abs().max() > NEAR * output.abs().max() for name, output in before.items()):
-        for conv, (weight, bias, norm, forward) in weights.items():
-            conv.weight, conv.bias, norm.forward = weight, bias, forward
+        for (conv, norm), (conv.weight, conv.bias) in zip(pairs, weights):
+            del norm.forward  # the class has its own
     return model
 
 
-def _as_it_is(x):
-    return x
-
-
-def _pairs(model, images):
-    """[(convolution, normalisation)], each of which is called with nothing but the other."""
+def _look(model, images):
+    """What a network says of images, and [(convolution, normalisation)], each of which is called with nothing but the other."""
     made, calls, pairs, hooks = {}, Counter(), Counter(), []
 
     def convolved(module, inputs, output):
@@ -56,8 +52,8 @@ def _pairs(model, images):
         elif type(module) is nn.BatchNorm2d:  # what derives from it may do more, as timm's, which end with an activation
             hooks.append(module.register_forward_pre_hook(normalising))
     try:
-        model(images)
+        outputs = model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return [pair for pair, times in pairs.items() if {calls[module] for module in pair} == {times}]
+    return outputs, [pair for pair, times in pairs.items() if {calls[module] for module in pair} == {times}]
