@@ -5,7 +5,6 @@ so the number of workers, an interruption or what else the program draws changes
 """
 
 import hashlib
-import math
 import operator
 import traceback
 from pathlib import Path
@@ -19,17 +18,13 @@ import registry
 from cli import InputError
 from data import contract
 from data.ahead import ahead
+from data.augmentation import AUGMENTATIONS, Held, augment, draw, mover, sample_generator, unlabelled
 from data.index import breeds, read_index_rows
 from data.order import EpochBatches, choose_masks
-from data.pixels import adjust_colours, resize
 from data.scenes import make as make_scenes
 from data.store import Store, stamp
 
-AUGMENTATIONS = ("none", "flip", "full")
-CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
-CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
-SCENES = 0x73636E65         # tells the generator of an image's scenes from that of its augmentation, which is as without
-JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
+SCENES = 0x73636E65  # tells the generator of an image's scenes from that of its augmentation, which is as without
 
 
 class MTLDataset(Dataset):
@@ -72,7 +67,7 @@ class MTLDataset(Dataset):
         self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
         for kind in set(contract.KINDS) - set(self.kinds):
             self.store.refuse_changes(kind)  # it might have been there a moment ago
-        self._whole, self.keeps = {}, self._choose_masks(masks) if masks else None
+        self._whole, self.held, self.keeps = {}, None, self._choose_masks(masks) if masks else None
         # A few bytes an image: what is made of no picture is made once.
         self._fixed = {name: task.target(self._raw(task.needs)) for name, task in self.tasks.items()
                        if task.needs and not set(task.needs) & set(contract.PICTURES)}
@@ -119,6 +114,14 @@ class MTLDataset(Dataset):
                     hashes[row] = int.from_bytes(hashlib.sha256(image).digest()[:8], "little", signed=True)
         return torch.from_numpy(hashes)
 
+    def hold(self, device):
+        """Hold the pictures on a device from now on and make batches of them there, but for targets that a task's own code makes
+        of pictures. Scenes are made of single images, and cannot be."""
+        if self.scenes:
+            raise ValueError("scenes are made image by image")
+        parts = [self._read(list(rows), hold=False) for rows in np.array_split(np.arange(self.n), -(-self.n // 64))]
+        self.held = Held({kind: torch.cat([part[kind].to(device) for part in parts]) for kind in self._pictures})
+
     def fits_in_memory(self):
         """Whether the pictures take at most a quarter of this machine's memory."""
         return self.store.fits_in_memory()
@@ -131,9 +134,13 @@ class MTLDataset(Dataset):
     def _batch(self, keys):
         keys = [self._whole_key(key) for key in keys]
         epoch, rows = keys[0][0], [row for _, row, _ in keys]
-        pictures, moves = self._read(rows, self.fits_in_memory()), None
-        side = self.sides[epoch] if self.sides else self.size
-        if self.augment != "none" or side != self.size or self.scenes:
+        side, moves = self.sides[epoch] if self.sides else self.size, None
+        pictures = None if self.held else self._read(rows, self.fits_in_memory())
+        if self.held:
+            drawn = [draw(self.augment, self.size, self.size, sample_generator(self.seed, *key)) for key in keys]
+            pictures = self.held.batch(rows, drawn, side)
+            moves = [mover(crop, mirrored, self.size, self.size) for crop, _, mirrored in drawn]
+        elif self.augment != "none" or side != self.size or self.scenes:
             samples = [self._change({kind: pixels[k] for kind, pixels in pictures.items()}, side, *key)
                        for k, key in enumerate(keys)]
             pictures = {kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures}
@@ -144,7 +151,10 @@ class MTLDataset(Dataset):
             if name in self._fixed:
                 target = self._fixed[name][rows]
             else:
-                target = task.target(self._raw(task.needs, rows, pictures))
+                given = pictures
+                if self.held and not task.is_stored:  # its code may compute with anything
+                    given = {kind: pixels.cpu() for kind, pixels in pictures.items()}
+                target = task.target(self._raw(task.needs, rows, given))
             changes = moves and (task.moves or self.scenes)
             batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if changes else target
         return batch | {"row": torch.tensor(rows)}
@@ -182,7 +192,7 @@ class MTLDataset(Dataset):
         found = {kind: torch.from_numpy(pixels).permute(0, 3, 1, 2) for kind, pixels in self.store.read(rows, hold).items()}
         for kind in self._pictures[1:]:
             if kind not in found:
-                found[kind] = torch.full((len(rows), 1, self.size, self.size), contract.UNLABELLED, dtype=torch.uint8)
+                found[kind] = unlabelled(len(rows), self.size)
             elif self.keeps is not None:
                 found[kind][~self.keeps[rows]] = contract.UNLABELLED
         return found
@@ -229,54 +239,13 @@ class MTLDataset(Dataset):
         return choose_masks(breeds(self.index), masked, n, self.seed)
 
 
-def sample_generator(seed, epoch, row, repeat=0):
-    """The random generator of one image in one epoch, and of its repeats there."""
-    # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which shuffles.
-    return np.random.default_rng((seed, epoch, row + 1, repeat) if repeat else (seed, epoch, row + 1))
-
-
-def augment(pictures, mode, side, rng):
-    """Transform an image and the pictures that belong to it together.
-
-    pictures: {"images": (3, H, W), "masks": (1, H, W), ...} uint8; mode as in MTLDataset; `side` of the result in pixels; rng a
-    numpy Generator. Returns (the same at side x side, a function (task, target) -> target that does it to a target).
-    """
-    height, width = pictures["images"].shape[-2:]
-    crop = None
-    if mode == "full":
-        top, left, h, w = random_crop(height, width, rng)
-        pictures = {kind: pixels[:, top:top + h, left:left + w] for kind, pixels in pictures.items()}
-        crop = left / width, top / height, w / width, h / height
-    if pictures["images"].shape[-2:] != (side, side):
-        pictures = {kind: resize(kind, pixels, side) for kind, pixels in pictures.items()}
-    if mode == "full":
-        pictures["images"] = adjust_colours(pictures["images"], *rng.uniform(1 - JITTER, 1 + JITTER, 3))
-    mirrored = mode != "none" and rng.random() < 0.5
-    if mirrored:
-        pictures = {kind: pixels.flip(-1) for kind, pixels in pictures.items()}
-
-    def move(task, target):
-        target = task.crop(target, *crop) if crop else target
-        return task.flip(target) if mirrored else target
-
-    return pictures, move
-
-
-def random_crop(height, width, rng):
-    """A crop (top, left, height, width) in pixels of an image of the given size."""
-    area, aspect = rng.uniform(*CROP_AREA), math.exp(rng.uniform(*np.log(CROP_ASPECT)))
-    h = min(height, max(1, round(height * math.sqrt(area / aspect))))
-    w = min(width, max(1, round(width * math.sqrt(area * aspect))))
-    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-
-
 def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None, part=(0, 1)):
     """A DataLoader over an MTLDataset; `shuffle` by its seed; context "fork", "spawn" or None, the default; part: data/order.py."""
     return DataLoader(
         dataset, batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps, part),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
         num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=context if workers else None,
-        worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available(),
+        worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available() and not dataset.held,
     )
 
 

@@ -165,10 +165,9 @@ class BoxHead(nn.Module):
         score, offset = self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)  # (B, 1, hw), (B, 4, hw)
         h, w = x.shape[-2:]
         cy, cx = torch.meshgrid(cell_positions(h, x.device), cell_positions(w, x.device), indexing="ij")
-        centre = torch.stack([cx, cy, cx, cy]).flatten(1)                                 # (4, hw)
         # Untrained, every cell proposes a box a quarter of the frame wide around itself.
-        start = torch.tensor([-0.125, -0.125, 0.125, 0.125], device=x.device)[:, None]
-        sides = ((centre + start + offset.tanh()) * score.softmax(dim=2)).sum(dim=2)      # (B, 4)
+        start = torch.stack([cx - 0.125, cy - 0.125, cx + 0.125, cy + 0.125]).flatten(1)  # (4, hw)
+        sides = ((start + offset.tanh()) * score.softmax(dim=2)).sum(dim=2)               # (B, 4)
         a, b = sides.split(2, dim=1)
         box = torch.cat([torch.minimum(a, b), torch.maximum(a, b)], dim=1)
         # The forward value is clamped, the gradient is not: a side outside the frame can still find its way back.

@@ -123,6 +123,11 @@ class Task(ABC):
         return type(self).imitate is not Task.imitate
 
     @property
+    def is_stored(self):
+        """Whether a target is what is stored, as it is, on whatever device that lies."""
+        return type(self).target is Task.target
+
+    @property
     def moves(self):
         """Whether mirroring or cropping does anything to a target; the loader asks nothing of one that stays as it is."""
         return type(self).flip is not Task.flip or type(self).crop is not Task.crop

@@ -36,8 +36,18 @@ def choose_device(name):
     return torch.device(name)
 
 
+def images_on(dataset, device, args, team):
+    """Where a run's training images are held and augmented: "cuda" where they take at most a quarter of the GPU's memory and nothing
+    asks for single images (--scenes) or for processes that read (--workers), else "cpu"."""
+    if device.type != "cuda" or args.workers or dataset.scenes or team.size > 1:
+        return "cpu"
+    return "cuda" if dataset.store.bytes() <= torch.cuda.get_device_properties(device).total_memory / 4 else "cpu"
+
+
 def to_device(model, device):
-    """Move a model; channels_last is the layout in which convolutions are fastest, on CPUs and GPUs alike."""
+    """Move a model; channels_last is the layout in which convolutions are fastest, on CPUs and GPUs alike. On a GPU sums have one
+    order from now on, so that a repeat is the same to the last digit."""
+    torch.backends.cudnn.deterministic = True
     return model.to(device, memory_format=torch.channels_last)
 
 

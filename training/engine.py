@@ -24,9 +24,9 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, others, pictures, targets
+from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, others, pictures, replay, targets
 from training.calibration import calibrate
-from training.devices import choose_device, keep_memory, set_threads, to_device
+from training.devices import choose_device, images_on, keep_memory, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
 from training.options import make_parser  # noqa: F401  (where one looks for it)
 from training.precision import choose_precision
@@ -171,13 +171,14 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
         "init": init,
         "teacher": teacher and teacher.digest,
         "images": {split: len(dataset) for split, dataset in data.items()},
+        "images_on": images_on(data["train"], device, args, team),
         "taught": taught,
         **describe_data(data["train"]),
         **environment(device),
     })
     print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
           f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
-          f"{config['border']}; images are {where_images_are(data['train'], args.workers)}")
+          f"{config['border']}; images are {where_images_are(data['train'], args.workers, config['images_on'])}")
     for split in ("val", "test"):
         targets.warn_of_unmeasured(data[split])
     parts = {"model": model, "criterion": criterion, "optimizer": optimizer} | ({"average": average} if average else {})
@@ -203,6 +204,8 @@ def resume(folder, parts, known, args):
 def train(team, model, average, criterion, optimizer, data, known, state, folder, config, args):
     """What all processes of a run do together, from its state to its test."""
     keep_memory()
+    if config["images_on"] != "cpu":
+        data["train"].hold(next(model.parameters()).device)
     for dataset in data.values():
         distributed.share_images(team, dataset)
     distributed.join(team, model)
@@ -231,9 +234,11 @@ def open_data(args, tasks):
     }
 
 
-def where_images_are(dataset, workers):
+def where_images_are(dataset, workers, images_on="cpu"):
     """Where a dataset's images come from after the first epoch, in words."""
     gigabytes = dataset.store.bytes() / 1e9
+    if images_on != "cpu":
+        return f"held on the GPU and augmented there ({gigabytes:.1f} GB)"
     if workers:
         return f"read by {workers} processes"
     if dataset.fits_in_memory():
@@ -249,10 +254,11 @@ def fit(team, model, average, criterion, optimizer, data, known, state, folder, 
     train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers, part=part)
     val_loader = make_loader(data["val"], args.batch_size, part=part)
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
+    recorded = replay.recorder(model, criterion, args, config["precision"], team)
     view = live.open_view(folder, state["history"], data["val"]) if args.tensorboard and team.rank == 0 else None
     for epoch in range(state["epoch"], args.epochs):
         trained, seconds, images = train_one_epoch(model, criterion, update, train_loader, epoch, args, config["precision"],
-                                                   state["history"], average)
+                                                   state["history"], average, recorded)
         metrics, _ = evaluate(kept, val_loader, criterion, team)
         update.collect()
         row = {"epoch": epoch + 1, "side": data["train"].sides[epoch], **trained}
@@ -312,9 +318,9 @@ def plain_update(model, criterion, lr):
     return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
 
 
-def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None):
+def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None, recorded=None):
     """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it; average: an
-    AveragedModel (averaging.py) that takes up every step.
+    AveragedModel (averaging.py) that takes up every step; recorded: the network's passes (replay.py), or None.
 
     Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
     train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, where the weighting has such, all
@@ -335,7 +341,7 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             seed_step(args.seed, epoch, k)
             criterion.begin_step(epoch, k, history)
             optimizer.zero_grad()
-            total, losses = step(model, criterion, to(batch, device), precision, compared.look(k))
+            total, losses = step(model, criterion, to(batch, device), precision, compared.look(k), recorded)
             weights = criterion.weights()
             values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
             norm = update.average()

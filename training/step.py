@@ -13,11 +13,11 @@ from dataloader_mtl import batches, make_loader
 from training import depthwise
 
 
-def step(model, criterion, batch, precision, look=None):
+def step(model, criterion, batch, precision, look=None, recorded=None):
     """Forward and backward of one batch; returns the weighted total, with the sharing's penalty, and the dict of unweighted
-    losses. look(losses) is called before they go back."""
+    losses. look(losses) is called before they go back; recorded (replay.py) instead of the network."""
     with autocast(batch["image"].device, precision):
-        outputs = model(batch["image"])
+        outputs = (recorded or model)(batch["image"])
     losses = criterion(outputs, batch)
     if criterion.teacher:
         losses = criterion.teacher.join(losses, outputs, batch)

@@ -1,0 +1,62 @@
+"""A network's passes recorded as CUDA graphs and replayed: a GPU waits for each of hundreds of small kernels otherwise, as Python is
+slower in asking for them than it is in computing them.
+
+Every shape of a whole batch is recorded once, at its first step; what a step computes is the same. Losses stay as they are, since
+they may look at values. docs/training.md has figures.
+"""
+
+import contextlib
+
+import torch
+
+import cli
+from utils import WeightedLoss
+
+WARM_UP = 3  # passes before the recording, in which libraries choose their ways
+
+
+def recorder(model, criterion, args, precision, team):
+    """A Recorded of a network, or None where it is to be called as it is: on a CPU, in several processes, and where a step goes back
+    through the network more than once or looks into it."""
+    plain = type(criterion).backward is WeightedLoss.backward and not args.conflicts and not model.keeps_trunk
+    is_alone = team.size == 1 and next(model.parameters()).device.type == "cuda"
+    return Recorded(model, args.batch_size, precision) if plain and is_alone else None
+
+
+class Recorded:
+    """Called with images as the network is in training; batches of `size` are replayed, others computed as ever."""
+
+    def __init__(self, model, size, precision):
+        self.model, self.size, self.precision, self.passes = model, size, precision, {}
+
+    def __call__(self, image):
+        if len(image) != self.size or self.passes is None:
+            return self.model(image)
+        if image.shape not in self.passes:
+            try:
+                self.passes[image.shape] = self.record(image)
+            except RuntimeError as error:
+                self.passes = None
+                cli.warn(f"the network cannot be recorded as CUDA graphs, which costs speed alone ({str(error).splitlines()[0]})")
+                return self.model(image)
+        return self.passes[image.shape](image)
+
+    def record(self, image):
+        """The passes as a function, for batches of the shape of some images. Nothing of the network is changed."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        drawn = torch.cuda.get_rng_state(image.device)
+        try:
+            with self.casts(image.device):
+                torch.cuda.make_graphed_callables(self.model, (image.clone(),), num_warmup_iters=WARM_UP)
+            return self.model.forward  # which it has put in the place of the class's
+        finally:
+            self.model.__dict__.pop("forward", None)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+            torch.cuda.set_rng_state(drawn, image.device)
+
+    def casts(self, device):
+        """As the step casts, without the cache of weights, which a recording cannot have."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
