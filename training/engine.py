@@ -331,6 +331,8 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
     device = next(model.parameters()).device
     total_steps, parameters, optimizer = args.epochs * len(loader), update.parameters, update.optimizer
     sums, images, waited, compared, begin = {}, 0, 0.0, conflicts.Conflicts(model, args.conflicts), time.perf_counter()
+    if recorded:
+        recorded.prepare(loader.dataset.sides[epoch])
     with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
         for k in range(len(loader)):
             asked = time.perf_counter()

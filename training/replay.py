@@ -24,38 +24,46 @@ def recorder(model, criterion, args, precision, team):
 
 
 class Recorded:
-    """Called with images as the network is in training; batches of `size` are replayed, others computed as ever."""
+    """Called with images as the network is in training; batches of `size` of a side that was prepared are replayed, others computed as
+    ever."""
 
     def __init__(self, model, size, precision):
         self.model, self.size, self.precision, self.passes = model, size, precision, {}
 
     def __call__(self, image):
-        if len(image) != self.size or self.passes is None:
-            return self.model(image)
-        if image.shape not in self.passes:
-            try:
-                self.passes[image.shape] = self.record(image)
-            except RuntimeError as error:
-                self.passes = None
-                cli.warn(f"the network cannot be recorded as CUDA graphs, which costs speed alone ({str(error).splitlines()[0]})")
-                return self.model(image)
-        return self.passes[image.shape](image)
+        return self.passes.get(image.shape, self.model)(image)
 
-    def record(self, image):
-        """The passes as a function, for batches of the shape of some images. Nothing of the network is changed."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        drawn = torch.cuda.get_rng_state(image.device)
+    def prepare(self, side):
+        """Record the passes of batches of images of a side. No other thread may ask for anything of the GPU meanwhile, so batches that
+        are read ahead come after it."""
+        shape = torch.Size((self.size, 3, side, side))
+        if shape in self.passes:
+            return
         try:
-            with self.casts(image.device):
-                torch.cuda.make_graphed_callables(self.model, (image.clone(),), num_warmup_iters=WARM_UP)
+            self.passes[shape] = self._record(shape)
+        except RuntimeError as error:
+            self.passes[shape] = self.model
+            cli.warn(f"the network cannot be recorded as CUDA graphs, which costs speed alone ({str(error).splitlines()[0]})")
+
+    def _record(self, shape):
+        """The passes as a function. Nothing of the network is changed, and no random number used up."""
+        device = next(self.model.parameters()).device
+        image = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(memory_format=torch.channels_last)
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        drawn = torch.cuda.get_rng_state(device)
+        # Gradients are added up in the stream of the recording and used in another; torch waits for them, and warns that it does.
+        getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda value: None)(False)
+        try:
+            with self._casts(device):
+                torch.cuda.make_graphed_callables(self.model, (image,), num_warmup_iters=WARM_UP)
             return self.model.forward  # which it has put in the place of the class's
         finally:
             self.model.__dict__.pop("forward", None)
             for buffer, value in buffers:
                 buffer.copy_(value)
-            torch.cuda.set_rng_state(drawn, image.device)
+            torch.cuda.set_rng_state(drawn, device)
 
-    def casts(self, device):
+    def _casts(self, device):
         """As the step casts, without the cache of weights, which a recording cannot have."""
         if self.precision == "fp32":
             return contextlib.nullcontext()

@@ -62,11 +62,11 @@ def test_recorded_passes_are_those_of_the_network(data, precision, spec, encoder
     given = batches_of(data)
     recorded = replay.recorder(model, criterion, arguments(data, "runs"), precision, ALONE)
     before = copy.deepcopy(model.state_dict())
-    recorded.passes[given[0]["image"].shape] = recorded.record(given[0]["image"])
+    recorded.prepare(64)
     assert_same_weights(before, model.state_dict())
     assert "forward" not in vars(model) and all(p.grad is None for p in model.parameters())
     assert steps(model, criterion, given, precision, recorded) == pytest.approx(steps(twin, criterion, given, precision, None), rel=1e-5)
-    assert recorded.passes is not None and len(recorded.passes) == 1
+    assert recorded.passes[given[0]["image"].shape] is not model
     for name, value in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
@@ -75,10 +75,10 @@ def test_a_part_of_a_batch_and_evaluation_are_computed_as_ever(data):
     model, criterion = network()
     recorded = replay.recorder(model, criterion, arguments(data, "runs"), "fp32", ALONE)
     image = batches_of(data, 1)[0]["image"]
-    recorded(image[:5])
-    assert not recorded.passes
-    recorded(image)
-    assert len(recorded.passes) == 1
+    recorded.prepare(64)
+    assert list(recorded.passes) == [image.shape]
+    expected = model(image[:5])
+    assert_equal([recorded(image[:5])], [expected])
     model.eval()
     with torch.no_grad():
         assert_equal([model(image)], [copy.deepcopy(model)(image)])
