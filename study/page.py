@@ -350,14 +350,14 @@ def protocol(runs):
         f"Runs: {len(runs)}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}.",
         f"Images of {first.test['size']} px: " + ", ".join(f"{images[split]} {split}" for split in ("train", "val", "test")
                                                            if split in images)
-        + f"; Dice is over the {len(first.counts)} test images with a mask" * (len(first.counts) < first.test["n_images"])
-        + ".",
+        + f"; Dice is over the {len(first.counts)} test images with a mask" * (len(first.counts) < first.test["n_images"]) + ".",
         f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
         f"Epochs: {first.test['epochs']}; the checkpoint with the best validation {of_runs(chosen_by)} is tested once.",
         f"Options of all runs: `{options}`.",
         *([f"Initial weights: SHA-256 {str(first.config['init'])[:12]} (`--init`)."] if first.config.get("init") else []),
         f"Options that differ: {', '.join('--' + key for key in differing) or 'none'}.",
         f"Device: {of_runs(lambda run: run.test['device'])}; precision: {of_runs(lambda run: run.test['precision'])}.",
+        f"Processor: {of_runs(lambda run: run.config.get('processor', 'unknown'))}.",
         f"Versions: {of_runs(versions)}.",
         f"Commit: {of_runs(lambda run: str(run.config.get('commit'))[:12])}.",
     ])
