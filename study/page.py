@@ -334,13 +334,13 @@ def protocol(runs):
     first = runs[0]
     images = first.config["images"]
     shared = {key: value for key, value in first.config["options"].items() if key not in FREE_OPTIONS
-              and all(key in run.config["options"] for run in runs)}
+              and all(run.config["options"].get(key, runs) == value for run in runs)}
     for key in registry.CHOSEN:
         values = {run.config["options"].get(key) for run in runs}
         shared |= {key: values.pop()} if len(values) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
     differing = sorted({key for run in runs for key in run.config["options"]}
-                       & {"seed", "split", "processes", "threads", "workers", "device", *registry.CHOSEN})
+                       & {"seed", "split", "processes", "threads", "workers", "device", "precision", *registry.CHOSEN})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

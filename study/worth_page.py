@@ -47,8 +47,8 @@ def make_page(study, comparisons, left_out):
         bullets("", [crossing_words(study, arm) for arm in study.arms]),
         "## Time",
         paragraph("All arms of a column take the same number of steps and see as many masks; an arm with more to compute takes "
-                  "longer. Minutes of training, mean over runs, on whatever machine it was."),
-        table(("arm", "parameters, millions", "minutes", "over segmentation alone"), times(study)),
+                  "longer. Its time of training over that of segmentation alone, of the pairs that one kind of processor made:"),
+        table(("arm", "parameters, millions", "pairs", "time"), times(study)),
         "## Protocol",
         *page.protocol(runs),
     ]
@@ -109,14 +109,13 @@ def crossing_words(study, arm):
 
 
 def times(study):
-    alone = mean(study, ALONE, "train_seconds")
-    for arm in study.runs:
-        seconds = mean(study, arm, "train_seconds")
-        yield (arm, f"{mean(study, arm, 'parameters') / 1e6:.2f}", f"{seconds / 60:.1f}", f"{seconds / alone:.2f}")
-
-
-def mean(study, arm, key):
-    return np.mean([run.test[key] for of_size in study.runs[arm].values() for run in of_size.values()])
+    """Parameters, and seconds of training over those of segmentation alone: a row an arm."""
+    for arm, of_arm in study.runs.items():
+        pairs = [(run, study.runs[ALONE].get(n, {}).get(seed)) for n, of_size in of_arm.items() for seed, run in of_size.items()]
+        parameters = np.mean([run.test["parameters"] for run, _ in pairs]) / 1e6
+        pairs = [(run, alone) for run, alone in pairs if alone and run.config.get("processor") == alone.config.get("processor")]
+        own, alone = (sum(run.test["train_seconds"] for run in runs) for runs in zip(*pairs)) if pairs else (np.nan, 1)
+        yield arm, f"{parameters:.2f}", str(len(pairs)), f"{own / alone:.2f}" if pairs else "-"
 
 
 def spread(values):

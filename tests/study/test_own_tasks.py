@@ -272,6 +272,18 @@ def test_runs_of_one_name_that_differ_in_what_is_compared_are_refused(root, tmp_
     assert "seg_more/seed0, seg_more/seed1" in str(refusal.value) and "cannot share a row" in str(refusal.value)
 
 
+def test_seeds_may_be_of_two_precisions_and_the_runs_of_one_seed_not(root, tmp_path):
+    for folder in root.glob("*/seed0"):
+        change_json(folder / "config.json", options=json.loads((folder / "config.json").read_text())["options"] | {"precision": "fp32"})
+    text = run(root, tmp_path / "out")
+    assert "--precision" not in text.partition("Options of all runs")[2].partition("- Options that differ")[0]
+    assert "--precision" in text.partition("- Options that differ")[2].partition("- Device")[0]
+    one = root / "seg_more/seed0/config.json"
+    change_json(one, options=json.loads(one.read_text())["options"] | {"precision": "bf16"})
+    with pytest.raises(InputError, match="differ in --precision, of seed 0, cannot share a table.*bf16 in seg_more/seed0"):
+        run(root, tmp_path / "out")
+
+
 def test_long_lists_of_classes_are_shown_where_they_differ(root, tmp_path):
     classes = [f"breed {k:03}" for k in range(300)]
     shutil.rmtree(root / "seg_more")

@@ -133,6 +133,21 @@ def test_the_page_says_what_labels_bring_and_are_worth(runs, tmp_path):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
+def test_times_are_of_pairs_of_one_kind_of_processor(runs, tmp_path):
+    study = worth.study_of(records.read_runs(runs)[0])
+    for of_arm, seconds in zip(study.runs.values(), (100, 150, 100)):
+        for run in (run for of_size in of_arm.values() for run in of_size.values()):
+            run.test["train_seconds"], run.config["processor"] = seconds, "slow"
+    for run in study.runs["seg+breed"][50].values():
+        run.test["train_seconds"], run.config["processor"] = 1, "fast"
+    times = {arm: (pairs, time) for arm, _, pairs, time in worth_page.times(study)}
+    assert times == {"seg": ("20", "1.00"), "seg+breed": ("15", "1.50"), "seg+placebo:breed": ("20", "1.00")}
+    for of_size in study.runs["seg+breed"].values():
+        for run in of_size.values():
+            run.config["processor"] = "fast"
+    assert ("seg+breed", "0", "-") in [(arm, pairs, time) for arm, _, pairs, time in worth_page.times(study)]
+
+
 def test_a_table_without_runs_of_all_masks_calls_no_number_all(runs, tmp_path):
     assert "500 are all" in page(runs, tmp_path / "whole")
     for folder in runs.glob("*_masksall"):
