@@ -251,7 +251,8 @@ def fit(team, model, average, criterion, optimizer, data, known, state, folder, 
     where there is one."""
     kept = average.module if average else model
     part = team.rank, team.size
-    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=args.workers, part=part)
+    workers = 0 if data["train"].held else args.workers
+    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=workers, part=part)
     val_loader = make_loader(data["val"], args.batch_size, part=part)
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     recorded = replay.recorder(model, criterion, args, config["precision"], team)

@@ -58,9 +58,8 @@ class RunFolder:
     def begin(self, config):
         """Write config.json, or check that a run begun earlier was configured alike.
 
-        Returns the configuration in force: a resumed run keeps the precision that was measured at its start, and how
-        convolutions were computed. What may change
-        the last digits, though nobody chose it, is warned of.
+        Returns the configuration in force: a resumed run keeps the precision that was measured at its start, how convolutions
+        were computed and where images were augmented. What may change the last digits, though nobody chose it, is warned of.
         """
         if not self.config_path.exists() and not any(path.exists() for path in (
                 self.last_path, self.previous_path, self.test_path)):
@@ -70,6 +69,8 @@ class RunFolder:
             refuse_changes(self, earlier, config)
             warn_of_changes(self.path, earlier, config)
             kept = {"precision": earlier["precision"], "convolution": earlier.get("convolution", "direct")}
+            if earlier["device"] == config["device"]:
+                kept["images_on"] = earlier.get("images_on", "cpu")
             if kept["precision"] not in ("fp32", "bf16") or kept["convolution"] not in CONVOLUTIONS:
                 raise ValueError
         return config | kept

@@ -88,3 +88,25 @@ def test_docs_say_what_the_page_says():
         assert (points, n) == (f"{mean} ({interval})", figures[0])
         said = re.search(rf"\*\*{name}:? ([a-z ]+)\*\*", page.replace("\n  ", " "))[1]
         assert verdict == said
+
+
+def test_docs_and_readme_say_what_the_page_of_the_confirmation_says():
+    docs, readme, page = (path.read_text(encoding="utf-8") for path in (
+        ROOT / "docs/study.md", ROOT / "README.md", STUDY / "confirmation/README.md"))
+    table = docs.partition("## The confirmation\n")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| `(\w+)` \|", table, re.M)
+    assert names == ["baseline", "ablation_cls", "ablation_bbox", "split_75_15_15"]
+    answer = readme.partition("## All masks: the answer\n")[2].partition("\n2. ")[0]
+    for name in names:
+        n, dice, points, p, verdict = (
+            cell.strip() for cell in re.search(rf"^\| `{name}` \| (.*) \|$", table, re.M)[1].split("|"))
+        assert [n, dice] == cells(page, "Test Dice", name)[:2]
+        if name == "baseline":
+            assert points == p == verdict == ""
+            continue
+        pairs, mean, interval = re.findall(rf"^\| {name} .*$", page, re.M)[1].strip("| ").split("|")[1:]
+        assert (points, n) == (f"{mean.strip()} ({interval.strip()})", pairs.strip())
+        assert p == re.findall(rf"^\| {name} .*$", page, re.M)[2].split("|")[3].strip()
+        assert f"**{name} {verdict}**" in page
+        assert mean.strip()[1:] in answer
+    assert set(re.findall(r"[+-]\d\.\d\d to [+-]\d\.\d\d", table)) <= set(re.findall(r"[+-]\d\.\d\d to [+-]\d\.\d\d", page))

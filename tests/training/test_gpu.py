@@ -118,3 +118,22 @@ def test_repeats_and_resumed_runs_are_the_same_bit_for_bit(data, tmp_path, monke
         assert log(once) == log(folder) and result(once) == result(folder)
     held = json.loads((once / "config.json").read_text())["images_on"]
     assert held == ("cpu" if "--workers" in more else "cuda")
+
+
+@pytest.mark.parametrize("began, went_on", [((), ("--workers", "2")), (("--workers", "2"), ())])
+def test_a_resumed_run_goes_on_where_its_images_were(data, tmp_path, monkeypatch, began, went_on, no_pictures):
+    train_mtl.main(arguments(data, tmp_path / "once", *began))
+    finish = engine.finish
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "finish", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_mtl.main(arguments(data, tmp_path / "again", *began))
+    monkeypatch.setattr(engine, "finish", finish)
+    (tmp_path / "again/mtl/seed0/last.pt").unlink()  # the epoch before is repeated
+    train_mtl.main(arguments(data, tmp_path / "again", "--resume", *went_on))
+    once, again = (tmp_path / name / "mtl/seed0" for name in ("once", "again"))
+    assert_same_weights(weights(once), weights(again))
+    assert log(once) == log(again)
