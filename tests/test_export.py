@@ -177,6 +177,20 @@ def test_a_file_that_gives_something_else_is_not_written(network, graph, tmp_pat
 # ----------------------------------------------------------------------------------------------------------- some tasks
 
 
+def test_statistics_beyond_half_precision_are_kept(network, tmp_path):
+    """A variance over 65,504 is infinite in half precision, and its channel would be silent from then on."""
+    content = checkpoint.load(network)
+    name = next(key for key in content["model"] if key.startswith("seg.") and key.endswith("running_var"))
+    content["model"][name][0] = 85_000.0
+    checkpoint.save({key: value for key, value in content.items()}, tmp_path / "large.pt")
+    export.main(export.parse_args([str(tmp_path / "large.pt"), str(tmp_path / "half.pt")]))
+    kept = checkpoint.load(tmp_path / "half.pt")["model"]
+    assert kept[name][0] == 85_000 and kept[name].dtype == torch.float32
+    assert all(value.isfinite().all() for value in kept.values())
+    assert {value.dtype for key, value in kept.items() if value.is_floating_point() and "running_" not in key} == {torch.float16}
+
+
+
 @pytest.mark.parametrize("words", [["--tasks", "seg", "FILES"], ["FILES", "--tasks", "seg"]])
 def test_segmentation_is_taken_out_alone(network, tmp_path, words, capsys):
     run(*[part for word in words for part in ((network, tmp_path / "seg.pt") if word == "FILES" else (word,))])

@@ -30,7 +30,9 @@ def test_what_the_card_says_of_it(name, encoder, experiment, parameters, tempera
     assert (round(known["temperature"], 2), known["n"]) == (temperature, 367) and model.task["cls"].temperature == known["temperature"]
     assert (round(known["ece_before"], 4), round(known["ece_after"], 4)) == errors
     weights = checkpoint.load(ROOT / name)["model"]
-    assert {value.dtype.itemsize for value in weights.values() if value.is_floating_point()} == {2}
+    assert all(value.isfinite().all() for value in weights.values())
+    assert {(key.rpartition(".")[2].startswith("running_"), value.dtype.itemsize) for key, value in weights.items()
+            if value.is_floating_point()} == {(False, 2), (True, 4)}
 
 
 def test_it_looks_at_a_photograph_at_once(tmp_path):

@@ -260,8 +260,15 @@ def is_plain(value):
 
 
 def cast(weights, dtype):
-    """A state dict with its floating-point tensors in another type; counters stay as they are."""
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    """A state dict with its floating-point tensors in another type; counters stay as they are. What batch normalisation counted
+    is float32 in any case: a variance can be more than half precision holds, and then its channel would be silent."""
+    return {name: value.to(torch.float32 if is_counted(name) else dtype) if value.is_floating_point() else value
+            for name, value in weights.items()}
+
+
+def is_counted(name):
+    """Whether a value of a state dict is a statistic of batch normalisation."""
+    return name.endswith((".running_mean", ".running_var"))
 
 
 def mean(paths):
