@@ -18,7 +18,7 @@ import registry
 from cli import InputError
 from data import contract
 from data.ahead import ahead
-from data.augmentation import AUGMENTATIONS, Held, augment, draw, mover, sample_generator, unlabelled
+from data.augmentation import AUGMENTATIONS, Held, augment, draw, mover, sample_generator
 from data.index import breeds, read_index_rows
 from data.order import EpochBatches, choose_masks
 from data.scenes import make as make_scenes
@@ -135,26 +135,26 @@ class MTLDataset(Dataset):
         keys = [self._whole_key(key) for key in keys]
         epoch, rows = keys[0][0], [row for _, row, _ in keys]
         side, moves = self.sides[epoch] if self.sides else self.size, None
-        pictures = None if self.held else self._read(rows, self.fits_in_memory())
         if self.held:
             drawn = [draw(self.augment, self.size, self.size, sample_generator(self.seed, *key)) for key in keys]
             pictures = self.held.batch(rows, drawn, side)
             moves = [mover(crop, mirrored, self.size, self.size) for crop, _, mirrored in drawn]
-        elif self.augment != "none" or side != self.size or self.scenes:
+        else:
+            pictures = self._read(rows, self.fits_in_memory())
+        if not self.held and (self.augment != "none" or side != self.size or self.scenes):
             samples = [self._change({kind: pixels[k] for kind, pixels in pictures.items()}, side, *key)
                        for k, key in enumerate(keys)]
             pictures = {kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures}
             moves = [move for _, move in samples]
         image = pictures["images"] = pictures["images"].contiguous(memory_format=torch.channels_last)
-        batch = {"image": image}
+        batch, copies = {"image": image}, None
         for name, task in self.tasks.items():
             if name in self._fixed:
                 target = self._fixed[name][rows]
             else:
-                given = pictures
                 if self.held and not task.is_stored:  # its code may compute with anything
-                    given = {kind: pixels.cpu() for kind, pixels in pictures.items()}
-                target = task.target(self._raw(task.needs, rows, given))
+                    copies = copies or {kind: pixels.cpu() for kind, pixels in pictures.items()}
+                target = task.target(self._raw(task.needs, rows, pictures if task.is_stored else copies or pictures))
             changes = moves and (task.moves or self.scenes)
             batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if changes else target
         return batch | {"row": torch.tensor(rows)}
@@ -192,7 +192,7 @@ class MTLDataset(Dataset):
         found = {kind: torch.from_numpy(pixels).permute(0, 3, 1, 2) for kind, pixels in self.store.read(rows, hold).items()}
         for kind in self._pictures[1:]:
             if kind not in found:
-                found[kind] = unlabelled(len(rows), self.size)
+                found[kind] = torch.full((len(rows), 1, self.size, self.size), contract.UNLABELLED, dtype=torch.uint8)
             elif self.keeps is not None:
                 found[kind][~self.keeps[rows]] = contract.UNLABELLED
         return found

@@ -9,7 +9,6 @@ import math
 import numpy as np
 import torch
 
-from data.contract import UNLABELLED
 from data.pixels import GREY, adjust_colours, resize
 
 AUGMENTATIONS = ("none", "flip", "full")
@@ -123,8 +122,3 @@ def coloured(images, factors):
     images = images * (contrast * brightness * saturation) + grey * (contrast * brightness * (1 - saturation))
     offset = (1 - contrast) * brightness * grey.mean((2, 3), keepdim=True)
     return (images + offset + 0.5).clamp(0, 255).to(torch.uint8)
-
-
-def unlabelled(n, size):
-    """(n, 1, size, size) of pixels of which nothing is known."""
-    return torch.full((n, 1, size, size), UNLABELLED, dtype=torch.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 import registry
 from cli import listed
 from study import choices, conflicts, verdict
-from study.mixture import FREE_OPTIONS, as_text, grouped
+from study.mixture import FREE_OPTIONS, SEEDWISE, as_text, grouped
 from study.records import dice_score
 from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
 from study.text import bullets, count, in_words, interval, paragraph, table
@@ -340,7 +340,7 @@ def protocol(runs):
         shared |= {key: values.pop()} if len(values) == 1 else {}
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in sorted(shared.items()) if value is not None)
     differing = sorted({key for run in runs for key in run.config["options"]}
-                       & {"seed", "split", "processes", "threads", "workers", "device", "precision", *registry.CHOSEN})
+                       & {"seed", "split", "processes", "threads", "workers", "device", *SEEDWISE, *registry.CHOSEN})
     differing = [key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1]
 
     def of_runs(value):

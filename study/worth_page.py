@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from study import page, worth
+from study import choices, page, worth
 from study.masks import PRIMARY
 from study.text import bullets, count, interval, paragraph, table
 from study.verdict import MIN_SEEDS, t_interval
@@ -111,9 +111,9 @@ def crossing_words(study, arm):
 def times(study):
     """Parameters, and seconds of training over those of segmentation alone: a row an arm."""
     for arm, of_arm in study.runs.items():
-        pairs = [(run, study.runs[ALONE].get(n, {}).get(seed)) for n, of_size in of_arm.items() for seed, run in of_size.items()]
-        parameters = np.mean([run.test["parameters"] for run, _ in pairs]) / 1e6
-        pairs = [(run, alone) for run, alone in pairs if alone and run.config.get("processor") == alone.config.get("processor")]
+        parameters = np.mean([run.test["parameters"] for of_size in of_arm.values() for run in of_size.values()]) / 1e6
+        pairs = [pair for n, of_size in of_arm.items()
+                 for pair in choices.alike(of_size.values(), study.runs[ALONE].get(n, {}).values())]
         own, alone = (sum(run.test["train_seconds"] for run in runs) for runs in zip(*pairs)) if pairs else (np.nan, 1)
         yield arm, f"{parameters:.2f}", str(len(pairs)), f"{own / alone:.2f}" if pairs else "-"
 

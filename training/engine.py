@@ -234,7 +234,7 @@ def open_data(args, tasks):
     }
 
 
-def where_images_are(dataset, workers, images_on="cpu"):
+def where_images_are(dataset, workers, images_on):
     """Where a dataset's images come from after the first epoch, in words."""
     gigabytes = dataset.store.bytes() / 1e9
     if images_on != "cpu":

@@ -1,15 +1,14 @@
 """A network's passes recorded as CUDA graphs and replayed: a GPU waits for each of hundreds of small kernels otherwise, as Python is
 slower in asking for them than it is in computing them.
 
-Every shape of a whole batch is recorded once, at its first step; what a step computes is the same. Losses stay as they are, since
+Every shape of a whole batch is recorded once, before the first epoch that has it; what a step computes is the same. Losses stay as they are, since
 they may look at values. docs/training.md has figures.
 """
-
-import contextlib
 
 import torch
 
 import cli
+from training.step import autocast
 from utils import WeightedLoss
 
 WARM_UP = 3  # passes before the recording, in which libraries choose their ways
@@ -54,7 +53,7 @@ class Recorded:
         # Gradients are added up in the stream of the recording and used in another; torch waits for them, and warns that it does.
         getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda value: None)(False)
         try:
-            with self._casts(device):
+            with autocast(device, self.precision, cache_enabled=False):  # a recording cannot have a cache of weights
                 torch.cuda.make_graphed_callables(self.model, (image,), num_warmup_iters=WARM_UP)
             return self.model.forward  # which it has put in the place of the class's
         finally:
@@ -62,9 +61,3 @@ class Recorded:
             for buffer, value in buffers:
                 buffer.copy_(value)
             torch.cuda.set_rng_state(drawn, device)
-
-    def _casts(self, device):
-        """As the step casts, without the cache of weights, which a recording cannot have."""
-        if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)

@@ -37,10 +37,11 @@ def seed_step(seed, epoch, k):
     torch.manual_seed(zlib.crc32(f"{seed}/{epoch}/{k}".encode()))
 
 
-def autocast(device, precision):
+def autocast(device, precision, **options):
+    """What a pass computes under; options: those of torch.autocast."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16, **options)
 
 
 def to(batch, device):
