@@ -12,6 +12,8 @@ FREE_OPTIONS = {"seed", "split", "resume", "data", "runs", "processes", "threads
                 "conflicts", "tensorboard", *CHOSEN}
 # Options that may differ between seeds, as when some are made on another machine, but not within one: pairs are of a seed.
 SEEDWISE = {"precision"}
+# What an option was before there was one for it.
+EARLIER = {"optimizer": None}
 SHOWN = 80  # characters of a value in a refusal: a list of classes can be long
 
 
@@ -22,10 +24,11 @@ def refuse_mixture(runs):
     values["the weights of --init"] = {} if has_sizes(runs) else {run.label: run.config.get("init") for run in runs}
     for option in sorted({option for run in runs for option in run.config["options"]} - FREE_OPTIONS):
         # A run of an older version may not know the option yet; that is a difference of code, which the page tells.
-        know, key = [run for run in runs if option in run.config["options"]], f"--{option.replace('_', '-')}"
+        said = {run.label: EARLIER | run.config["options"] for run in runs}
+        know, key = [run for run in runs if option in said[run.label]], f"--{option.replace('_', '-')}"
         for seed in sorted({run.seed for run in know}) if option in SEEDWISE else [None]:
             words = key if seed is None else f"{key}, of seed {seed},"
-            values[words] = {run.label: run.config["options"][option] for run in know if seed in (None, run.seed)}
+            values[words] = {run.label: said[run.label][option] for run in know if seed in (None, run.seed)}
     for key, of_run in values.items():
         if groups := in_groups(of_run):
             raise InputError(f"runs that differ in {key} cannot share a table: {groups}; move one kind out of the folder")

@@ -75,8 +75,8 @@ def other_options(folder, given, data=None):
     it may be gone where it is the run's own."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # An earlier version used all masks, no scenes, one process, and convolutions as PyTorch computes them.
-        options = {"masks": None, "scenes": None, **config["options"], "processes": config.get("processes", 1),
+        # An earlier version used all masks, no scenes, AdamW, one process, and convolutions as PyTorch computes them.
+        options = {"masks": None, "scenes": None, "optimizer": None, **config["options"], "processes": config.get("processes", 1),
                    "convolution": config.get("convolution", "direct")}
         trained_on = config["split_hash"]
         keys = [f"--{key.replace('_', '-')}" for key in options]
@@ -94,7 +94,8 @@ def other_options(folder, given, data=None):
         key, asked = fitting[0], value if equals else following
         recorded = options[key[2:].replace("-", "_")]
         found.pop(key, None)  # the last of several counts
-        is_free = (key[2:] in FREE_OPTIONS and not (key == "--init" and recorded is None)) or (key, asked) == ("--processes", "auto")
+        is_free = ((key[2:] in FREE_OPTIONS and not (key == "--init" and recorded is None)) or (key, asked) == ("--processes", "auto")
+                   or (key, asked, recorded) == ("--optimizer", "adamw", None))
         if not is_free and not is_same(asked, recorded):
             found[key] = f"{key} was {recorded} and is {asked}"
     if data and (data.exists() or str(data) != options.get("data")) and split_hash_of(data) != trained_on:

@@ -72,7 +72,7 @@ def default_name(args):
     parts = [*args.tasks, *(part for part, usual in (
         (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
         (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),
-        (f"masks{args.masks}", "masksNone"), (f"scenes-{args.scenes}", "scenes-None"),
+        (args.optimizer, None), (f"masks{args.masks}", "masksNone"), (f"scenes-{args.scenes}", "scenes-None"),
         (f"teacher-{args.teacher and args.teacher.stem}", "teacher-None")) if part != usual)]
     return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 

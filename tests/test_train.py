@@ -85,6 +85,7 @@ def test_either_script_goes_on_with_the_others_run(data, tmp_path, no_pictures, 
      "seg_cls_soft-0.01_torchjd-UPGrad_torchvision-resnet18_hub"),
     ("--tasks seg --encoder efficientnet_lite0 --encoder-weights a/w.pt --encoder-lr 1e-4 --encoder-bn keep --masks 9",
      "seg_efficientnet_lite0_w_encoder-lr0.0001_bn-keep_masks9"),
+    ("--tasks seg --optimizer muon --lr 0.006", "seg_muon"), ("--tasks seg --optimizer adamw", "seg"),
     ("--tasks seg column:a/../b", "seg_column-a-..-b"), ("--tasks seg --name my.run+2", "my.run+2")])
 def test_names_say_what_differs_from_the_defaults(options, name):
     args = train.parse_args(options.split())

@@ -152,7 +152,7 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     if args.teacher:
         teacher, seen = others.teacher(args.teacher, model, data, known, device)
         known = known_images.both(known, seen)
-    optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None))
+    optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None), args.optimizer)
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
     criterion.prepare(model)
@@ -160,6 +160,8 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
     precision = choose_precision(args.precision, folder, model, criterion, data["train"], -(-args.batch_size // team.size), device,
                                  team.size)
+    for group in optimizer.param_groups if args.optimizer == "muon" else ():
+        group["precision"] = precision
     criterion.teacher = teacher  # not before: the steps that were tried have nothing of what it says
     config = folder.begin({
         **settings(experiment, model, criterion, args),
@@ -314,9 +316,9 @@ def network(model, metrics, known, config, args):
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
-def plain_update(model, criterion, lr):
-    """How one process alone updates all parameters, with a new optimizer."""
-    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
+def plain_update(model, criterion, lr, optimizer=None):
+    """How one process alone updates all parameters, with a new optimizer of that name."""
+    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr, name=optimizer))
 
 
 def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None, recorded=None):

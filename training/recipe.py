@@ -1,4 +1,4 @@
-"""The recipe that all experiments share: AdamW, a learning rate that rises linearly over the first WARMUP of all steps and falls
+"""The recipe that all experiments share: AdamW (or Muon), a learning rate that rises linearly over the first WARMUP of all steps and falls
 to zero on a cosine, and images that grow."""
 
 import math
@@ -6,6 +6,7 @@ import math
 import torch
 
 from cli import InputError
+from training import muon
 from training.options import pairs_of
 
 WEIGHT_DECAY = 0.1
@@ -33,10 +34,11 @@ def training_sides(epochs, size, asked=None):
     return [next(side for side, until in found if epoch + 1 <= until * epochs or until == 1) for epoch in range(epochs)]
 
 
-def make_optimizer(model, criterion, lr, encoder_lr=None):
+def make_optimizer(model, criterion, lr, encoder_lr=None, name=None):
     """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay.
 
-    encoder_lr: the highest learning rate of the encoders that may have pretrained weights, where it is another than lr.
+    encoder_lr: the highest learning rate of the encoders that may have pretrained weights, where it is another than lr; name: "muon"
+    for Muon (muon.py) instead.
     """
     encoder = {id(p) for one in model.encoders() for p in one.parameters()} if encoder_lr else set()
     given = [[p for p in model.parameters() if id(p) not in encoder], [p for p in model.parameters() if id(p) in encoder]]
@@ -46,7 +48,14 @@ def make_optimizer(model, criterion, lr, encoder_lr=None):
         others = [p for p in parameters if p.ndim <= 1] + (list(criterion.parameters()) if highest is lr else [])
         more = {"highest": encoder_lr} if highest is encoder_lr else {}
         groups += [{"params": decays, "weight_decay": WEIGHT_DECAY, **more}, {"params": others, "weight_decay": 0.0, **more}]
-    return torch.optim.AdamW(groups[:4 if encoder else 2], lr=lr, fused=True)  # one pass over memory instead of ten
+    groups = groups[:4 if encoder else 2]
+    if name == "muon":
+        turned = {id(p) for p in muon.hidden(model)}
+        parts = [(group, is_hidden, [p for p in group["params"] if (id(p) in turned) == is_hidden])
+                 for group in groups for is_hidden in (False, True)]
+        return muon.Muon([{**group, "params": params, "is_hidden": is_hidden, "precision": "fp32"}
+                          for group, is_hidden, params in parts if params], lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 
 def learning_rate(step, total_steps, highest):

@@ -312,6 +312,17 @@ def test_a_run_of_an_earlier_version_shares_the_row_of_its_experiment(root):
     mixture.refuse_mixture(runs)
 
 
+def test_a_run_of_an_earlier_version_had_adamw(root):
+    folders = [folder.parent for folder in root.glob("*/seed0/config.json")]
+    options = [json.loads((folder / "config.json").read_text())["options"] for folder in folders]
+    assert len(folders) > 1 and not any("optimizer" in each for each in options)
+    change_json(folders[0] / "config.json", options=options[0] | {"optimizer": None})
+    mixture.refuse_mixture(records.read_runs(root)[0])
+    change_json(folders[0] / "config.json", options=options[0] | {"optimizer": "muon"})
+    with pytest.raises(InputError, match="differ in --optimizer cannot share a table: .*muon in " + folders[0].parent.name):
+        mixture.refuse_mixture(records.read_runs(root)[0])
+
+
 def test_rows_of_other_numbers_of_masks_are_told_apart(root, tmp_path):
     for seed in (0, 1):
         make(root, "seg_masks", seed, options={"masks": 100})

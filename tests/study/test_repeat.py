@@ -98,6 +98,17 @@ def test_other_numbers_of_masks_are_other_runs(run, recorded, asked, found):
     assert repeat.other_options(run, ["--masks", asked]) == found
 
 
+@pytest.mark.parametrize("recorded, asked, found", [
+    ("unsaid", "adamw", []), (None, "adamw", []), ("muon", "muon", []), ("unsaid", "muon", ["--optimizer was None and is muon"]),
+    (None, "muon", ["--optimizer was None and is muon"]), ("muon", "adamw", ["--optimizer was muon and is adamw"])])
+def test_runs_of_other_optimizers_are_other_runs(run, recorded, asked, found):
+    """An earlier version had AdamW alone, and does not say so."""
+    options = json.loads((run / "config.json").read_text())["options"]
+    options.pop("optimizer", None)
+    change_json(run / "config.json", options=options | ({} if recorded == "unsaid" else {"optimizer": recorded}))
+    assert repeat.other_options(run, ["--optimizer", asked]) == found
+
+
 def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path):
     dice = json.loads((run / "test.json").read_text())["dice"]
     change_json(run / "test.json", dice=dice + 1e-15)
