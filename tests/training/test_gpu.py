@@ -95,7 +95,8 @@ def test_not_recorded_where_a_step_looks_into_the_network(data):
     assert replay.recorder(model, Twice(model.task.values()), arguments(data, "runs"), "fp32", ALONE) is None
 
 
-@pytest.mark.parametrize("more", [(), ("--precision", "bf16"), ("--average", "0.9"), ("--workers", "2"), ("--sides", "32:0.4,64:1")])
+@pytest.mark.parametrize("more", [(), ("--precision", "bf16"), ("--average", "0.9"), ("--optimizer", "muon"), ("--workers", "2"),
+                                  ("--sides", "32:0.4,64:1")])
 def test_repeats_and_resumed_runs_are_the_same_bit_for_bit(data, tmp_path, monkeypatch, more, no_pictures):
     for name in ("once", "again"):
         train_mtl.main(arguments(data, tmp_path / name, *more))
