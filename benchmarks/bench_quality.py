@@ -30,6 +30,7 @@ EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cl
 FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
 # One process of several threads is the fastest on an idle machine, and what the plan is made from.
 QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32, "processes": 1}
+SIDES = ((0.5, 0.5), (0.88, 0.75), (1.0, 1.0))  # as recipe.SIDES: until this share of the epochs, side relative to the data's
 TIMED_BATCHES = 16  # at each side, after as many that warm up
 MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds
 
@@ -45,6 +46,7 @@ def parse_args(argv=None):
 def main(args):
     args.data = common.data_folder(args.data)
     tasks = EXPERIMENTS[args.experiment]
+    args.sides = args.sides or quick_sides(contract.describe(args.data)["size"])
     if args.epochs is None:
         args.precision, args.epochs = plan(args, tasks)
         print(f"{args.epochs} epochs should fit {args.minutes:g} minutes of training", flush=True)
@@ -59,6 +61,11 @@ def main(args):
         "experiment": args.experiment, "seed": args.seed, "minutes": args.minutes, "epochs": args.epochs,
         "train_seconds": rows[-1]["seconds"], "best_epoch": best["epoch"],
         **{field.removeprefix("val_"): best[field] for field in FIELDS[3:]}})
+
+
+def quick_sides(size):
+    """SIDES for --sides; None, the recipe's, where they would be under 128 px or no multiples of 32."""
+    return None if size % 128 or size < 256 else ",".join(f"{round(share * size)}:{until:g}" for until, share in SIDES)
 
 
 def plan(args, tasks):

@@ -36,7 +36,7 @@ from data import photographs, stress  # noqa: E402
 from data.contract import chunked, open_rechunked  # noqa: E402
 from dataloader_mtl import MTLDataset, make_loader  # noqa: E402
 from models import MTLNet, count_parameters  # noqa: E402
-from training import checkpoint, evaluation  # noqa: E402
+from training import checkpoint, evaluation, recipe  # noqa: E402
 
 SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
 
@@ -166,6 +166,15 @@ def test_quality(data, tmp_path, capsys):
     assert (folder / "quality.png").stat().st_size > 5000
     with pytest.raises(common.InputError, match="--resume"):
         bench_quality.main(bench_quality.parse_args([str(option) for option in options]))
+
+
+def test_quick_sides_are_those_of_the_options():
+    assert [bench_quality.quick_sides(size) for size in (256, 512, 128, 320)] == [
+        "128:0.5,192:0.88,256:1", "256:0.5,384:0.88,512:1", None, None]
+    assert recipe.training_sides(8, 256, bench_quality.quick_sides(256)) == [128] * 4 + [192] * 3 + [256]
+    options = vars(bench_quality.parse_args([]))
+    assert {key: options[key] for key in bench_quality.QUICK} == bench_quality.QUICK
+    assert bench_quality.parse_args(["--optimizer", "adamw"]).optimizer is None
 
 
 def test_epochs_fill_the_time(monkeypatch):
