@@ -113,6 +113,8 @@ def load(path, keys=MODEL_KEYS):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # hostile bytes make zipfile and the unpickler raise nearly anything
         raise damaged from None
+    if keys is MODEL_KEYS and isinstance(content, dict) and isinstance(content.get("best"), dict):
+        content = last_epoch(content)
     if isinstance(content, dict):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
@@ -127,6 +129,14 @@ def load(path, keys=MODEL_KEYS):
         cli.warn(f"{path} does not say which images it was trained on"
                  + ("" if is_sealed else ", and damage to it cannot be noticed: it is of an earlier version"))
     return content
+
+
+def last_epoch(content):
+    """Of the content of a last.pt what a best.pt would have, for the last epoch's weights, or their average where one was kept."""
+    average = content.get("average")
+    kept = {name.removeprefix("module."): value for name, value in average.items() if str(name).startswith("module.")} if isinstance(
+        average, dict) else content.get("model")
+    return content["best"] | {"model": kept, "metrics": {}, "calibration": {}}
 
 
 def find(path=None, runs="runs"):

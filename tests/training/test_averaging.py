@@ -8,7 +8,8 @@ from tiny import arguments, assert_same_weights, log, result, weights
 from torch import nn
 
 import train_mtl
-from training import averaging, engine
+from cli import InputError
+from training import averaging, checkpoint, engine
 
 
 def test_by_hand():
@@ -94,3 +95,31 @@ def test_two_processes_have_the_average_of_one_but_for_rounding(data, averaged, 
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0.05, atol=0.02, msg=lambda text: f"{name}: {text}")
+
+
+def test_a_last_pt_is_the_network_of_the_last_epoch(data, averaged, tmp_path):
+    folder = averaged[0] / "mtl/seed0"
+    content = torch.load(folder / "last.pt", weights_only=True)
+    model, info = checkpoint.load_model(folder / "last.pt")
+    assert_same_weights(model.state_dict(), {name.removeprefix("module."): value for name, value in content["average"].items()
+                                             if name.startswith("module.")})
+    assert info["metrics"] == info["calibration"] == {} and info["tasks"] == ["seg", "cls", "bbox"]
+    assert torch.equal(info["trained_on"], content["trained_on"])
+    train_mtl.main(arguments(data, tmp_path))
+    assert_same_weights(checkpoint.load_model(tmp_path / "mtl/seed0/last.pt")[0].state_dict(), weights(tmp_path / "mtl/seed0"))
+    weights_of_both, _ = checkpoint.mean([folder / "last.pt", folder / "best.pt"])
+    chosen = weights(folder, "best.pt")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(weights_of_both[name], (value + chosen[name]) / 2)
+
+
+@pytest.mark.parametrize("wrong", [{"average": 3, "model": 3}, {"average": {"module.seg": 1}}, {"average": {}}, {"best": {}},
+                                   {"model": {"a": torch.zeros(2)}}])
+def test_a_last_pt_of_other_content_is_refused(averaged, tmp_path, wrong):
+    content = torch.load(averaged[0] / "mtl/seed0/last.pt", weights_only=True)
+    if "average" not in wrong:
+        del content["average"]
+    checkpoint.save(content | wrong, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="no checkpoint of this project|does not fit the network"):
+        checkpoint.load_model(tmp_path / "last.pt")
