@@ -2,7 +2,7 @@
 
     python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
 
-It first times some batches at each side that the training images grow through, then trains for as many epochs as
+It first times some batches at each side that the training images grow through, in one process, then trains for as many epochs as
 should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
 after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
 training scripts works here too. What the study does is `--optimizer adamw --lr 0.002 --width 48`; the defaults here are
@@ -28,8 +28,7 @@ from utils import EqualWeightedLoss
 EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
                "ablation_bbox": ("seg", "bbox")}
 FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
-# One process of several threads is the fastest on an idle machine, and what the plan is made from.
-QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32, "processes": 1}
+QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32}
 SIDES = ((0.5, 0.5), (0.88, 0.75), (1.0, 1.0))  # as recipe.SIDES: until this share of the epochs, side relative to the data's
 TIMED_BATCHES = 16  # at each side, after as many that warm up
 MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds

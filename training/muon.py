@@ -2,7 +2,7 @@
 
 A gradient of a convolution, seen as a matrix of outputs by inputs, is mostly a few directions; AdamW scales its entries one by one and
 leaves it so. Muon replaces the matrix M = U S V' by about U V', in which all directions are as long as each other, so that rare ones
-are learned as fast as common ones. On these photographs that needs a third less time (benchmarks/README.md).
+are learned as fast as common ones. What that brings here is in benchmarks/README.md, under "Time to a result".
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, for the step and the polynomial; Liu et al., "Muon
 is scalable for LLM training", 2025, for decay and for the scale, with which a learning rate is about what it is for AdamW.
