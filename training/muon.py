@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 MOMENTUM = 0.95
-ROUNDS = 3                                # of the polynomial: singular values come into 0.3 to 1.2, and more rounds bring no more here
+ROUNDS = 3                                # of the polynomial: what is not small beside the largest comes into 0.3 to 1.2; each costs time
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)    # a x + b x^3 + c x^5, steep at zero and near one at one
 SCALE = 0.2                               # root mean square of a step's entries, over the learning rate: about AdamW's
 
