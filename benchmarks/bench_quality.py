@@ -5,8 +5,8 @@
 It first times some batches at each side that the training images grow through, in one process, then trains for as many epochs as
 should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
 after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
-training scripts works here too. What the study does is `--optimizer adamw --lr 0.002 --width 48`; the defaults here are
-what gets far in a short time (QUICK).
+training scripts works here too. The defaults here are what gets far in a short time (QUICK, SIDES);
+the study's are `--optimizer adamw --lr 0.002 --width 48 --sides 128:0.6,192:0.8,256:1`.
 """
 
 import argparse

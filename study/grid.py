@@ -51,7 +51,7 @@ def experiments(words):
         if weighting != "equal" and re.fullmatch(NUMBERS, weighting) and len(weighting.split("-")) != len(tasks):
             continue
         as_given = {key.replace("-", "_"): KINDS.get(key, str)(value) if value else value for key, value in choice.items()}
-        name = default_name(SimpleNamespace(**as_given | {"tasks": tasks}))
+        name = default_name(SimpleNamespace(**as_given | {"tasks": tasks, "optimizer": None}))  # no choice of a grid
         options = [f"--{key}={value}" for key, value in choice.items() if key != "tasks" and value != USUAL[key]]
         command = ("train.py", "--tasks", *tasks, *options, f"--name={name}")
         if found.setdefault(name, command) != command:
