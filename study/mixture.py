@@ -22,9 +22,9 @@ def refuse_mixture(runs):
     values = {key: {run.label: run.test[key] for run in runs} for key in ("split_hash", "border", "size")}
     values["images"] = {run.label: str(sorted(run.config["images"].items())) for run in runs}
     values["the weights of --init"] = {} if has_sizes(runs) else {run.label: run.config.get("init") for run in runs}
+    said = {run.label: EARLIER | run.config["options"] for run in runs}
     for option in sorted({option for run in runs for option in run.config["options"]} - FREE_OPTIONS):
         # A run of an older version may not know the option yet; that is a difference of code, which the page tells.
-        said = {run.label: EARLIER | run.config["options"] for run in runs}
         know, key = [run for run in runs if option in said[run.label]], f"--{option.replace('_', '-')}"
         for seed in sorted({run.seed for run in know}) if option in SEEDWISE else [None]:
             words = key if seed is None else f"{key}, of seed {seed},"

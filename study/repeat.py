@@ -13,6 +13,7 @@ from cli import InputError
 from data import contract
 from registry import AXES
 from study import records
+from study.mixture import EARLIER
 from study.table import EXPERIMENTS
 
 # Options that say where and what a run writes, or that experiments.py sets by itself.
@@ -76,7 +77,7 @@ def other_options(folder, given, data=None):
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         # An earlier version used all masks, no scenes, AdamW, one process, and convolutions as PyTorch computes them.
-        options = {"masks": None, "scenes": None, "optimizer": None, **config["options"], "processes": config.get("processes", 1),
+        options = {"masks": None, "scenes": None, **EARLIER, **config["options"], "processes": config.get("processes", 1),
                    "convolution": config.get("convolution", "direct")}
         trained_on = config["split_hash"]
         keys = [f"--{key.replace('_', '-')}" for key in options]
