@@ -27,11 +27,8 @@ import registry
 
 def conv_bn_relu(cin, cout, kernel=3, stride=1):
     """Convolution without bias (the normalisation has one), batch normalisation, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(cout),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(cout),
+                         nn.ReLU(inplace=True))
 
 
 class DoubleConv(nn.Sequential):
@@ -98,8 +95,7 @@ class SegDecoder(nn.Module):
         super().__init__()
         *given, deepest = channels
         finest, *skips = wanted = getattr(channels, "skips", given)
-        self.laterals = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False)
-                                      for a, b in zip(given, wanted))
+        self.laterals = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False) for a, b in zip(given, wanted))
         outs = [(c + 1) // 2 for c in skips]
         ups = [Up(cin, cskip, cout) for cin, cskip, cout in zip([*outs[1:], deepest], skips, outs)]
         ups.insert(0, Up(outs[0], finest, finest, conv=conv_bn_relu))
@@ -209,8 +205,7 @@ class MTLNet(nn.Module):
         self.keeps_statistics = False  # of the encoder's batch normalisation, while the network trains
         self.keeps_trunk, self.trunk = False, []
         self.team = None               # of processes, where several train it
-        self.encoder = self.sharing.build(
-            lambda: build(lambda: self.backbone.build(width), "encoder", seed), self.tasks, self.beside, seed)
+        self.encoder = self.sharing.build(lambda: build(lambda: self.backbone.build(width), "encoder", seed), self.tasks, self.beside, seed)
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
         for name, task in self.task.items():
@@ -227,7 +222,7 @@ class MTLNet(nn.Module):
         """
         self.trunk = []
         cut = self.cut if self.keeps_trunk and torch.is_grad_enabled() else lambda value: value
-        features = self.sharing.features(self.encoder, (image.float() - self.mean) / self.std, self.tasks, cut)
+        features = self.sharing.features(self.encoder, standardised(image, self.mean, self.std), self.tasks, cut)
         return {name: getattr(self, name)(features[name], image.shape[-2:]).float() for name in self.tasks}
 
     def cut(self, map):
@@ -269,6 +264,15 @@ class MTLNet(nn.Module):
         own = self.state_dict()
         part.load_state_dict({name: own[name] for name in part.state_dict()})
         return part.eval()
+
+
+def standardised(image, mean, std):
+    """(image - mean) / std in float32."""
+    if torch.compiler.is_compiling() or not image.is_contiguous(memory_format=torch.channels_last):
+        return (image.float() - mean) / std
+    # A row at once: three numbers over and over are slow to go along with. The values are the same.
+    rows, mean, std = image.permute(0, 2, 3, 1).flatten(2), *(each.flatten().repeat(image.shape[3]) for each in (mean, std))
+    return (rows.float() - mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 
 def build(part, name, seed):

@@ -74,7 +74,6 @@ def plan(args, tasks):
     with folder.held():
         pass  # refuses an existing run before it measures
     model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
-    convolution.install(model, convolution.choose(args.convolution, device, args.precision, torch.get_num_threads()))
     keep_memory()
     update = engine.plain_update(model, criterion, args.lr, args.optimizer)
     once = argparse.Namespace(**{**vars(args), "epochs": 1})
@@ -86,6 +85,7 @@ def plan(args, tasks):
         if precision is None:  # at full size, as a training run chooses it
             precision = engine.choose_precision(args.precision, folder, model, criterion, dataset, args.batch_size,
                                                 device)
+            convolution.install(model, convolution.choose(args.convolution, device, precision, torch.get_num_threads()))
         for _ in ("warm up", "measure"):
             _, seconds, images = engine.train_one_epoch(model, criterion, update, loader, 0, once, precision)
         speeds[side] = images / seconds

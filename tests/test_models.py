@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cli import InputError
-from models import BoxHead, MTLNet, count_parameters
+from models import BoxHead, MTLNet, count_parameters, standardised
 from registry import PUBLISHED
 
 CONFIGURATIONS = [("seg", "cls", "bbox"), ("seg",), ("seg", "cls"), ("seg", "bbox")]
@@ -29,6 +29,16 @@ def test_only_the_asked_tasks_exist(tasks):
 
 def test_default_width_has_about_three_million_parameters():
     assert 3.0e6 < count_parameters(MTLNet(PUBLISHED)) < 3.5e6
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", [(2, 3, 33, 47), (1, 3, 32, 32), (2, 3, 1, 5)])
+def test_images_are_standardised_to_the_bit_and_left_as_they_are(shape, dtype, layout):
+    image = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(dtype).contiguous(memory_format=layout)
+    mean, std, before = torch.tensor([123.7, 116.3, 103.5]).view(3, 1, 1), torch.tensor([58.4, 57.1, 57.4]).view(3, 1, 1), image.clone()
+    found, wanted = standardised(image, mean, std), (image.float() - mean) / std
+    assert torch.equal(found, wanted) and found.stride() == wanted.stride() and torch.equal(image, before)
 
 
 def test_bytes_and_floats_give_the_same():

@@ -6,7 +6,8 @@ that PyTorch calls computes a convolution, and the gradient of its input, at 70 
 weights at 30 to 50. It is also closer to the exact one, as sums are over a quarter as many terms.
 
 A convolution of a picture that was upsampled twofold sees each value of it two or four times over: as a transposed convolution
-it takes 4 multiplications instead of 9, and nothing has to be upsampled and concatenated before.
+it takes 4 multiplications instead of 9, and nothing has to be upsampled and concatenated before. That pays in bf16, too, where a
+processor multiplies matrices of it so fast that memory is what a step waits for.
 
 Both are exact but for rounding. A network that is evaluated computes as PyTorch does, to the last bit. benchmarks/README.md has
 figures.
@@ -35,14 +36,13 @@ def choose(asked, device, precision, computers):
     """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor. computers: threads of all processes
     together; one alone computes as PyTorch does, so that there is a way to train that gives what every version gave.
 
-    Raises InputError where fast is asked for and the run does not train in fp32 on a CPU.
+    Raises InputError where fast is asked for and the run does not train on a CPU.
     """
-    fits = device.type == "cpu" and precision != "bf16"
-    if asked == "fast" and not fits:
-        raise InputError(f"--convolution fast is for fp32 on a CPU, and this run trains in {precision} on {device.type}; leave it "
-                         "out")
+    if asked == "fast" and device.type != "cpu":
+        raise InputError(f"--convolution fast is for a CPU, and this run trains on {device.type}; leave it out")
     flags = processor_flags() or ()
-    return asked or WAYS[fits and computers > 1 and "avx2" in flags and "avx512f" not in flags]
+    pays_here = "amx_bf16" in flags if precision == "bf16" else "avx2" in flags and "avx512f" not in flags
+    return asked or WAYS[device.type == "cpu" and computers > 1 and pays_here]
 
 
 def install(model, way):
@@ -69,15 +69,15 @@ def pays(weight):
 
 
 def trains(layer, x):
-    """Whether a layer is being trained, in float32 on a CPU."""
-    return (layer.training and torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu"))
+    """Whether a layer is being trained on a CPU, in float32 or under autocast in bf16."""
+    return (layer.training and torch.is_grad_enabled() and x.device.type == "cpu"
+            and x.dtype in ((torch.float32, torch.bfloat16) if torch.is_autocast_enabled("cpu") else (torch.float32,)))
 
 
 def convolve(x, weight):
-    """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays."""
+    """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays, in float32."""
     is_even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-    if is_even and weight.requires_grad and pays(weight):
+    if is_even and weight.requires_grad and pays(weight) and not torch.is_autocast_enabled("cpu"):
         return Convolution.apply(x, weight)
     return F.conv2d(x, weight, padding=1)
 
@@ -97,7 +97,8 @@ class FastUp(Up):
             return super().forward(x, skip)
         first, *others = (layer for layer in self.conv.modules() if not isinstance(layer, nn.Sequential))
         of_skip, of_x = first.weight.split([skip.shape[1], first.in_channels - skip.shape[1]], dim=1)
-        y = convolve(skip, of_skip) + F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
+        y = convolve(skip, of_skip)
+        y += F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
         for layer in others:
             y = layer(y)
         return y

@@ -37,7 +37,7 @@ def make_parser(doc):
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                         help="of training; auto times a step in both and takes the faster")
     parser.add_argument("--convolution", choices=CONVOLUTIONS,
-                        help="of 3 x 3: direct, or with fewer multiplications, on a CPU in fp32; default: as it is faster here")
+                        help="of 3 x 3: direct, or with fewer multiplications, on a CPU; default: as it is faster here")
     parser.add_argument("--processes", type=cli.integer(1, 1024, also="auto"), default="auto", metavar="P",
                         help="that share each batch; auto: on a CPU one a core, unless --threads is given")
     parser.add_argument("--threads", type=cli.integer(1, 1024), help="that compute in each process; default: one a core altogether")

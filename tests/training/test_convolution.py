@@ -23,6 +23,7 @@ from utils import EqualWeightedLoss
 
 CPU = torch.device("cpu")
 OLD, NEW = {"avx2"}, {"avx2", "avx512f"}  # processors
+TILES = NEW | {"avx512_bf16", "amx_bf16"}
 
 
 def random(*shape, seed=0):
@@ -144,28 +145,40 @@ def test_a_step_computes_the_same_but_for_the_rounding_of_gradients():
     assert torch.equal(one.eval()(batch["image"])["seg"], other.eval()(batch["image"])["seg"])
 
 
-@pytest.mark.parametrize("side, precision", [(66, "fp32"), (64, "bf16")])
-def test_odd_sides_and_bf16_are_pytorchs_own(side, precision, monkeypatch):
+def test_odd_sides_are_pytorchs_own(monkeypatch):
     """66 px are 33 and 17 and 9 and 5 and 3 positions."""
     monkeypatch.setattr(convolution, "weight_gradient", None), monkeypatch.setattr(convolution, "transposed", None)
-    gradients(model_with("fast"), batch_of(side), precision)
+    gradients(model_with("fast"), batch_of(66))
+
+
+def test_in_bf16_nothing_is_upsampled_and_gradients_are_pytorchs_own(monkeypatch):
+    monkeypatch.setattr(convolution, "weight_gradient", None)
+    wanted = gradients(model_with("direct"), batch_of(64))  # in fp32
+    one, other = (gradients(model_with(way), batch_of(64), "bf16") for way in convolution.WAYS)
+    off = [sum(((found[name] - value).norm() / value.norm()).item() for name, value in wanted.items()) / len(wanted)
+           for found in (one, other)]
+    assert all(found.dtype == torch.float32 and found.stride() == wanted[name].stride() for name, found in other.items())
+    assert 0 < off[1] < 1.5 * off[0] < 1 and not torch.equal(one["seg.ups.0.reduce.weight"], other["seg.ups.0.reduce.weight"])
+    monkeypatch.setattr(F, "interpolate", None)
+    gradients(model_with("fast"), batch_of(64), "bf16")
 
 
 @pytest.mark.parametrize("asked, flags, precision, computers, way", [
     (None, OLD, "fp32", 2, "fast"), (None, OLD, "fp32", 1, "direct"), (None, NEW, "fp32", 2, "direct"), (None, None, "fp32", 2, "direct"),
     (None, {"asimd"}, "fp32", 2, "direct"), (None, OLD, "bf16", 2, "direct"), ("direct", OLD, "fp32", 2, "direct"),
-    ("fast", NEW, "fp32", 1, "fast")])
+    ("fast", NEW, "fp32", 1, "fast"), (None, TILES, "bf16", 2, "fast"), (None, TILES, "bf16", 1, "direct"), (None, TILES, "fp32", 2, "direct"),
+    (None, NEW, "bf16", 2, "direct"), ("fast", OLD, "bf16", 1, "fast"), ("direct", TILES, "bf16", 2, "direct")])
 def test_the_processor_is_asked(asked, flags, precision, computers, way, monkeypatch):
     monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
     assert convolution.choose(asked, CPU, precision, computers) == way
 
 
-@pytest.mark.parametrize("device, precision", [("cpu", "bf16"), ("cuda", "fp32")])
-def test_where_it_cannot_be_it_is_refused(device, precision, monkeypatch):
-    with pytest.raises(InputError, match=f"trains in {precision} on {device}; leave it out"):
-        convolution.choose("fast", torch.device(device), precision, 2)
-    monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
-    assert convolution.choose(None, torch.device(device), precision, 2) == "direct"
+@pytest.mark.parametrize("precision, flags", [("fp32", OLD), ("bf16", TILES)])
+def test_on_a_gpu_it_is_refused(precision, flags, monkeypatch):
+    with pytest.raises(InputError, match="trains on cuda; leave it out"):
+        convolution.choose("fast", torch.device("cuda"), precision, 2)
+    monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
+    assert convolution.choose(None, torch.device("cuda"), precision, 2) == "direct"
 
 
 def config_of(folder):
