@@ -28,7 +28,7 @@ import registry
 def conv_bn_relu(cin, cout, kernel=3, stride=1):
     """Convolution without bias (the normalisation has one), batch normalisation, ReLU."""
     return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(cout),
-                         nn.ReLU(inplace=True))
+                         nn.ReLU())  # in place would be slower on a CPU
 
 
 class DoubleConv(nn.Sequential):

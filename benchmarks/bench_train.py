@@ -51,6 +51,8 @@ class Reference(nn.Module):
     pooled outputs. 14.2 GFLOP forward per image, 3.7 M parameters.
     """
 
+    team = None  # of processes
+
     def __init__(self):
         super().__init__()
         self.contract = nn.ModuleList(

@@ -45,6 +45,8 @@ class Task(ABC):
     columns  names of what `cells` gives of an answer.
     wanted   what to bring where `lacking` finds a fault, or None: the labels for each image.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
+    by_image whether the loss of a batch without a target of UNLABELLED is the mean of its images' losses, and `imitate` likewise:
+             several processes of a run then compute it apart.
     """
 
     needs = ()
@@ -56,6 +58,7 @@ class Task(ABC):
     columns = ()
     wanted = None
     panel = None
+    by_image = False
 
     def __init__(self, name, argument=None):
         if argument is not None:

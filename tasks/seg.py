@@ -17,6 +17,7 @@ class Seg(Task):
     counts = ("intersection", "predicted", "target", "border_intersection", "border_union")
     labels, wanted = "a mask", "masks of pets"
     columns = ("share",)
+    by_image = True
 
     def value(self, raw):
         known = self.labelled(raw["masks"])

@@ -97,8 +97,7 @@ class FastUp(Up):
             return super().forward(x, skip)
         first, *others = (layer for layer in self.conv.modules() if not isinstance(layer, nn.Sequential))
         of_skip, of_x = first.weight.split([skip.shape[1], first.in_channels - skip.shape[1]], dim=1)
-        y = convolve(skip, of_skip)
-        y += F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
+        y = convolve(skip, of_skip) + F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
         for layer in others:
             y = layer(y)
         return y

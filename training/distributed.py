@@ -2,7 +2,8 @@
 
 Each process loads, augments and computes its part of every batch, by image. In between they exchange: the sums of batch
 normalisation, which is over the whole batch; outputs and targets, so that each computes the losses of the whole batch,
-whatever these are; and gradients. Each then updates its share of the parameters, which lie in memory that all see.
+whatever these are, but for those that are known to be means over images (tasks.Task.by_image), of which the values alone; and
+gradients. Each then updates its share of the parameters, which lie in memory that all see.
 
 Normalisation of each process's images for themselves would need no exchange and be an eighth faster (benchmarks/README.md).
 It is over the whole batch because only then does a run not depend on the number of processes.
@@ -19,10 +20,13 @@ from torch.nn.utils import get_total_norm
 from cli import InputError
 from data.shared import Shared, open_shared
 from training.devices import choose_device
+from training.others import key_of
 from training.step import gradient_norm
 from training.team import ALONE, Network, Started
+from utils import UNLABELLED
 
 LAYERS = {nn.BatchNorm1d, nn.BatchNorm2d}
+WIDE = 128    # channels
 ALIGNED = 16  # numbers: where a parameter begins in shared memory
 
 
@@ -111,23 +115,28 @@ def join(team, model):
     if strange:
         raise InputError(f"{strange[0]} normalises over a batch in a way that cannot be split ({len(strange)} such layers); "
                          "use --processes 1")
-    model.team = team
+    model.team, team.by_image = team, tuple(name for name, task in model.task.items() if task.by_image)
     for layer in model.modules():
         if is_plain(layer):
             layer.__class__, layer.team = WholeBatchNorm, team
 
     def whole(model, inputs, outputs):
-        return {name: Whole.apply(team, output) for name, output in outputs.items()} if model.training else outputs
+        apart = team.apart if model.training else outputs
+        return {name: output if name in apart else Whole.apply(team, output) for name, output in outputs.items()}
 
     model.register_forward_hook(whole)
 
 
 def whole_batch(team, batch):
-    """A batch with the targets of all processes, beside the images of this one."""
+    """A batch with the targets of all processes, beside the images of this one; but for targets that the losses need of this one's
+    images alone."""
     if team.size == 1:
         return batch
-    team.lengths = team.exchange(torch.tensor([len(batch["image"])])).flatten().tolist()
-    return {name: value if name == "image" else Whole.apply(team, value) for name, value in batch.items()}
+    known = [bool((batch[name] != UNLABELLED).all()) for name in team.by_image]
+    team.lengths, *known = team.exchange(torch.tensor([len(batch["image"]), *known])).T.tolist()
+    team.apart = {name for name, everywhere in zip(team.by_image, known) if all(everywhere)}
+    own = {"image", *team.apart, *map(key_of, team.apart)}
+    return {name: value if name in own else Whole.apply(team, value) for name, value in batch.items()}
 
 
 class Whole(torch.autograd.Function):
@@ -171,33 +180,62 @@ class Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, team, x, weight, bias, eps):
-        nothing = torch.zeros_like(weight), torch.ones_like(weight)  # float, and so are the statistics of bf16
-        mean, var = torch.batch_norm_update_stats(x, *nothing, 0.0)
+        rows, k = wide(x)
+        nothing = weight.new_zeros(k * len(weight)), weight.new_ones(k * len(weight))  # float, and so are the statistics of bf16
+        mean, var = torch.batch_norm_update_stats(rows, *nothing, 0.0)
         mean = mean.double()  # in which a difference of squares does no harm
-        sums = torch.stack([mean, torch.addcmul(var, mean, mean)]).mul_(team.lengths[team.rank] / sum(team.lengths))
-        mean, square = team.exchange(sums).sum(0)
+        sums = torch.stack([mean, torch.addcmul(var, mean, mean)]).view(2, k, -1).mean(1)
+        mean, square = team.exchange(sums.mul_(team.lengths[team.rank] / sum(team.lengths))).sum(0)
         mean, var = mean.to(weight.dtype), torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).to(weight.dtype)
         ctx.save_for_backward(x, weight, mean, var)
         ctx.team, ctx.eps = team, eps
         ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var
+        return narrow(normalise(rows, k, mean, var, weight, bias, eps), k), mean, var
 
     @staticmethod
     def backward(ctx, gradient, *_):
         x, weight, mean, var = ctx.saved_tensors
-        low = gradient.dtype != weight.dtype
+        (rows, k), low = wide(x), gradient.dtype != weight.dtype
+        its_rows = gradient.contiguous(memory_format=torch.channels_last) if k > 1 else gradient
         # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
         # of gradient over this part's values.
-        scaled, product, plain = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, var, None, None, False, ctx.eps, [low, True, True])
+        scaled, *sums = torch.ops.aten.native_batch_norm_backward(
+            wide(its_rows)[0], rows, *repeated(k, weight, mean, var), None, None, False, ctx.eps, [low, True, True])
+        sums = torch.stack(sums).view(2, k, -1).sum(1)
         n = sum(ctx.team.lengths) * x[0, 0].numel()
         scale = weight * (var + ctx.eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as another normalisation of x.
-        factors = (ctx.team.exchange(torch.stack([product, plain])).sum(0) * scale).div_(-n)
-        rest = F.batch_norm(x, mean, var, factors[0], factors[1], False, 0.0, ctx.eps)
-        # bf16 times a number by channel would round that number, too.
-        rest = rest.add_(scaled) if low else rest.addcmul_(gradient, scale.view(-1, *[1] * (x.ndim - 2)))
-        return None, rest, product, plain, None
+        factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-n)
+        rest = normalise(rows, k, mean, var, *factors, ctx.eps)
+        # bf16 times a number by channel would round that number, too. Sums in place would be slower.
+        rest = narrow(rest + scaled if low else rest, k)
+        rest = rest if low else torch.addcmul(rest, gradient, scale.view(-1, *[1] * (x.ndim - 2)))
+        return None, rest, *sums, None
+
+
+def wide(x):
+    """(x (B, C, H, W) as (B, k C, H, W / k), k): pixels side by side as channels, where these are few. What goes along channels is then
+    quicker by up to a half."""
+    k = 1
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        while 2 * k * x.shape[1] <= WIDE and x.shape[3] % (2 * k) == 0:
+            k *= 2
+    return (x.permute(0, 2, 3, 1).unflatten(2, (-1, k)).flatten(3).permute(0, 3, 1, 2), k) if k > 1 else (x, 1)
+
+
+def narrow(rows, k):
+    """What `wide` has made of x -> x."""
+    return rows.permute(0, 2, 3, 1).unflatten(3, (k, -1)).flatten(2, 3).permute(0, 3, 1, 2) if k > 1 else rows
+
+
+def repeated(k, *values):
+    """(C,) numbers by channel -> (k C,) of `wide`."""
+    return values if k == 1 else [each.expand(k, -1).flatten().contiguous() for each in values]  # of one channel it is a view
+
+
+def normalise(rows, k, mean, var, weight, bias, eps):
+    """weight (x - mean) / deviation + bias of `wide` values, by the channels that they have without."""
+    return F.batch_norm(rows, *repeated(k, mean, var, weight, bias), False, 0.0, eps)
 
 
 # ------------------------------------------------------------------------------------------------------- the parameters

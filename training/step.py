@@ -21,6 +21,8 @@ def step(model, criterion, batch, precision, look=None, recorded=None):
     losses = criterion(outputs, batch)
     if criterion.teacher:
         losses = criterion.teacher.join(losses, outputs, batch)
+    if model.team:
+        losses = model.team.whole(losses)
     if look:
         look(losses)
     total = criterion.backward(losses, model)

@@ -31,6 +31,7 @@ from data.shared import Shared, open_shared
 
 SLOT = 16 << 20  # bytes that a process can hand over at once; more goes in turns
 GRACE = 2.0      # seconds in which an ended process may still tell why
+SPIN = 0.0003    # seconds of asking again before a process sleeps: waking one up takes a good part of that
 
 
 class Lost(Exception):
@@ -38,9 +39,14 @@ class Lost(Exception):
 
 
 class Alone:
-    """A team of one."""
+    """A team of one.
 
-    rank, size = 0, 1
+    lengths   of each process's part of the batch.
+    by_image  names of the tasks whose loss of a fully labelled batch is the mean over its images; apart: those of them in which this
+              batch is, whose losses each process computes for its part.
+    """
+
+    rank, size, lengths, by_image, apart = 0, 1, (), (), ()
 
     def exchange(self, tensor):
         """A tensor of each process -> (P, ...) of all, by rank, in all of them; all are of the same shape and type. What is
@@ -59,6 +65,10 @@ class Alone:
         padded = torch.cat([content, content.new_zeros(max(lengths) - len(content))])
         return [loads(part[:length].numpy().tobytes()) for part, length in zip(self.exchange(padded), lengths)]
 
+    def whole(self, losses):
+        """Losses by name -> the same, those that were computed apart for all parts together."""
+        return {name: Mean.apply(self, loss) if name in self.apart else loss for name, loss in losses.items()}
+
     def call(self, function, *args):
         """Called in the first process: function(team, *args) in all of them; returns what it returns in the first."""
         return function(self, *args)
@@ -68,6 +78,21 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+class Mean(torch.autograd.Function):
+    """A loss of each process's part, a scalar -> the mean over all images, in all of them. As gradients of parameters are averaged over
+    the processes at the end, P times this part's share goes back."""
+
+    @staticmethod
+    def forward(ctx, team, loss):
+        share = team.lengths[team.rank] / sum(team.lengths)
+        ctx.factor = share * team.size
+        return team.exchange(loss * share).sum(0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, gradient * ctx.factor
 
 
 class Bell:
@@ -116,7 +141,10 @@ class Local(Alone):
                 self.bells[self.rank][rank].ring() if self.bells else other.send(b".")
             for rank, other in self.sockets.items():
                 bell = self.bells[rank][self.rank] if self.bells else other
-                if bell not in select.select([bell, other], [], [])[0] or not bell.recv(1):
+                ready, until = [], time.perf_counter() + SPIN
+                while not ready and time.perf_counter() < until:
+                    ready = select.select([bell, other], [], [], 0)[0]
+                if bell not in (ready or select.select([bell, other], [], [])[0]) or not bell.recv(1):
                     raise Lost
         except OSError:
             raise Lost from None

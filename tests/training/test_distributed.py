@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import TIMES, TINY, arguments, assert_same_weights, log, result, weights
+from torch.nn import functional as F
 
 import train_mtl
 from cli import InputError
@@ -22,7 +23,7 @@ from data.shared import Shared, open_shared
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from registry import PUBLISHED
-from training import distributed, engine, team
+from training import distributed, engine, others, team
 from training.step import gradient_norm, named_parameters, step
 from utils import UncertaintyWeightedLoss
 
@@ -138,6 +139,73 @@ def test_three_processes_compute_what_one_does(data):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def apart(team, data):
+    """What three processes make of 7 images whose masks are known throughout, which are imitated, too, and what one makes of them."""
+    dataset = MTLDataset(data, "train")
+    batch = dataset.__getitems__([(0, row) for row in range(17, 24)])
+    batch["cls"][:4] = 255
+    batch["teacher: seg"] = torch.randn(batch["seg"].shape, generator=torch.Generator().manual_seed(1))
+    plain, joint = ((MTLNet(PUBLISHED, width=2, seed=3).train(), UncertaintyWeightedLoss(PUBLISHED)) for _ in range(2))
+    for model, criterion in (plain, joint):
+        criterion.teacher = others.Teacher(model, ("seg",), "")
+    total, losses = step(*plain, batch, "fp32")
+    distributed.join(team, joint[0])
+    update = distributed.Update(team, named_parameters(*joint), engine.make_optimizer(*joint, 1e-2))
+    part = {name: value[7 * team.rank // team.size:7 * (team.rank + 1) // team.size] for name, value in batch.items()}
+    given = distributed.whole_batch(team, part)
+    same, their_losses = step(*joint, given, "fp32")
+    norm = update.average().item()
+    gradients = team.gather({name: p.grad for name, p in update.parameters.items() if p.grad is not None})
+    gradients = {name: grad for each in gradients for name, grad in each.items()}
+    return {"apart": team.apart, "lengths": {name: len(value) for name, value in given.items()},
+            "losses": [(losses[name].item(), their_losses[name].item()) for name in losses] + [(total.item(), same.item())],
+            "gradients": max((gradients[name] - p.grad).abs().max().item() / norm for name, p in named_parameters(*plain).items())}
+
+
+def test_losses_that_are_means_over_images_are_computed_apart(data):
+    with contextlib.closing(distributed.start(3, 1)) as three:
+        found = three.call(apart, data)
+    assert found["apart"] == {"seg"}
+    assert {name: found["lengths"][name] for name in ("image", "seg", "teacher: seg", "cls", "bbox", "row")} == {
+        "image": 2, "seg": 2, "teacher: seg": 2, "cls": 7, "bbox": 7, "row": 7}
+    assert all(a == pytest.approx(b, rel=1e-5) for a, b in found["losses"]), found["losses"]
+    assert found["gradients"] < 1e-5
+
+
+class One:
+    """A team of one that exchanges."""
+
+    rank, size, lengths = 0, 1, [4]
+
+    def exchange(self, tensor):
+        return tensor[None]
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype, off", [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("shape, k", [((4, 16, 8, 8), 8), ((4, 24, 6, 12), 4), ((4, 1, 8, 8), 8), ((4, 2, 3, 64), 64), ((4, 48, 5, 7), 1), ((4, 200, 4, 4), 1), ((4, 16), 1)])
+def test_the_whole_batch_is_normalised_as_in_double_precision(shape, k, dtype, off, layout):
+    rng = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(shape, generator=rng).mul(2).add(3).to(dtype) for _ in range(2))
+    if x.ndim == 4:
+        x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
+        rows, found = distributed.wide(x)
+        assert found == (k if layout is torch.channels_last or shape[1] == 1 else 1)
+        assert rows.shape == (4, k * shape[1], shape[2], shape[3] // k) or found == 1
+        assert torch.equal(distributed.narrow(rows, found), x) and rows.data_ptr() == x.data_ptr()
+    weight, bias = torch.rand(shape[1], generator=rng) + 0.5, torch.randn(shape[1], generator=rng)
+    ours, exact = ([each.to(kind or each.dtype, copy=True).requires_grad_() for each in (x, weight, bias)] for kind in (None, torch.float64))
+    y, mean, var = distributed.Normalise.apply(One(), *ours, 1e-5)
+    y.backward(gradient)
+    wanted = F.batch_norm(exact[0], None, None, *exact[1:], training=True, eps=1e-5)
+    wanted.backward(gradient.double())
+    for a, b in [(y, wanted), *((a.grad, b.grad) for a, b in zip(ours, exact))]:
+        assert (a - b).abs().max() < off * b.abs().max() and (a.stride() == b.stride() or shape[1] == 1)
+    every = exact[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean.double(), every.mean(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(var.double(), every.var(1, correction=0), rtol=1e-3, atol=1e-3)
 
 
 def refuse_in_the_second(team):
