@@ -26,7 +26,7 @@ from training.team import ALONE, Network, Started
 from utils import UNLABELLED
 
 LAYERS = {nn.BatchNorm1d, nn.BatchNorm2d}
-WIDE = 128    # channels
+WIDE = 128    # channels that `wide` makes at most of fewer
 ALIGNED = 16  # numbers: where a parameter begins in shared memory
 
 
@@ -208,9 +208,9 @@ class Normalise(torch.autograd.Function):
         factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-n)
         rest = normalise(rows, k, mean, var, *factors, ctx.eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be slower.
-        rest = narrow(rest + scaled if low else rest, k)
-        rest = rest if low else torch.addcmul(rest, gradient, scale.view(-1, *[1] * (x.ndim - 2)))
-        return None, rest, *sums, None
+        of_x = (narrow(rest + scaled, k) if low
+                else torch.addcmul(narrow(rest, k), gradient, scale.view(-1, *[1] * (x.ndim - 2))))
+        return None, of_x, *sums, None
 
 
 def wide(x):
