@@ -74,7 +74,7 @@ def step_seconds(seconds, machines, meetings, nbytes, delay, bandwidth):
 
 def count_exchanges(team, batch, precision):
     """(meetings of a step, bytes that a process hands over in it)."""
-    take, counts = together.stepper(team, batch, precision), []
+    take, counts = together.stepper(team, batch, precision, team.size), []
     take()
     exchange, meet = team.exchange, team.meet
 

@@ -43,9 +43,9 @@ def measure(processes, batch, precision, neighbours, rounds):
 
 def in_team(team, batch, precision, neighbours, rounds):
     """What each process does: the first measures."""
-    ways = {"processes": (stepper(team, batch, precision), 1)}
-    alone = stepper(ALONE, batch, precision) if team.rank == 0 else None
-    ways |= {"threads": (alone, max(2, team.size)), "one thread": (alone, 1)}
+    ways = {"processes": (stepper(team, batch, precision, team.size), 1)}
+    for name, threads in (("threads", max(2, team.size)), ("one thread", 1)):
+        ways[name] = stepper(ALONE, batch, precision, threads) if team.rank == 0 else None, threads
     found = {}
     for _ in range(rounds):
         for n in neighbours:
@@ -73,13 +73,14 @@ def speed(take, team, images):
     return steps * images / (time.perf_counter() - begin)
 
 
-def stepper(team, batch, precision):
-    """A function that trains the default network for a step as train_mtl.py does, on this process's part of a batch."""
+def stepper(team, batch, precision, computers):
+    """A function that trains the default network for a step as train_mtl.py does, on this process's part of a batch. computers: threads
+    of all processes together."""
     keep_memory()
     model, criterion = engine.to_device(MTLNet(TASKS), torch.device("cpu")), EqualWeightedLoss(TASKS)
     optimizer = engine.make_optimizer(model.train(), criterion, 2e-3)
     distributed.join(team, model)
-    convolution.install(model, convolution.choose(None, torch.device("cpu"), precision, 2))
+    convolution.install(model, convolution.choose(None, torch.device("cpu"), precision, computers))
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     n = len(batch["row"])
     part = {name: value[n * team.rank // team.size:n * (team.rank + 1) // team.size] for name, value in batch.items()}
