@@ -45,6 +45,7 @@ class Task(ABC):
     columns  names of what `cells` gives of an answer.
     wanted   what to bring where `lacking` finds a fault, or None: the labels for each image.
     panel    None to be drawn into the common panel, or the title of a panel of its own.
+    of_foreground whether it tells of what `foreground` finds: where nothing is found it has no answer.
     by_image whether the loss of a batch without a target of UNLABELLED is the mean of its images' losses, and `imitate` likewise:
              several processes of a run then compute it apart.
     """
@@ -58,6 +59,7 @@ class Task(ABC):
     columns = ()
     wanted = None
     panel = None
+    of_foreground = False
     by_image = False
 
     def __init__(self, name, argument=None):
@@ -199,7 +201,8 @@ class Task(ABC):
         return ""
 
     def cells(self, value, height, width):
-        """A value of `answer` as the cells of a table, one of each of `columns`: texts or numbers."""
+        """A value of `answer` as the cells of a table, one of each of `columns`: texts or numbers. Where there is no answer they stay
+        empty."""
         return ()
 
 

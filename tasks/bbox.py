@@ -17,6 +17,7 @@ class Bbox(Task):
     metrics = {"box_iou": Metric("box IoU", note="mean over images with a box")}
     labels = "a head box"
     columns = ("xmin", "ymin", "xmax", "ymax")
+    of_foreground = True
 
     def target(self, raw):
         return raw["bboxes"] / raw["size"]

@@ -19,7 +19,7 @@ SCRATCH = "mtl_model_scratch.pt"
 
 
 @pytest.mark.parametrize("name, encoder, experiment, parameters, temperature, errors", [
-    (checkpoint.DEFAULT, "efficientnet_lite2", "network", 4_959_051, 1.0, (0.0044, 0.0044)),
+    (checkpoint.DEFAULT, "efficientnet_lite2", "network", 4_959_051, 1.0, (0.0022, 0.0022)),
     (SCRATCH, "unet", "scratch", 3_228_059, 1.19, (0.0098, 0.0099))], ids=str)
 def test_what_the_card_says_of_it(name, encoder, experiment, parameters, temperature, errors):
     model, info = checkpoint.load_model(ROOT / name)
@@ -52,7 +52,7 @@ def test_how_good_it_is_on_photographs_that_it_was_not_trained_on(tmp_path):
     data = tmp_path / "pets"
     data_prepare.main(data_prepare.parse_args(["--root", root, "--out", str(data)]))
     data_rechunk.main(data_rechunk.parse_args(["--data", str(data)]))
-    for name, least in ((checkpoint.DEFAULT, {"dice_pooled": 0.96, "dice": 0.956, "accuracy": 0.997, "box_iou": 0.867}),
+    for name, least in ((checkpoint.DEFAULT, {"dice_pooled": 0.962, "dice": 0.958, "accuracy": 0.997, "box_iou": 0.871}),
                         (SCRATCH, {"dice_pooled": 0.95, "dice": 0.945, "accuracy": 0.989, "box_iou": 0.829})):
         done = subprocess.run([sys.executable, "evaluate.py", "--checkpoint", name, "--data", data, "--split", "val"], cwd=ROOT,
                               capture_output=True, text=True)

@@ -131,7 +131,21 @@ def test_the_table_has_a_line_for_every_photograph(made, photographs, network):
         assert (int(row["height"]), int(row["width"])) == mask.shape and row["problem"] == ""
         assert float(row["share"]) == pytest.approx((mask > 0).mean(), abs=1e-4)
         assert row["class"] in ("cat", "dog", "neither") and 0.5 <= float(row["probability"]) <= 1
+        assert mask.any()
         assert 0 <= float(row["xmin"]) <= float(row["xmax"]) <= mask.shape[1] and 0 <= float(row["ymin"]) <= float(row["ymax"]) <= mask.shape[0]
+
+
+def test_without_a_pet_the_box_has_no_cells_and_is_not_drawn(tmp_path, photographs):
+    content = checkpoint.load(write_network(tmp_path / "net.pt"))
+    content["model"]["seg.logits.bias"] -= 100
+    checkpoint.save(content, tmp_path / "blind.pt")
+    run(tmp_path / "blind.pt", photographs / "b.JPG", "--out", tmp_path / "out", "--overlay")
+    row, = rows(tmp_path / "out")
+    assert row["share"] == "0.0" and row["class"] and row["probability"] and row["problem"] == ""
+    assert [row[key] for key in ("xmin", "ymin", "xmax", "ymax")] == [""] * 4
+    drawn, plain = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (
+        tmp_path / "out/overlays/b.jpg", photographs / "b.JPG"))
+    assert abs(drawn - plain).mean() < 5 and abs(drawn - plain).max() < 60  # but for a JPEG twice
 
 
 def test_the_coco_file_holds_the_same_masks(made):

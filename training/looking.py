@@ -41,9 +41,16 @@ def to_tensor(image):
 
 
 def predict(model, image, size, shown=None, **options):
-    """{task: value as its `answer` gives it} of one image; shown: another (H, W) that the prediction is for; else as outputs_of."""
-    outputs = outputs_of(model, image, size, **options)
-    return {name: task.answer(outputs[name], *(shown or image.shape[-2:])) for name, task in model.task.items()}
+    """`answers` of one image; shown: another (H, W) that the prediction is for; else as outputs_of."""
+    return answers(model.task, outputs_of(model, image, size, **options), *(shown or image.shape[-2:]))
+
+
+def answers(tasks, outputs, height, width):
+    """{task: value as its `answer` gives it} of outputs as of outputs_of; None of a task that tells of the foreground where there is
+    none: a network without a pet before it has a head box to say all the same."""
+    found = [where for where in (task.foreground(outputs[name]) for name, task in tasks.items()) if where is not None]
+    is_empty = bool(found) and not any(where.any() for where in found)
+    return {name: None if is_empty and task.of_foreground else task.answer(outputs[name], height, width) for name, task in tasks.items()}
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
 @dataclass
 class Picture:
     """One row of a figure. image (3, H, W) uint8; predicted and, for images with targets, truth: {task: value as its `answer`
-    gives it, None where unlabelled}; scores: {task: its first metric of this image}; frame: the whole photograph's
+    gives it, None where it has none or is unlabelled}; scores: {task: its first metric of this image}; frame: the whole photograph's
     (height, width) where `image` is a reduced one."""
     name: str
     image: torch.Tensor
@@ -119,7 +119,8 @@ def describe(picture):
     """One line of text for what was predicted: first what is not drawn, then what is."""
     height, width = picture.frame or picture.image.shape[-2:]
     tasks = sorted(picture.tasks.items(), key=lambda item: draws(item[1]))
-    return ", ".join(filter(None, (task.describe(picture.predicted[name], height, width) for name, task in tasks)))
+    return ", ".join(filter(None, (task.describe(picture.predicted[name], height, width) for name, task in tasks
+                                   if picture.predicted[name] is not None)))
 
 
 def draw_pictures(pictures, path):

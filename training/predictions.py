@@ -199,13 +199,12 @@ def look_at(job):
     image, (width, height) = photograph.image, photograph.size
     outputs = looking.outputs_of(model, to_tensor(image), size, recipe.tiles, recipe.mirror)
     seg, output = model.task["seg"], outputs["seg"]
-    mask = seg.answer(output, image.height, image.width)
-    cells, label = [], None
-    for name, task in model.task.items():
-        if task.columns:
-            value = mask if task is seg else task.answer(outputs[name], image.height, image.width)
-            cells += task.cells(value, height, width)
-            label = label or (value[0] if task.classes else None)
+    told = {name: task for name, task in model.task.items() if task.columns}
+    answers = looking.answers(told, outputs, image.height, image.width)
+    mask, cells, label = answers["seg"], [], None
+    for name, task in told.items():
+        cells += [""] * len(task.columns) if answers[name] is None else task.cells(answers[name], height, width)
+        label = label or (answers[name][0] if task.classes else None)
     cut, alpha = cut_out(image, mask)
     alpha = alpha if alpha.size == photograph.size else alpha.resize(photograph.size, Image.Resampling.NEAREST)
     inside = output > 0
@@ -229,11 +228,9 @@ def overlay(model, image, outputs):
     """A photograph with what its tasks draw into the panel that they share."""
     image = image.copy()
     image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    panel = pictures.Panel(to_tensor(image), "")
-    for name, task in model.task.items():
-        if task.panel is None and pictures.draws(task):
-            task.draw(panel, task.answer(outputs[name], image.height, image.width), False)
-    return image_of(panel)
+    tasks = {name: task for name, task in model.task.items() if task.panel is None and pictures.draws(task)}
+    answers = looking.answers(tasks, outputs, image.height, image.width)
+    return image_of(pictures.draw(pictures.Panel(to_tensor(image), ""), tasks, answers))
 
 
 def save(image, path, kind, **options):

@@ -27,7 +27,7 @@ def show(model, size, path, folder):
     image, small = photograph.image, photograph.image.copy()
     small.thumbnail((SIDE, SIDE))
     outputs = looking.outputs_of(model, to_tensor(image), size)
-    predicted = {task: model.task[task].answer(output, small.height, small.width) for task, output in outputs.items()}
+    predicted = looking.answers(model.task, outputs, small.height, small.width)
     picture = Picture(name, to_tensor(small), model.task, predicted, frame=photograph.size[::-1])
     folder = Path(tempfile.mkdtemp(dir=folder))  # of a name that nobody can guess
     files = [save(image_of(panel), folder / f"{k}.jpg", quality=90) for k, panel in enumerate(pictures.panels(picture))]
@@ -66,7 +66,7 @@ def words(picture, read):
     height) of what was read of the photograph."""
     height, width = picture.frame
     rest = [task.describe(picture.predicted[name], height, width) for name, task in picture.tasks.items()
-            if pictures.draws(task)]
+            if pictures.draws(task) and picture.predicted[name] is not None]
     reduced = "" if read == (width, height) else f", read as {read[0]} x {read[1]}"
     lines = {"answer": pictures.words(picture, picture.tasks, picture.predicted), "rest": ", ".join(filter(None, rest)),
              "small": f"{picture.name}, {width} x {height} pixels{reduced}"}

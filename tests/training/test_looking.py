@@ -141,6 +141,14 @@ def test_parts_are_merged_whatever_a_network_tells(tasks):
     assert list(outputs) == list(tasks) and all(value.isfinite().all() for value in outputs.values())
 
 
+def test_where_no_pet_is_seen_there_is_no_head_box():
+    nothing, something = picture(SIZE, SIZE), picture(SIZE, SIZE, (4, 4, 8, 0))
+    seen = looking.predict(Bright(), nothing, SIZE)
+    assert seen["bbox"] is None and seen["cls"][0] == "neither" and not seen["seg"].any()
+    assert looking.predict(Bright(), something, SIZE)["bbox"] is not None
+    assert looking.predict(Bright(tasks=("bbox",)), nothing, SIZE)["bbox"] is not None  # nothing tells where a pet is
+
+
 # ------------------------------------------------------------------------------------------------------ tiles and mirror
 
 def test_tiles_find_what_is_too_small_in_the_whole():
@@ -156,8 +164,10 @@ def test_tiles_find_what_is_too_small_in_the_whole():
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 5000), (2, 3), (5000, 3), (33, 100)])
 def test_tiles_of_any_picture(height, width):
-    answers = looking.predict(MTLNet(PUBLISHED, width=2).eval(), torch.zeros(3, height, width, dtype=torch.uint8), SIZE, tiles=True)
-    assert answers["seg"].shape == (height, width) and (0 <= answers["bbox"]).all() and (answers["bbox"] <= 1.001).all()
+    model, image = MTLNet(PUBLISHED, width=2).eval(), torch.zeros(3, height, width, dtype=torch.uint8)
+    assert looking.predict(model, image, SIZE, tiles=True)["seg"].shape == (height, width)
+    box = looking.outputs_of(model, image, SIZE, tiles=True)["bbox"]
+    assert (0 <= box).all() and (box <= 1.001).all()
 
 
 def test_the_mirror_image_gives_the_mean():

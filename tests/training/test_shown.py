@@ -13,15 +13,16 @@ from training import looking, shown
 class Fixed(torch.nn.Module):
     """Stands in for a network: the left half is pet, the head in the upper left quarter, a dog by 9 to 1."""
 
-    def __init__(self, *tasks):
+    def __init__(self, *tasks, sees=5.0):
         super().__init__()
+        self.sees = sees
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.task = registry.tasks(tasks)
 
     def forward(self, image):
         n, size = len(image), image.shape[-1]
         seg = torch.full((n, 1, size, size), -5.0)
-        seg[..., : size // 2] = 5.0
+        seg[..., : size // 2] = self.sees
         outputs = {"seg": seg, "distance": seg / 10, "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]] * n),
                    "cls": torch.tensor([[0.0, np.log(9.0)]] * n)}
         return {name: outputs[name] for name in self.task}
@@ -46,6 +47,13 @@ def test_the_photograph_the_mask_the_box_and_the_words(tmp_path, photograph):
     assert yellow[1:9, 0].min() > 120 and yellow[9, 1:29].min() > 120 and yellow[12:].max() < 120
     assert seen["said"] == ('<p class="answer">dog 90%</p><p class="rest">50% of the picture is pet, head at 0 0 30 10</p>'
                             '<p class="small">a &lt;b&gt; pet.png, 60 x 40 pixels</p>')
+
+
+def test_without_a_pet_no_box_is_drawn_or_told(tmp_path, photograph):
+    seen = shown.show(Fixed("seg", "cls", "bbox", sees=-5.0), 32, photograph, tmp_path)
+    plain, drawn = (np.asarray(Image.open(path)).astype(int) for path in seen["pictures"])
+    assert (plain == drawn).all()
+    assert '<p class="rest">0% of the picture is pet</p>' in seen["said"]
 
 
 def test_the_cut_out_holds_the_pet_and_nothing_of_what_is_around(tmp_path, photograph):
