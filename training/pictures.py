@@ -98,9 +98,13 @@ def draws(task):
 
 def words(picture, tasks, values):
     """What tasks that draw nothing have to say of values, for a title."""
+    return told(picture, {name: task for name, task in tasks.items() if not draws(task)}, values)
+
+
+def told(picture, tasks, values):
+    """What tasks have to say of values, in words; of None nothing."""
     height, width = picture.frame or picture.image.shape[-2:]
-    said = [task.describe(values[name], height, width) for name, task in tasks.items()
-            if not draws(task) and values[name] is not None]
+    said = [task.describe(values[name], height, width) for name, task in tasks.items() if values[name] is not None]
     return ", ".join(filter(None, said))
 
 
@@ -117,10 +121,8 @@ def scores(picture, tasks):
 
 def describe(picture):
     """One line of text for what was predicted: first what is not drawn, then what is."""
-    height, width = picture.frame or picture.image.shape[-2:]
-    tasks = sorted(picture.tasks.items(), key=lambda item: draws(item[1]))
-    return ", ".join(filter(None, (task.describe(picture.predicted[name], height, width) for name, task in tasks
-                                   if picture.predicted[name] is not None)))
+    tasks = dict(sorted(picture.tasks.items(), key=lambda item: draws(item[1])))
+    return told(picture, tasks, picture.predicted)
 
 
 def draw_pictures(pictures, path):

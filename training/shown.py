@@ -65,10 +65,9 @@ def words(picture, read):
     """What a network says of a picture, as HTML: first what it does not draw, such as a class, then the rest; read: (width,
     height) of what was read of the photograph."""
     height, width = picture.frame
-    rest = [task.describe(picture.predicted[name], height, width) for name, task in picture.tasks.items()
-            if pictures.draws(task) and picture.predicted[name] is not None]
+    drawn = {name: task for name, task in picture.tasks.items() if pictures.draws(task)}
     reduced = "" if read == (width, height) else f", read as {read[0]} x {read[1]}"
-    lines = {"answer": pictures.words(picture, picture.tasks, picture.predicted), "rest": ", ".join(filter(None, rest)),
+    lines = {"answer": pictures.words(picture, picture.tasks, picture.predicted), "rest": pictures.told(picture, drawn, picture.predicted),
              "small": f"{picture.name}, {width} x {height} pixels{reduced}"}
     return "".join(f'<p class="{kind}">{html.escape(line)}</p>' for kind, line in lines.items() if line)
 
