@@ -2,27 +2,29 @@
 
     python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
 
-It first times some batches at each side that the training images grow through, in one process, then trains for as many epochs as
-should fit (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
+A short run of two epochs at each side that the training images grow through, like the long one in all else, says how many epochs
+should fit, and so many follow (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
 after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
 training scripts works here too. The defaults here are what gets far in a short time (QUICK, SIDES);
 the study's are `--optimizer adamw --lr 0.002 --width 48 --sides 128:0.6,192:0.8,256:1`.
 """
 
 import argparse
+import contextlib
 import csv
+import json
+import sys
+import tempfile
 from pathlib import Path
 
 import common
-import torch
 from matplotlib.figure import Figure
 
 import cli
 from data import contract
-from dataloader_mtl import MTLDataset, make_loader
+from dataloader_mtl import MTLDataset
 from models import MTLNet
-from training import convolution, engine, run_folder
-from training.devices import keep_memory
+from training import engine, run_folder
 from utils import EqualWeightedLoss
 
 EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
@@ -30,7 +32,7 @@ EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cl
 FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
 QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32}
 SIDES = ((0.5, 0.5), (0.88, 0.75), (1.0, 1.0))  # as recipe.SIDES: until this share of the epochs, side relative to the data's
-TIMED_BATCHES = 16  # at each side, after as many that warm up
+TIMED_BATCHES = 16  # an epoch of the short run
 MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds
 
 
@@ -49,7 +51,7 @@ def main(args):
     if args.epochs is None:
         args.precision, args.epochs = plan(args, tasks)
         print(f"{args.epochs} epochs should fit {args.minutes:g} minutes of training", flush=True)
-    engine.run(args.experiment, MTLNet(tasks, width=args.width, seed=args.seed), EqualWeightedLoss(tasks), args)
+    train(args, tasks)
     folder = args.runs / args.experiment / f"seed{args.seed}"
     rows = read_curve(folder / "log.csv")
     run_folder.write_csv(FIELDS, (["" if value is None else value for value in row.values()] for row in rows),
@@ -68,30 +70,29 @@ def quick_sides(size):
 
 
 def plan(args, tasks):
-    """(Precision, number of epochs that fit the minutes), from the speed of a few batches at each side."""
-    engine.set_threads(args.threads)
-    folder, device = engine.open_folder(args.experiment, args), engine.choose_device(args.device)
-    with folder.held():
+    """(Precision, number of epochs that fit the minutes), from a short run as the long one will be, of two epochs at each side."""
+    with engine.open_folder(args.experiment, args).held():
         pass  # refuses an existing run before it measures
-    model, criterion = engine.to_device(MTLNet(tasks, width=args.width), device), EqualWeightedLoss(tasks)
-    keep_memory()
-    update = engine.plain_update(model, criterion, args.lr, args.optimizer)
-    once = argparse.Namespace(**{**vars(args), "epochs": 1})
-    size, precision, speeds = contract.describe(args.data)["size"], None, {}
-    some = min(args.limit or TIMED_BATCHES * args.batch_size, TIMED_BATCHES * args.batch_size)
-    for side in sorted(set(engine.training_sides(100, size, args.sides)), reverse=True):
-        dataset = MTLDataset(args.data, "train", args.seed, args.augment, [side], some)
-        loader = make_loader(dataset, args.batch_size, shuffle=True, workers=args.workers)
-        if precision is None:  # at full size, as a training run chooses it
-            precision = engine.choose_precision(args.precision, folder, model, criterion, dataset, args.batch_size,
-                                                device)
-            convolution.install(model, convolution.choose(args.convolution, device, precision, torch.get_num_threads()))
-        for _ in ("warm up", "measure"):
-            _, seconds, images = engine.train_one_epoch(model, criterion, update, loader, 0, once, precision)
-        speeds[side] = images / seconds
-        print(f"{side} px: {speeds[side]:.1f} images/s", flush=True)
+    size, some = contract.describe(args.data)["size"], TIMED_BATCHES * args.batch_size
+    sides = sorted(set(engine.training_sides(100, size, args.sides)))
+    with tempfile.TemporaryDirectory() as runs:
+        trial = argparse.Namespace(**vars(args) | {
+            "runs": Path(runs), "epochs": 2 * len(sides), "limit": min(args.limit or some, some), "tensorboard": False,
+            "sides": ",".join(f"{side}:{(k + 1) / len(sides)}" for k, side in enumerate(sides))})
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
+            train(trial, tasks)
+        folder = trial.runs / args.experiment / f"seed{args.seed}"
+        precision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"]
+        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+            speeds = {int(row["side"]): float(row["images_per_second"]) for row in csv.DictReader(file)}  # the second epoch's
+    print("; ".join(f"{side} px: {speed:.1f} images/s" for side, speed in speeds.items()))
     images = len(MTLDataset(args.data, "train", limit=args.limit))
     return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size, args.sides)
+
+
+def train(args, tasks):
+    """The run that some options ask for."""
+    engine.run(args.experiment, MTLNet(tasks, width=args.width, seed=args.seed), EqualWeightedLoss(tasks), args)
 
 
 def choose_epochs(seconds, images, speeds, size, sides=None):

@@ -134,6 +134,7 @@ def whole_batch(team, batch):
         return batch
     known = [bool((batch[name] != UNLABELLED).all()) for name in team.by_image]
     team.lengths, *known = team.exchange(torch.tensor([len(batch["image"]), *known])).T.tolist()
+    team.shares = (torch.tensor(team.lengths) / sum(team.lengths)).view(-1, 1, 1)
     team.apart = {name for name, everywhere in zip(team.by_image, known) if all(everywhere)}
     own = {"image", *team.apart, *map(key_of, team.apart)}
     return {name: value if name in own else Whole.apply(team, value) for name, value in batch.items()}
@@ -167,7 +168,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         y, mean, var = Normalise.apply(self.team, x, self.weight, self.bias, self.eps)
-        n = sum(self.team.lengths) * x[0, 0].numel()
+        n = values_a_channel(self.team, x)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -176,41 +177,51 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class Normalise(torch.autograd.Function):
-    """x (b, C, ...) -> (x normalised by the statistics of all processes' x, their mean (C,) and variance (C,))."""
+    """x (b, C, ...) -> (x normalised by the statistics of all processes' x, their mean (C,) and variance (C,)).
+
+    There are many of these a step, and of small maps the time is that of asking for operations, so they are few.
+    """
 
     @staticmethod
     def forward(ctx, team, x, weight, bias, eps):
         rows, k = wide(x)
         nothing = weight.new_zeros(k * len(weight)), weight.new_ones(k * len(weight))  # float, and so are the statistics of bf16
-        mean, var = torch.batch_norm_update_stats(rows, *nothing, 0.0)
-        mean = mean.double()  # in which a difference of squares does no harm
-        sums = torch.stack([mean, torch.addcmul(var, mean, mean)]).view(2, k, -1).mean(1)
-        mean, square = team.exchange(sums.mul_(team.lengths[team.rank] / sum(team.lengths))).sum(0)
-        mean, var = mean.to(weight.dtype), torch.addcmul(square, mean, mean, value=-1).clamp_(min=0).to(weight.dtype)
-        ctx.save_for_backward(x, weight, mean, var)
+        every = team.exchange(torch.stack(torch.batch_norm_update_stats(rows, *nothing, 0.0)))
+        # Of each process's k parts, which weigh as many as its images.
+        means, variances = every.view(team.size, 2, k, -1).unbind(1)
+        weights = team.shares.to(every.device) / k
+        mean = (means * weights).sum((0, 1))
+        off = means - mean
+        var = torch.addcmul(variances, off, off).mul_(weights).sum((0, 1))
+        of_rows = repeated(k, torch.stack([mean, var, weight, bias]))
+        ctx.save_for_backward(x, weight, var, *of_rows)
         ctx.team, ctx.eps = team, eps
         ctx.mark_non_differentiable(mean, var)
-        return narrow(normalise(rows, k, mean, var, weight, bias, eps), k), mean, var
+        return narrow(normalise(rows, *of_rows, eps), k), mean, var
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        x, weight, mean, var = ctx.saved_tensors
+        x, weight, var, *of_rows = ctx.saved_tensors
         (rows, k), low = wide(x), gradient.dtype != weight.dtype
-        its_rows = gradient.contiguous(memory_format=torch.channels_last) if k > 1 else gradient
+        its_rows = wide(gradient.contiguous(memory_format=torch.channels_last))[0] if k > 1 else gradient
         # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
         # of gradient over this part's values.
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
-            wide(its_rows)[0], rows, *repeated(k, weight, mean, var), None, None, False, ctx.eps, [low, True, True])
+            its_rows, rows, of_rows[2], *of_rows[:2], None, None, False, ctx.eps, [low, True, True])
         sums = torch.stack(sums).view(2, k, -1).sum(1)
-        n = sum(ctx.team.lengths) * x[0, 0].numel()
         scale = weight * (var + ctx.eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as another normalisation of x.
-        factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-n)
-        rest = normalise(rows, k, mean, var, *factors, ctx.eps)
+        factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-values_a_channel(ctx.team, x))
+        rest = normalise(rows, *of_rows[:2], *repeated(k, factors), ctx.eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be slower.
         of_x = (narrow(rest + scaled, k) if low
                 else torch.addcmul(narrow(rest, k), gradient, scale.view(-1, *[1] * (x.ndim - 2))))
         return None, of_x, *sums, None
+
+
+def values_a_channel(team, x):
+    """How many values of a channel the processes' x (b, C, ...) have together."""
+    return sum(team.lengths) * (x.numel() // (len(x) * x.shape[1]))
 
 
 def wide(x):
@@ -220,22 +231,27 @@ def wide(x):
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         while 2 * k * x.shape[1] <= WIDE and x.shape[3] % (2 * k) == 0:
             k *= 2
-    return (x.permute(0, 2, 3, 1).unflatten(2, (-1, k)).flatten(3).permute(0, 3, 1, 2), k) if k > 1 else (x, 1)
+    return seen_as(x, len(x), k * x.shape[1], x.shape[2], x.shape[3] // k) if k > 1 else x, k
 
 
 def narrow(rows, k):
     """What `wide` has made of x -> x."""
-    return rows.permute(0, 2, 3, 1).unflatten(3, (k, -1)).flatten(2, 3).permute(0, 3, 1, 2) if k > 1 else rows
+    return seen_as(rows, len(rows), rows.shape[1] // k, rows.shape[2], rows.shape[3] * k) if k > 1 else rows
 
 
-def repeated(k, *values):
-    """(C,) numbers by channel -> (k C,) of `wide`."""
-    return values if k == 1 else [each.expand(k, -1).flatten().contiguous() for each in values]  # of one channel it is a view
+def seen_as(x, b, c, h, w):
+    """The numbers of a tensor in channels_last as (b, c, h, w), in the same layout."""
+    return x.contiguous(memory_format=torch.channels_last).as_strided((b, c, h, w), (h * w * c, 1, w * c, c))
 
 
-def normalise(rows, k, mean, var, weight, bias, eps):
-    """weight (x - mean) / deviation + bias of `wide` values, by the channels that they have without."""
-    return F.batch_norm(rows, *repeated(k, mean, var, weight, bias), False, 0.0, eps)
+def repeated(k, values):
+    """Rows of numbers by channel, (n, C) -> n times (k C,) of `wide`."""
+    return (values.repeat(1, k) if k > 1 else values).unbind()
+
+
+def normalise(rows, mean, var, weight, bias, eps):
+    """weight (x - mean) / deviation + bias of `wide` values, by numbers that are as wide."""
+    return F.batch_norm(rows, mean, var, weight, bias, False, 0.0, eps)
 
 
 # ------------------------------------------------------------------------------------------------------- the parameters

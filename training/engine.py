@@ -316,9 +316,9 @@ def network(model, metrics, known, config, args):
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
-def plain_update(model, criterion, lr, optimizer=None):
-    """How one process alone updates all parameters, with a new optimizer of that name."""
-    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr, name=optimizer))
+def plain_update(model, criterion, lr):
+    """How one process alone updates all parameters, with a new optimizer."""
+    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
 
 
 def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None, recorded=None):

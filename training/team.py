@@ -41,12 +41,12 @@ class Lost(Exception):
 class Alone:
     """A team of one.
 
-    lengths   of each process's part of the batch.
+    lengths   of each process's part of the batch; shares: the same over their sum, (P, 1, 1).
     by_image  names of the tasks whose loss of a fully labelled batch is the mean over its images; apart: those of them in which this
               batch is, whose losses each process computes for its part.
     """
 
-    rank, size, lengths, by_image, apart = 0, 1, (), (), ()
+    rank, size, lengths, shares, by_image, apart = 0, 1, (), None, (), ()
 
     def exchange(self, tensor):
         """A tensor of each process -> (P, ...) of all, by rank, in all of them; all are of the same shape and type. What is

@@ -78,7 +78,7 @@ def gradients(model, precision):
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         outputs = model(x)
     sum((output.float() ** 2).mean() for output in outputs.values()).backward()
-    return torch.cat([parameter.grad.flatten().float() for parameter in model.parameters()])
+    return {name: parameter.grad.flatten().float() for name, parameter in model.named_parameters()}
 
 
 def test_a_network_in_bf16_learns_as_before(monkeypatch):
@@ -91,10 +91,14 @@ def test_a_network_in_bf16_learns_as_before(monkeypatch):
                         lambda *args, known=depthwise.weight_gradient: calls.append(args[0].dtype) or known(*args))
     wanted, found = gradients(plain, "bf16"), gradients(model, "bf16")
     assert calls == 16 * [torch.bfloat16]
-    assert float(F.cosine_similarity(wanted, found, 0)) > 0.999
+    # Of every such layer; not of all parameters, as some shift what the next layer normalises: their gradients are rounding alone.
+    for name, layer in model.named_modules():
+        if isinstance(layer, depthwise.Depthwise):
+            assert float(F.cosine_similarity(wanted[f"{name}.weight"], found[f"{name}.weight"], 0)) > 0.999, name
     # In fp32, when it does not train, and without gradients, it is PyTorch's to the last bit.
     plain.zero_grad(), model.zero_grad(), calls.clear()
-    assert torch.equal(gradients(plain, "fp32"), gradients(model, "fp32"))
+    for one, other in zip(gradients(plain, "fp32").values(), gradients(model, "fp32").values()):
+        assert torch.equal(one, other)
     x = random(2, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         for one, other in zip(plain.eval()(x).values(), model.eval()(x).values()):

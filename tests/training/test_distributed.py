@@ -177,7 +177,7 @@ def test_losses_that_are_means_over_images_are_computed_apart(data):
 class One:
     """A team of one that exchanges."""
 
-    rank, size, lengths = 0, 1, [4]
+    rank, size, lengths, shares = 0, 1, [4], torch.ones(1, 1, 1)
 
     def exchange(self, tensor):
         return tensor[None]
