@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_rechunk
 from conftest import ROOT
 from data import contract
 from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
@@ -186,20 +185,3 @@ def test_the_originals(tmp_path, capsys):
     assert "left out: 0\n" in text and "show a pet: 1 (Abyssinian_34)\n" in text
     assert [row["name"] for row, mask in zip(rows, arrays["masks"]) if not mask.any()] == ["Abyssinian_34"]
     assert sorted(row["name"] for row in rows if row["has_box"] == "0") == ["Abyssinian_34", "Abyssinian_5"]
-
-
-def test_the_trainval_photographs(tmp_path, capsys):
-    out = prepare(real("PETS_ROOT"), tmp_path / "data")
-    text = capsys.readouterr().out
-    lines = [line.split() for line in text.splitlines()]
-    assert ["train", "2937", "948", "1989", "2930"] in lines
-    assert ["all", "3671", "1185", "2486", "3663"] in lines  # nine have no box, one of which has no pet pixel either
-    assert ["left", "out:", "7"] in lines
-    for name in ("Egyptian_Mau_162", "Egyptian_Mau_165", "Egyptian_Mau_196", "leonberger_18", "miniature_pinscher_14",
-                 "saint_bernard_108", "saint_bernard_15"):
-        assert f"  {name}: its trimap has no pet pixel\n" in text
-    home = {name: split for split in contract.SPLITS for name in names(out, split)}
-    assert len(home) == 3671
-    assert home["Bombay_107"] == home["Bombay_132"] == home["Bombay_19"]
-    data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    assert contract.verify(out)["splits"] == {"train": 2937, "val": 367, "test": 367}

@@ -109,6 +109,8 @@ def run(command, seed="3"):
         argv[:0] = ["--only", "mtl", "baseline"]
     if script == "data_prepare.py":
         argv.append("--force")
+    if "--tiles" in argv:  # many looks at each photograph
+        argv += ["--checkpoint", "runs/mtl/seed0/best.pt"]
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     hook, old = sys.unraisablehook, sys.argv
     sys.argv = [str(ROOT / script) if words[1] != "-m" else script, *argv]

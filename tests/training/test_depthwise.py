@@ -116,5 +116,5 @@ def test_what_is_copied_computes_so_too():
 
 def test_a_run_of_several_processes(data, tmp_path):
     train.main(train.parse_args(["--data", str(data), "--runs", str(tmp_path), *TINY[:4], "--tasks", "seg", "--encoder", "efficientnet_lite0",
-                                 "--precision", "bf16", "--processes", "2", "--threads", "1", "--name", "two"]))
+                                 "--precision", "bf16", "--processes", "2", "--threads", "1", "--limit", "8", "--name", "two"]))
     assert 0 <= result(tmp_path / "two" / "seed0")["dice"] <= 1
