@@ -246,7 +246,7 @@ def seen_as(x, b, c, h, w):
 
 def repeated(k, values):
     """Rows of numbers by channel, (n, C) -> n times (k C,) of `wide`."""
-    return (values.repeat(1, k) if k > 1 else values).unbind()
+    return (torch.cat([values] * k, 1) if k > 1 else values).unbind()
 
 
 def normalise(rows, mean, var, weight, bias, eps):
