@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data_rechunk
 from conftest import ROOT
 from data import contract
 from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
