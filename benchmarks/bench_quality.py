@@ -77,7 +77,8 @@ def plan(args, tasks):
     sides = sorted(set(engine.training_sides(100, size, args.sides)))
     with tempfile.TemporaryDirectory() as runs:
         trial = argparse.Namespace(**vars(args) | {
-            "runs": Path(runs), "epochs": 2 * len(sides), "limit": min(args.limit or some, some), "tensorboard": False,
+            "runs": Path(runs), "epochs": 2 * len(sides), "tensorboard": False,
+            "limit": min(args.limit or some, some), "masks": args.masks and min(args.masks, some),
             "sides": ",".join(f"{side}:{(k + 1) / len(sides)}" for k, side in enumerate(sides))})
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
             train(trial, tasks)
