@@ -3,6 +3,7 @@
 import csv
 import os
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -58,6 +59,14 @@ def add(root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image",
     if box is not None:
         xml = voc(box, image.size if frame == "image" else frame)
         (root / "annotations" / "xmls" / f"{name}.xml").write_text(xml)
+
+
+def real(variable):
+    """The folder of real photographs that an environment variable names; without it the test is skipped."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} does not name a folder")
+    return Path(folder)
 
 
 def prepare(root, out, *options):

@@ -1,10 +1,8 @@
 """Photographs in, contract files out: geometry by hand, splits, whole data sets."""
 
 import hashlib
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image
 import data_rechunk
 from conftest import ROOT
 from data import contract
-from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read  # noqa: F401
+from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, prepare, read, real  # noqa: F401
 
 # -------------------------------------------------------------------------------------- the contract's files
 
@@ -167,13 +165,6 @@ def test_drawn_pets_end_to_end(tmp_path):
     assert "15 files re-chunked" in script("data_rechunk.py")
     assert "train 16, val 2, test 2; 64 px, border pet" in script("data_rechunk.py", "--check")
     assert sorted(p.name for p in (tmp_path / "datasets").iterdir()) == ["data_new"]
-
-
-def real(variable):
-    folder = os.environ.get(variable)
-    if not folder:
-        pytest.skip(f"{variable} does not name a folder")
-    return Path(folder)
 
 
 def test_the_originals(tmp_path, capsys):

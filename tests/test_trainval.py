@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import pytest
 import data_prepare
 from conftest import ROOT, rechunk
 from data import contract
-from oxford import names
+from oxford import names, real
 from test_network import SCRATCH
 from training import checkpoint
 
@@ -20,12 +19,10 @@ from training import checkpoint
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """(Their data folder, what preparing it printed.)"""
-    root = os.environ.get("PETS_ROOT")
-    if not root:
-        pytest.skip("PETS_ROOT does not name a folder")
+    root = real("PETS_ROOT")
     out, text = tmp_path_factory.mktemp("trainval") / "data", io.StringIO()
     with contextlib.redirect_stdout(text):
-        data_prepare.main(data_prepare.parse_args(["--root", root, "--out", str(out)]))
+        data_prepare.main(data_prepare.parse_args(["--root", str(root), "--out", str(out)]))
     return out, text.getvalue()
 
 

@@ -194,25 +194,25 @@ class Normalise(torch.autograd.Function):
         off = means - mean
         var = torch.addcmul(variances, off, off).mul_(weights).sum((0, 1))
         of_rows = repeated(k, torch.stack([mean, var, weight, bias]))
-        ctx.save_for_backward(x, weight, var, *of_rows)
+        ctx.save_for_backward(x, weight, var, *of_rows[:3])
         ctx.team, ctx.eps = team, eps
         ctx.mark_non_differentiable(mean, var)
         return narrow(normalise(rows, *of_rows, eps), k), mean, var
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        x, weight, var, *of_rows = ctx.saved_tensors
+        x, weight, var, *of_rows, weight_of_rows = ctx.saved_tensors
         (rows, k), low = wide(x), gradient.dtype != weight.dtype
         its_rows = wide(gradient.contiguous(memory_format=torch.channels_last))[0] if k > 1 else gradient
         # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
         # of gradient over this part's values.
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
-            its_rows, rows, of_rows[2], *of_rows[:2], None, None, False, ctx.eps, [low, True, True])
+            its_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, [low, True, True])
         sums = torch.stack(sums).view(2, k, -1).sum(1)
         scale = weight * (var + ctx.eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as another normalisation of x.
         factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-values_a_channel(ctx.team, x))
-        rest = normalise(rows, *of_rows[:2], *repeated(k, factors), ctx.eps)
+        rest = normalise(rows, *of_rows, *repeated(k, factors), ctx.eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be slower.
         of_x = (narrow(rest + scaled, k) if low
                 else torch.addcmul(narrow(rest, k), gradient, scale.view(-1, *[1] * (x.ndim - 2))))

@@ -1,8 +1,6 @@
 """Data of another size than the network's: said once, measured at the network's own, and images known again all the same."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from cli import InputError
 from conftest import rechunk, write_data
 from data.split import NEAR_DUPLICATE_BITS, difference_hash, near_duplicates
 from dataloader_mtl import MTLDataset
+from oxford import real
 from tasks.bbox import Bbox
 from training import checkpoint, known_images
 
@@ -220,10 +219,7 @@ def test_look_alikes_by_hand():
 
 
 def test_real_photographs_know_themselves_at_any_size_and_no_other():
-    root = os.environ.get("PETS_ROOT")
-    if not root:
-        pytest.skip("PETS_ROOT does not name a folder")
-    paths = sorted(Path(root, "images").glob("[!.]*.jpg"))[::10]
+    paths = sorted((real("PETS_ROOT") / "images").glob("[!.]*.jpg"))[::10]
     hashes = {size: [] for size in (64, 256)}
     for path in paths:
         with Image.open(path) as image:
