@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch.nn import functional as F
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 FINE = 128  # pixels: pictures of this side and more are painted over at half their resolution
 GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (ITU-R BT.601)
@@ -17,8 +15,20 @@ GREY = torch.tensor([0.2989, 0.587, 0.114])  # of red, green and blue in grey (I
 def resize(kind, pixels, height, width=None):
     """A picture at another height and width (the same, where only one is given): images bilinear and antialiased, all others
     without mixing their values."""
-    mode = InterpolationMode.BILINEAR if kind == "images" else InterpolationMode.NEAREST_EXACT
-    return transforms.resize(pixels, [height, width or height], mode, antialias=kind == "images")
+    size = height, width or height
+    if kind == "images":
+        return resize_images(pixels[None], *size)[0]
+    return pixels if pixels.shape[-2:] == size else F.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
+
+
+def resize_images(images, height, width):
+    """(B, 3, H, W) uint8 on any device -> (B, 3, height, width) uint8, bilinear and antialiased. To the byte what torchvision's
+    transforms do, which take as long to import as PyTorch."""
+    if images.shape[-2:] == (height, width):
+        return images
+    is_on_cpu = images.device.type == "cpu"  # where PyTorch resizes bytes as they are
+    resized = F.interpolate(images if is_on_cpu else images.float(), size=(height, width), mode="bilinear", antialias=True)
+    return resized if is_on_cpu else resized.round().to(torch.uint8)
 
 
 def adjust_colours(image, brightness, contrast, saturation):
@@ -75,14 +85,15 @@ def to_pillow(image):
 
 
 def of_pillow(image):
+    """A PIL image in RGB as (3, H, W) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def coarse(image, share):
     """Taken with a share of the pixels in each direction, and enlarged."""
     height, width = image.shape[-2:]
-    small = transforms.resize(image, [max(1, round(height * share)), max(1, round(width * share))], antialias=True)
-    return transforms.resize(small, [height, width], antialias=True)
+    small = resize("images", image, max(1, round(height * share)), max(1, round(width * share)))
+    return resize("images", small, height, width)
 
 
 def grown(region, margin):

@@ -28,6 +28,7 @@ from PIL import Image
 import app
 from cli import InputError
 from conftest import ROOT
+from data.pixels import of_pillow
 from data.sources import synthetic
 from training import checkpoint, looking, shown
 
@@ -197,7 +198,7 @@ def test_a_photograph_goes_in_and_its_cut_out_comes_out(page, tmp_path):
     upright = shown.photographs.read(path).image
     assert small.endswith(f"{upright.width} x {upright.height} pixels") and upright.width > upright.height
     model, info = checkpoint.load_model(ROOT / "mtl_model.pt")
-    mask = looking.predict(model, shown.to_tensor(upright), info["size"])["seg"].numpy()
+    mask = looking.predict(model, of_pillow(upright), info["size"])["seg"].numpy()
     cutout, alpha = Image.open(page.download("cutout")), np.asarray(Image.open(page.download("mask")))
     assert cutout.mode == "RGBA" and np.array_equal(np.asarray(cutout)[..., 3], np.where(mask, 255, 0))
     assert np.array_equal(np.asarray(cutout)[mask][:, :3], np.asarray(upright)[mask]) and 0.2 < mask.mean() < 0.9

@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
+from torchvision.transforms.v2.functional import resize as resize_of_torchvision
 
 import dataloader_mtl
 import registry
@@ -326,6 +328,17 @@ def test_colours_change_as_torchvision_changes_them(factors):
     for adjust, factor in zip((adjust_brightness, adjust_contrast, adjust_saturation), factors):
         expected = adjust(expected, factor)
     assert (pixels.adjust_colours(image, *factors) - 255 * expected).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("height, width", [(20, 30), (64, 64), (16, 16), (7, 90), (1, 5)])
+def test_pictures_are_resized_as_torchvision_resizes_them(height, width):
+    stored = torch.randint(0, 256, (41, 37, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1)
+    for image in (stored, stored.contiguous(), stored[:, 3:33, 5:25]):
+        bilinear = resize_of_torchvision(image, [height, width], antialias=True)
+        assert torch.equal(pixels.resize("images", image, height, width), bilinear)
+        assert torch.equal(pixels.resize_images(torch.stack([image, image]), height, width)[1], bilinear)
+        mask = resize_of_torchvision(image[:1], [height, width], InterpolationMode.NEAREST_EXACT)
+        assert torch.equal(pixels.resize("masks", image[:1], height, width), mask)
 
 
 def test_colours_stay_within_a_byte():

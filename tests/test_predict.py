@@ -18,10 +18,10 @@ import predict
 import registry
 from cli import InputError
 from conftest import ROOT
+from data.pixels import of_pillow
 from models import MTLNet
 from registry import PUBLISHED
 from training import checkpoint, looking, predictions
-from training.shown import to_tensor
 
 
 def write_network(path, names=PUBLISHED, seed=0, settings={}):
@@ -110,7 +110,7 @@ def test_masks_are_of_the_photographs_own_size_and_say_what_the_network_sees(mad
         grey, overlay = Image.open(made / f"probability/{result}.png"), Image.open(made / f"overlays/{result}.jpg")
         assert {one.size for one in (mask, cutout, grey, overlay)} == {image.size}
         assert [one.mode for one in (mask, cutout, grey, overlay)] == ["L", "RGBA", "L", "RGB"]
-        seen = looking.outputs_of(model, to_tensor(image), 32)["seg"]
+        seen = looking.outputs_of(model, of_pillow(image), 32)["seg"]
         expected = model.task["seg"].answer(seen, image.height, image.width).numpy()
         mask, cutout, grey = map(np.asarray, (mask, cutout, grey))
         assert set(np.unique(mask)) <= {0, 255} and np.mean((mask == 255) != expected) < 0.01  # another number of threads

@@ -4,10 +4,10 @@ import contextlib
 
 import torch
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 import utils
+from data.pixels import resize_images
 from dataloader_mtl import batches
 from training.looking import both_ways
 from training.step import to
@@ -58,7 +58,7 @@ class Resized(torch.nn.Module):
         self.network, self.size = network, size
 
     def forward(self, image):
-        outputs = self.network(transforms.resize(image, [self.size, self.size], antialias=True))
+        outputs = self.network(resize_images(image, self.size, self.size))
         return {name: self.scaled(output, image) if output.ndim == 4 else output for name, output in outputs.items()}
 
     def scaled(self, output, image):

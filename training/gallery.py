@@ -9,13 +9,14 @@ import math
 import cli
 from cli import InputError
 from data import photographs
+from data.pixels import of_pillow
 from training import checkpoint, looking, pictures
 from training.pictures import MAX_SIDE, Picture
 
 
 def of_test_images(data, network, n):
     """The first n test images of a data folder; network: a checkpoint's path, or None for the usual one."""
-    from dataloader_mtl import MTLDataset  # here, as it takes as long to import as PyTorch, and photographs do without
+    from dataloader_mtl import MTLDataset  # here, as photographs do without
 
     path = checkpoint.find(network)
     model, info = checkpoint.load_model(path)
@@ -53,9 +54,9 @@ def picture_of_photograph(model, path, size, side):
     name = photographs.show_name(path)
     photograph = looking.read(path, name, f"there is no photograph {name}")
     image = photograph.image
-    pixels = looking.to_tensor(image)
+    pixels = of_pillow(image)
     image.thumbnail((side, side))
-    shown = looking.to_tensor(image)
+    shown = of_pillow(image)
     predicted = looking.predict(model, pixels, size, shown.shape[-2:])
     return Picture(photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1])
 
@@ -66,7 +67,7 @@ def of_run(run, data, n):
     run: the run folder; data: the data folder that it was tested on. Returns (pictures, best first, and the checkpoint's
     path). Raises cli.InputError where run and data do not belong together.
     """
-    from dataloader_mtl import MTLDataset  # here, as it takes as long to import as PyTorch, and photographs do without
+    from dataloader_mtl import MTLDataset  # here, as photographs do without
 
     path = run / "best.pt"
     model, info = checkpoint.load_model(path)

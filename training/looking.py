@@ -12,12 +12,11 @@ holds nearly all of it.
 
 import math
 
-import numpy as np
 import torch
-from torch.nn import functional as F
 
 from cli import InputError
 from data import photographs
+from data.pixels import resize
 
 MOST_ASPECT, MOST_PARTS = 3, 32  # the latter along a side
 OVERLAP = 1 / 3  # of neighbouring parts, at least
@@ -33,11 +32,6 @@ def read(path, name, missing):
         raise InputError(missing) from None
     except photographs.Unreadable as reason:
         raise InputError(f"{name} cannot be read: {reason}") from None
-
-
-def to_tensor(image):
-    """A PIL image in RGB as (3, H, W) uint8 (data.pixels has the same, and imports torchvision, which takes as long as PyTorch)."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def predict(model, image, size, shown=None, **options):
@@ -103,8 +97,7 @@ def both_ways(model, tasks, images):
 def view(image, size, left, top, width, height):
     """A part of an image, stretched to (3, size, size)."""
     part = crop(image, left, top, width, height)
-    # As torchvision.transforms.v2 resizes bytes, which takes as long to import as PyTorch.
-    return F.interpolate(part[None], size=(size, size), mode="bilinear", antialias=True)[0]
+    return resize("images", part, size)
 
 
 def crop(image, left, top, width, height):

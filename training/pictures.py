@@ -18,6 +18,7 @@ from training.looking import outputs_of
 
 BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
+GAP, TITLE_GAP, TALLEST = 0.08, 0.05, 1.6  # inches between panels and below titles; height over width of a panel at most
 NARROW = set("ijltfrI .,:;'|!()[]-")
 MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
 
@@ -127,37 +128,47 @@ def describe(picture):
 
 def draw_pictures(pictures, path):
     """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
-    from matplotlib.patches import Rectangle
-
     rows = [panels(picture) for picture in pictures]
     # A very tall photograph gets a narrower panel, so that one row stays within a screen.
-    aspects = [min(picture.image.shape[1] / picture.image.shape[2], 1.6) for picture in pictures]
+    aspects = [min(picture.image.shape[1] / picture.image.shape[2], TALLEST) for picture in pictures]
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
     inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
     most = int(13 * inches)  # letters in a line of a title, were all as wide as an x
     titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
-    height = sum(aspects) * inches + sum(0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles)
-    figure = make_figure((columns * inches, height), min(DPI, MOST_PIXELS / max(height, columns * inches)))
-    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=aspects)
-    for axis in axes.flat:
-        axis.axis("off")
-    for row, row_titles, row_axes in zip(rows, titles, axes):
-        for panel, title, axis in zip(row, row_titles, row_axes):
+    above = [0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles]
+    width, height = columns * inches, sum(aspects) * inches + sum(above)
+    figure = make_figure((width, height), min(DPI, MOST_PIXELS / max(height, width)), layout="none")
+    # One pair of axes in inches: a pair for each panel, laid out by matplotlib, takes three times as long.
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), aspect="auto")
+    axis.axis("off")
+    bottom = 0
+    for row, row_titles, aspect, its_height in zip(rows, titles, aspects, above):
+        bottom += its_height + aspect * inches
+        for k, (panel, title) in enumerate(zip(row, row_titles)):
             _, h, w = panel.image.shape
-            axis.imshow(panel.image.permute(1, 2, 0).numpy(), extent=(0, w, h, 0))
-            axis.set_title(title, fontsize=9, **lettering.style(title))
-            for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
-                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=BOX_COLOUR, linewidth=2,
-                                         linestyle=panel.dash))
+            scale = (inches - GAP) / max(w, h / aspect)  # inches a pixel
+            draw_panel(axis, panel, title, k * inches + (inches - scale * w) / 2, bottom - GAP / 2 - scale * h, scale)
     save_figure(figure, path)
 
 
-def make_figure(inches, dpi):
+def draw_panel(axis, panel, title, left, top, scale):
+    """Draw a panel's image, title and boxes; the image's left and top in the units of the axes, scale: units a pixel."""
+    from matplotlib.patches import Rectangle
+
+    _, h, w = panel.image.shape
+    axis.imshow(panel.image.permute(1, 2, 0).numpy(), extent=(left, left + scale * w, top + scale * h, top), aspect="auto")
+    axis.text(left + scale * w / 2, top - TITLE_GAP, title, fontsize=9, ha="center", va="bottom", **lettering.style(title))
+    for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
+        axis.add_patch(Rectangle((left + scale * x1, top + scale * y1), scale * (x2 - x1), scale * (y2 - y1), fill=False,
+                                 color=BOX_COLOUR, linewidth=2, linestyle=panel.dash))
+
+
+def make_figure(inches, dpi, layout="constrained"):
     """An empty figure of (width, height)."""
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen; here, as it takes a while
 
-    return Figure(inches, dpi, layout="constrained")
+    return Figure(inches, dpi, layout=layout)
 
 
 def wrap(title, most):

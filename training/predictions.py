@@ -24,13 +24,13 @@ import cli
 from cli import InputError
 from data import photographs
 from data.photographs import show_name
+from data.pixels import of_pillow
 from data.sources.oxford import key_of
 from data.sources.pictures import below
 from data.writing import ordered
 from training import checkpoint, looking, pictures
 from training.devices import set_threads, to_device
 from training.folding import fold
-from training.looking import to_tensor
 from training.shown import cut_out, image_of
 
 ENDINGS = {"masks": ".png", "cutouts": ".png", "overlays": ".jpg", "probability": ".png"}  # of each kind, a folder of --out
@@ -197,7 +197,7 @@ def look_at(job):
     model, size = network(recipe.network, recipe.device)
     photograph = photographs.read(job.path)
     image, (width, height) = photograph.image, photograph.size
-    outputs = looking.outputs_of(model, to_tensor(image), size, recipe.tiles, recipe.mirror)
+    outputs = looking.outputs_of(model, of_pillow(image), size, recipe.tiles, recipe.mirror)
     seg, output = model.task["seg"], outputs["seg"]
     told = {name: task for name, task in model.task.items() if task.columns}
     answers = looking.answers(told, outputs, image.height, image.width)
@@ -230,7 +230,7 @@ def overlay(model, image, outputs):
     image.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     tasks = {name: task for name, task in model.task.items() if task.panel is None and pictures.draws(task)}
     answers = looking.answers(tasks, outputs, image.height, image.width)
-    return image_of(pictures.draw(pictures.Panel(to_tensor(image), ""), tasks, answers))
+    return image_of(pictures.draw(pictures.Panel(of_pillow(image), ""), tasks, answers))
 
 
 def save(image, path, kind, **options):

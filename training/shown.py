@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data import photographs
+from data.pixels import of_pillow
 from training import looking, pictures
-from training.looking import to_tensor
 from training.pictures import BOX_COLOUR, Picture
 
 SIDE = 1200  # pixels of the longer side of what is shown; what one takes away has the photograph's own size
@@ -26,9 +26,9 @@ def show(model, size, path, folder):
     photograph = looking.read(path, name, f"{name} is no longer here; choose it again")
     image, small = photograph.image, photograph.image.copy()
     small.thumbnail((SIDE, SIDE))
-    outputs = looking.outputs_of(model, to_tensor(image), size)
+    outputs = looking.outputs_of(model, of_pillow(image), size)
     predicted = looking.answers(model.task, outputs, small.height, small.width)
-    picture = Picture(name, to_tensor(small), model.task, predicted, frame=photograph.size[::-1])
+    picture = Picture(name, of_pillow(small), model.task, predicted, frame=photograph.size[::-1])
     folder = Path(tempfile.mkdtemp(dir=folder))  # of a name that nobody can guess
     files = [save(image_of(panel), folder / f"{k}.jpg", quality=90) for k, panel in enumerate(pictures.panels(picture))]
     seen = {"pictures": files, "said": words(picture, image.size)}

@@ -9,6 +9,7 @@ from test_dataloader import assert_equal
 
 import registry
 import train_mtl
+from data.pixels import resize_images
 from dataloader_mtl import MTLDataset
 from models import MTLNet
 from tiny import assert_same_weights, log, result, weights
@@ -138,3 +139,9 @@ def test_a_resumed_run_goes_on_where_its_images_were(data, tmp_path, monkeypatch
     once, again = (tmp_path / name / "mtl/seed0" for name in ("once", "again"))
     assert_same_weights(weights(once), weights(again))
     assert log(once) == log(again)
+
+
+def test_images_are_resized_as_on_a_cpu():
+    images = torch.randint(0, 256, (4, 3, 41, 37), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    off = resize_images(images, 64, 20).int() - resize_images(images.cuda(), 64, 20).cpu().int()
+    assert off.abs().max() <= 1  # there in floating point, rounded once
