@@ -278,7 +278,7 @@ def standardised(image, mean, std):
 def build(part, name, seed):
     """Build a module with its own random state, made of the seed and its name; the global one stays as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         module = part()
         for layer in () if getattr(module, "is_initialised", False) else module.modules():
             # Output layers, the ones with a bias, keep PyTorch's own initialisation or that of their part.

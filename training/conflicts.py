@@ -95,8 +95,7 @@ def draw(history, tasks, path):
     """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the epochs of log.csv's
     rows."""
     stages = list(dict.fromkeys(key.rpartition("_")[2] for key in history[0] if key.startswith("conflict_")))
-    figure = pictures.make_figure((10, 3.8), pictures.DPI)
-    axes, most = figure.subplots(1, 2), 0.05
+    (figure, axes), most = pictures.make_row(2), 0.05
     for (a, b), colour in zip(combinations(tasks, 2), pictures.LINES * len(tasks) ** 2):
         # What was not measured is None, and becomes NaN.
         rows = (np.array([[row[f"{what}_{a}_{b}_{stage}"] for stage in stages] for row in history], float)

@@ -343,7 +343,7 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             waited += time.perf_counter() - asked
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * len(loader) + k, total_steps, group.get("highest", args.lr))
-            seed_step(args.seed, epoch, k)
+            seed_step(args.seed, epoch, k, device)
             criterion.begin_step(epoch, k, history)
             optimizer.zero_grad()
             total, losses = step(model, criterion, to(batch, device), precision, compared.look(k), recorded)

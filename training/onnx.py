@@ -7,6 +7,7 @@ trained on; others work, mostly worse), experiment, seed, metrics, border, proje
 """
 
 import contextlib
+import copy
 import importlib.util
 import inspect
 import io
@@ -19,6 +20,7 @@ import torch
 from cli import InputError
 from data import contract
 from training import checkpoint
+from training.folding import fold
 from training.run_folder import environment
 
 PROJECT = "pets"
@@ -54,7 +56,7 @@ def write(model, info, path):
     Raises cli.InputError where packages are missing, for a network that ONNX cannot say, and where outputs differ.
     """
     require()
-    graph = to_onnx(model)
+    graph = to_onnx(fold(copy.deepcopy(model)))
     for key, value in metadata(model, info).items():
         graph.metadata_props.add(key=key, value=value)
     data = graph.SerializeToString()

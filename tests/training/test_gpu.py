@@ -44,7 +44,7 @@ def steps(model, criterion, batches, precision, recorded):
     """Losses of some steps of plain gradient descent."""
     losses = []
     for k, batch in enumerate(batches):
-        seed_step(0, 0, k)
+        seed_step(0, 0, k, torch.device("cuda"))
         model.zero_grad()
         total, _ = step(model, criterion, batch, precision, recorded=recorded)
         losses.append(total.item())
