@@ -118,10 +118,19 @@ def together(team, data):
     return found
 
 
-def test_three_processes_compute_what_one_does(data):
-    with contextlib.closing(distributed.start(3, 1)) as three:
-        found = three.call(together, data)
-        pids = [process.pid for process, _ in three.others]
+def both(team, data):
+    return together(team, data), apart(team, data)
+
+
+@pytest.fixture(scope="module")
+def three(data):
+    """What three processes found in one call, and their numbers, now that it is over."""
+    with contextlib.closing(distributed.start(3, 1)) as started:
+        return *started.call(both, data), [process.pid for process, _ in started.others]
+
+
+def test_three_processes_compute_what_one_does(data, three):
+    found, _, pids = three
     assert found["kinds"] == [(0, "text", None), (1, "text", None), (2, "text", None)]
     assert found["bits"] == [[True, False]] * 3 and found["large"]
     assert all(a == pytest.approx(b, rel=1e-5) for a, b in found["losses"]), found["losses"]
@@ -164,9 +173,8 @@ def apart(team, data):
             "gradients": max((gradients[name] - p.grad).abs().max().item() / norm for name, p in named_parameters(*plain).items())}
 
 
-def test_losses_that_are_means_over_images_are_computed_apart(data):
-    with contextlib.closing(distributed.start(3, 1)) as three:
-        found = three.call(apart, data)
+def test_losses_that_are_means_over_images_are_computed_apart(three):
+    _, found, _ = three
     assert found["apart"] == {"seg"}
     assert {name: found["lengths"][name] for name in ("image", "seg", "teacher: seg", "cls", "bbox", "row")} == {
         "image": 2, "seg": 2, "teacher: seg": 2, "cls": 7, "bbox": 7, "row": 7}

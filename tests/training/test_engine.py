@@ -385,7 +385,7 @@ def test_bf16_trains_to_finite_losses(data, tmp_path):
 def test_the_network_learns(tmp_path):
     """Bright squares on a dark ground, a reddish cat or a bluish dog: a small network learns all of it in seconds."""
     folder = rechunk(write_data(tmp_path / "d", {"train": 96, "val": 32, "test": 32}))
-    train_mtl.main(arguments(folder, tmp_path, "--epochs", "24", "--width", "24", "--lr", "0.005"))
+    train_mtl.main(arguments(folder, tmp_path, "--epochs", "16", "--width", "24", "--lr", "0.006"))
     test = result(tmp_path / "mtl/seed0")
     train, truth = (targets(MTLDataset(folder, split), "bbox") for split in ("train", "test"))
     constant = Bbox("bbox").measure(train.nanmean(0).expand_as(truth), truth)["box_iou"].nanmean().item()
