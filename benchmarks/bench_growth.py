@@ -71,11 +71,13 @@ def rechunk(data):
 
 
 def epoch(data):
-    from training import engine
+    from training import distributed, engine
+    from training.step import named_parameters
+    from training.team import ALONE
 
     loader, model, criterion = network(data)
     args = engine.make_parser(__doc__).parse_args(["--epochs", "1"])
-    update = engine.plain_update(model, criterion, args.lr)
+    update = distributed.Update(ALONE, named_parameters(model, criterion), engine.make_optimizer(model, criterion, args.lr))
     return lambda: engine.train_one_epoch(model, criterion, update, loader, 0, args, "fp32")
 
 

@@ -19,10 +19,9 @@ import torch
 from tqdm import tqdm
 
 import cli
-from cli import InputError
 from data import pixels, scenes
 from dataloader_mtl import MTLDataset
-from training import checkpoint, known_images
+from training import known_images
 from training.looking import outputs_of
 from utils import dice_score
 
@@ -42,9 +41,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    model, info = checkpoint.load_model(args.checkpoint)
-    if "seg" not in model.tasks:
-        raise InputError(f"{args.checkpoint} has no task seg, and what it finds is measured by masks")
+    model, info = common.load_segmenter(args.checkpoint)
     dataset = MTLDataset(common.data_folder(args.data), args.split, tasks=model.task.values())
     known_images.warn_of_known_images(dataset, info)
     model.eval()

@@ -53,7 +53,7 @@ def main(args):
         print(f"{args.epochs} epochs should fit {args.minutes:g} minutes of training", flush=True)
     train(args, tasks)
     folder = args.runs / args.experiment / f"seed{args.seed}"
-    rows = read_curve(folder / "log.csv")
+    rows = curve(read_log(folder))
     run_folder.write_csv(FIELDS, (["" if value is None else value for value in row.values()] for row in rows),
                          folder / "quality.csv")
     best = max(rows, key=lambda row: row["val_dice_pooled"])
@@ -84,8 +84,7 @@ def plan(args, tasks):
             train(trial, tasks)
         folder = trial.runs / args.experiment / f"seed{args.seed}"
         precision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"]
-        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-            speeds = {int(row["side"]): float(row["images_per_second"]) for row in csv.DictReader(file)}  # the second epoch's
+        speeds = {int(row["side"]): float(row["images_per_second"]) for row in read_log(folder)}  # the second epoch's
     print("; ".join(f"{side} px: {speed:.1f} images/s" for side, speed in speeds.items()))
     images = len(MTLDataset(args.data, "train", limit=args.limit))
     return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size, args.sides)
@@ -106,15 +105,19 @@ def choose_epochs(seconds, images, speeds, size, sides=None):
     return epochs
 
 
-def read_curve(path):
-    """The rows of a run's log with the fields of FIELDS, seconds summed up; None for what was not measured."""
+def read_log(folder):
+    """The rows of a run's log as dicts of text."""
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def curve(log):
+    """A log's rows with the fields of FIELDS as numbers, seconds summed up; None for what was not measured."""
     rows, seconds = [], 0.0
-    with open(path, newline="", encoding="utf-8") as file:
-        for logged in csv.DictReader(file):
-            seconds += float(logged["seconds"])
-            row = {field: float(logged[field]) if logged[field] else None for field in FIELDS}
-            row |= {"epoch": int(logged["epoch"]), "side": int(logged["side"]), "seconds": round(seconds, 2)}
-            rows.append(row)
+    for logged in log:
+        seconds += float(logged["seconds"])
+        row = {field: float(logged[field]) if logged[field] else None for field in FIELDS}
+        rows.append(row | {"epoch": int(logged["epoch"]), "side": int(logged["side"]), "seconds": round(seconds, 2)})
     return rows
 
 

@@ -16,11 +16,10 @@ import torch
 from tqdm import tqdm
 
 import cli
-from cli import InputError
 from data import scenes, stress
 from data.chances import USUAL
 from dataloader_mtl import MTLDataset, make_loader
-from training import checkpoint, evaluation, known_images
+from training import evaluation, known_images
 
 FIGURES = ("dice_pooled", "dice", "border_iou", "accuracy", "box_iou")
 DRAWN = 8  # images a row of the sheet
@@ -40,9 +39,7 @@ def parse_args(argv=None):
 def main(args):
     data, rows, values = common.data_folder(args.data), [], {}
     for path in args.checkpoint:
-        model, info = checkpoint.load_model(path)
-        if "seg" not in model.tasks:
-            raise InputError(f"{path} has no task seg, and stress is measured by masks")
+        model, info = common.load_segmenter(path)
         for kind in tqdm(stress.KINDS, path.name, leave=False, disable=None):
             dataset = MTLDataset(data, args.split, limit=args.limit, tasks=model.task.values(),
                                  scenes=None if kind == "as it is" else stress.Stress(kind))

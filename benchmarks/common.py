@@ -49,6 +49,16 @@ def data_folder(asked=None):
     return CACHE
 
 
+def load_segmenter(path):
+    """A checkpoint's network and what is known of it, as checkpoint.load_model; refused where it has no masks."""
+    from training import checkpoint  # here, as it takes PyTorch
+
+    model, info = checkpoint.load_model(path)
+    if "seg" not in model.tasks:
+        raise InputError(f"{path} has no task seg, and what a network finds is measured by masks; name one that has it")
+    return model, info
+
+
 # ----------------------------------------------------------------------------------------------------- time and memory
 
 

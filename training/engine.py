@@ -316,11 +316,6 @@ def network(model, metrics, known, config, args):
             **{key: config[key] for key in ("size", "split_hash", "border")}}
 
 
-def plain_update(model, criterion, lr):
-    """How one process alone updates all parameters, with a new optimizer."""
-    return distributed.Update(ALONE, named_parameters(model, criterion), make_optimizer(model, criterion, lr))
-
-
 def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None, recorded=None):
     """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it; average: an
     AveragedModel (averaging.py) that takes up every step; recorded: the network's passes (replay.py), or None.

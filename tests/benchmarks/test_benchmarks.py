@@ -220,6 +220,10 @@ def test_stress(capsys, data, tmp_path):
     loaded, _ = checkpoint.load_model(tmp_path / "64.pt")
     plain = evaluation.evaluate(loaded, make_loader(MTLDataset(data, "val", limit=3, tasks=loaded.task.values()), 2))[0]
     assert results["networks"][str(tmp_path / "64.pt")]["as it is"]["dice"] == pytest.approx(plain["dice"], rel=1e-3)
+    blind = MTLNet(("cls",), width=2)
+    checkpoint.save(content | {"size": 64, "tasks": ["cls"], "model": blind.state_dict()}, tmp_path / "blind.pt")
+    with pytest.raises(common.InputError, match="blind.pt has no task seg"):
+        bench_stress.main(bench_stress.parse_args(["--data", str(data), "--checkpoint", str(tmp_path / "blind.pt")]))
 
 
 def test_alarms_by_hand():
