@@ -42,6 +42,11 @@ def test_a_mistake_takes_no_slow_import():
     assert imports_of("train_mtl.py", "--epochs", "-1", status=2) & SLOW == set()
 
 
+def test_a_training_that_is_refused_takes_pytorch_alone(tmp_path):
+    imported = imports_of("train_mtl.py", "--data", str(tmp_path / "nowhere"), status=2)
+    assert "torch" in imported and imported & {"torchvision", "torch._dynamo", "matplotlib", "scipy"} == set()
+
+
 def test_a_photograph_takes_pytorch_and_matplotlib_alone(tmp_path):
     Image.new("RGB", (90, 60), (120, 90, 60)).save(tmp_path / "a.jpg")
     imported = imports_of("mtl_vis.py", str(tmp_path / "a.jpg"), "--out", str(tmp_path / "mask.png"))

@@ -224,7 +224,7 @@ def draw_curves(history, tasks, path):
     axes[1].set(xlabel="epoch", ylim=(0, 1), title="validation")
     if errors:
         axes[2].set(xlabel="epoch", title="validation, in units")
-        axes[2].set_ylim(bottom=0)
+        axes[2].set_ylim(0, 1.15 * axes[2].dataLim.ymax or 1)  # a level line would lie on the frame
     for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.ticklabel_format(axis="y", scilimits=(-3, 4))  # longer numbers would not fit beside it

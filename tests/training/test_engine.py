@@ -24,7 +24,7 @@ from registry import PUBLISHED
 from tasks.bbox import Bbox
 from training import checkpoint, engine, recipe
 from training.run_folder import RunFolder
-from training.step import gradient_norm
+from training.step import gradient_norm, seed_step
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss
 
 TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "border_iou", "accuracy", "box_iou", "n_images", "epochs",
@@ -380,6 +380,15 @@ def test_bf16_trains_to_finite_losses(data, tmp_path):
     train_mtl.main(arguments(data, tmp_path, "--precision", "bf16"))
     test = result(tmp_path / "mtl/seed0")
     assert test["precision"] == "bf16" and 0 <= test["dice"] <= 1
+
+
+def test_random_numbers_of_a_step_depend_on_seed_epoch_and_step_alone():
+    drawn = []
+    for where in ((0, 1, 2), (0, 1, 2), (0, 1, 3), (0, 2, 2), (1, 1, 2)):
+        torch.rand(5)
+        seed_step(*where, torch.device("cpu"))
+        drawn.append(tuple(torch.rand(4).tolist()))
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 4
 
 
 def test_the_network_learns(tmp_path):
