@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data import photographs
-from data.pixels import of_pillow
+from data.pixels import of_pillow, to_pillow
 from training import looking, pictures
 from training.pictures import BOX_COLOUR, Picture
 
@@ -41,7 +41,7 @@ def show(model, size, path, folder):
 
 def image_of(panel):
     """A panel with its boxes as a PIL image."""
-    image = Image.fromarray(panel.image.permute(1, 2, 0).numpy())
+    image = to_pillow(panel.image)
     for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
         corners = x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)  # Pillow counts the last ones in
         ImageDraw.Draw(image).rectangle(corners, outline=BOX_COLOUR, width=max(2, max(image.size) // 200))
