@@ -17,7 +17,10 @@ from pathlib import Path
 import cli
 from cli import InputError
 
-KEPT, EVERY = 2 * 3600, 600  # seconds that a file is kept at least, and between looks for older ones
+KEPT, EVERY = (
+    2 * 3600,
+    600,
+)  # seconds that a file is kept at least, and between looks for older ones
 LARGEST = "200mb"  # of an upload
 EXAMPLES = (116, 103, 50, 1)  # seeds of drawn pets that the network takes for pets
 TITLE = "Which pixels are pet?"
@@ -38,13 +41,23 @@ CSS = """
 
 def import_gradio(folder):
     """Gradio, told to keep its files in `folder` and to itself."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):  # it asks itself whether it is there, and nobody else anything
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):  # it asks itself whether it is there, and nobody else anything
         os.environ.pop(name, None), os.environ.pop(name.upper(), None)
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(folder),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     try:
         import gradio
     except ImportError as error:
-        raise InputError(f"the page needs Gradio ({error}); pip install -r requirements-app.txt") from None
+        raise InputError(
+            f"the page needs Gradio ({error}); pip install -r requirements-app.txt"
+        ) from None
     return gradio
 
 
@@ -72,26 +85,48 @@ def make_page(gradio, model, size, folder):
         gradio.Markdown(f"# {TITLE}\n{ABOUT}")
         with gradio.Row():
             upload = gradio.File(label="Photograph", height=140, elem_id="upload")
-            examples = gradio.Dataset(label="Or a drawn one", components=[gradio.Image(visible=False)], elem_id="examples",
-                                      samples=[[path] for path in draw_examples(folder)])
+            examples = gradio.Dataset(
+                label="Or a drawn one",
+                components=[gradio.Image(visible=False)],
+                elem_id="examples",
+                samples=[[path] for path in draw_examples(folder)],
+            )
         with gradio.Row(visible=False) as row:
-            images = [gradio.Image(label=label, alt_text=label, elem_id=f"picture{k}", elem_classes="picture", min_width=300,
-                                   buttons=["fullscreen"])
-                      for k, label in enumerate(["Photograph", "What the network sees", *own])]
+            images = [
+                gradio.Image(
+                    label=label,
+                    alt_text=label,
+                    elem_id=f"picture{k}",
+                    elem_classes="picture",
+                    min_width=300,
+                    buttons=["fullscreen"],
+                )
+                for k, label in enumerate(["Photograph", "What the network sees", *own])
+            ]
         with gradio.Row():
             with gradio.Column(min_width=300):
                 said = gradio.HTML(elem_id="said", padding=False)
             with gradio.Column(visible=False, min_width=300) as taken:
-                files = {"cutout": gradio.DownloadButton("Take the cut-out (PNG)", variant="primary", elem_id="cutout"),
-                         "mask": gradio.DownloadButton("Take the mask (PNG)", elem_id="mask")}
+                files = {
+                    "cutout": gradio.DownloadButton(
+                        "Take the cut-out (PNG)", variant="primary", elem_id="cutout"
+                    ),
+                    "mask": gradio.DownloadButton("Take the mask (PNG)", elem_id="mask"),
+                }
 
         def show(path):
             try:
                 seen = shown.show(model, size, path[0] if isinstance(path, list) else path, folder)
             except InputError as error:
                 seen = {"said": shown.refusal(error)}
-            return [None, gradio.Row(visible="pictures" in seen), *seen.get("pictures", [None] * len(images)), seen["said"],
-                    gradio.Column(visible="mask" in seen), *map(seen.get, files)]
+            return [
+                None,
+                gradio.Row(visible="pictures" in seen),
+                *seen.get("pictures", [None] * len(images)),
+                seen["said"],
+                gradio.Column(visible="mask" in seen),
+                *map(seen.get, files),
+            ]
 
         outputs = [upload, row, *images, said, taken, *files.values()]
         upload.upload(show, upload, outputs, api_name="look", concurrency_id="network")
@@ -104,8 +139,10 @@ def check_address(host, port):
     try:
         socket.create_server((host, port), family=family_of(host)).close()
     except OSError as error:
-        raise InputError(f"port {port} of {host} cannot be had ({error.strerror or error}); choose another with --port or "
-                         "--host") from None
+        raise InputError(
+            f"port {port} of {host} cannot be had ({error.strerror or error}); choose another with --port or "
+            "--host"
+        ) from None
 
 
 def family_of(host):
@@ -115,11 +152,29 @@ def family_of(host):
 def serve(gradio, page, host, port):
     """Answer until a signal comes."""
     host = f"[{host}]" if family_of(host) == socket.AF_INET6 else host
-    theme = gradio.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    theme.set(**{f"button_primary_background_fill{state}{mode}": f"*primary_{shade}"  # white on it is read easily
-                 for state, shade in (("", 700), ("_hover", 800)) for mode in ("", "_dark")})
-    page.launch(server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme, css=CSS,
-                footer_links=[], max_file_size=LARGEST, ssr_mode=False, enable_monitoring=False)
+    theme = gradio.themes.Default(
+        primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    )
+    theme.set(
+        **{
+            f"button_primary_background_fill{state}{mode}": f"*primary_{shade}"  # white on it is read easily
+            for state, shade in (("", 700), ("_hover", 800))
+            for mode in ("", "_dark")
+        }
+    )
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        theme=theme,
+        css=CSS,
+        footer_links=[],
+        max_file_size=LARGEST,
+        ssr_mode=False,
+        enable_monitoring=False,
+    )
     print(f"http://{host}:{port} is ready; Ctrl-C ends it", flush=True)
     while True:  # Gradio answers in a thread that ends with the program; to close it would wait for pages that are open
         time.sleep(1)
@@ -127,8 +182,14 @@ def serve(gradio, page, host, port):
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt")
-    parser.add_argument("--host", default="127.0.0.1", help="whom to answer: this machine alone, or everybody (0.0.0.0)")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="whom to answer: this machine alone, or everybody (0.0.0.0)",
+    )
     parser.add_argument("--port", type=cli.integer(1, 65535), default=7860)
     return parser.parse_args(argv)
 
@@ -139,7 +200,9 @@ def main(args):
         folder = Path(folder).resolve()
         gradio = import_gradio(folder)
 
-        from data import photographs  # here, as PyTorch takes a while to import, and refusals do without
+        from data import (
+            photographs,
+        )  # here, as PyTorch takes a while to import, and refusals do without
         from training import checkpoint
 
         path = checkpoint.find(args.checkpoint)

@@ -17,7 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What an operating system says when the place to write to is at fault, not the program.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+}
 # What it says of a path that cannot be one, or not of the kind that is needed there.
 PATH_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
@@ -34,10 +42,14 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors take one line on standard error."""
 
     def __init__(self, description):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
 
     def error(self, message):
-        message = re.sub(r"\S{61,}", lambda word: word[0][:60] + "...", message)  # what was given may be of any length
+        message = re.sub(
+            r"\S{61,}", lambda word: word[0][:60] + "...", message
+        )  # what was given may be of any length
         self.exit(2, one_line(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
@@ -52,7 +64,9 @@ def run(main, args):
         main(args)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has closed it, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's own last flush may go
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # where Python's own last flush may go
         sys.exit(128 + 13)  # as SIGPIPE would
     except InputError as error:
         fail(error, 2)
@@ -65,7 +79,10 @@ def run(main, args):
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError) and cause.errno in PATH_ERRORS and cause.filename:
             reason = os.strerror(cause.errno)
-            fail(f"{os.fsdecode(cause.filename)}: {reason}; choose another path or put right what lies there", 2)
+            fail(
+                f"{os.fsdecode(cause.filename)}: {reason}; choose another path or put right what lies there",
+                2,
+            )
         if not isinstance(cause, OSError) or cause.errno not in DISK_ERRORS:
             raise
         where = cause.filename or "".join(re.findall("filename = '(.*?)'", str(cause))[:1])
@@ -139,7 +156,9 @@ def ignore_interrupts(*_):
 def follow_parent():
     """For worker processes of a pool: as above, and end with a main process that was killed, not wait for it for ever."""
     ignore_interrupts()
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    threading.Thread(
+        target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True
+    ).start()
 
 
 @contextmanager
@@ -147,7 +166,9 @@ def processes(count=None, method=None):
     """A pool of `count` processes, one a core by default, that forgets what waits when it is left: a signal in the middle of
     handing work over would otherwise leave it waiting for ever for work that it never got. method: how they are started, as
     multiprocessing calls it; default: as the system has it."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=follow_parent)
+    pool = ProcessPoolExecutor(
+        count, multiprocessing.get_context(method), initializer=follow_parent
+    )
     try:
         yield pool
     finally:
@@ -161,6 +182,7 @@ def usable_cores():
 
 def integer(minimum, maximum=2**31 - 1, also=None):
     """An argparse type: a whole number from minimum to maximum, or the word `also`."""
+
     def parse(text):
         if also and text == also:
             return text
@@ -171,6 +193,7 @@ def integer(minimum, maximum=2**31 - 1, also=None):
         if not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError(f"{value} is not from {minimum} to {maximum}")
         return value
+
     return parse
 
 
@@ -200,5 +223,7 @@ def percentages(text):
     except ValueError:
         values = ()
     if len(values) != 3 or not all(math.isfinite(v) for v in values) or sum(values) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers joined by '-', such as 80-10-10")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not three numbers joined by '-', such as 80-10-10"
+        )
     return values

@@ -33,9 +33,14 @@ SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder")
-    parser.add_argument("--ignore", choices=[str(UNLABELLED)],
-                        help="255: in masks of 0 and 255 alone, 255 is no pet but unlabelled")
+    parser.add_argument(
+        "--data", type=Path, default=Path("datasets/data_new"), help="the data folder"
+    )
+    parser.add_argument(
+        "--ignore",
+        choices=[str(UNLABELLED)],
+        help="255: in masks of 0 and 255 alone, 255 is no pet but unlabelled",
+    )
     parser.add_argument("--check", action="store_true", help="verify without writing")
     return parser.parse_args(argv)
 
@@ -45,12 +50,18 @@ def main(args):
         report.check(args.data)
         return
     done = 0
-    jobs = [(split, kind) for split in contract.find_splits(args.data) for kind in contract.kinds_of(args.data, split)]
+    jobs = [
+        (split, kind)
+        for split in contract.find_splits(args.data)
+        for kind in contract.kinds_of(args.data, split)
+    ]
     with lock.hold(args.data / "lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
             done += rechunk(args.data, split, kind, ignore=args.ignore is not None)
     summary = contract.describe(args.data)
-    state = f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
+    state = (
+        f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
+    )
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
 
 
@@ -95,7 +106,9 @@ def rechunk(data, split, kind, ignore=False):
 
 def dataset_attributes(dataset):
     """What somebody wrote to the dataset that belongs to the file."""
-    return {name: dataset.attrs[name] for name in ("classes", "unlabelled") if name in dataset.attrs}
+    return {
+        name: dataset.attrs[name] for name in ("classes", "unlabelled") if name in dataset.attrs
+    }
 
 
 def copy_attributes(path, attributes, target):
@@ -104,8 +117,10 @@ def copy_attributes(path, attributes, target):
         try:
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
-                             "it") from None
+            raise InputError(
+                f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
+                "it"
+            ) from None
 
 
 def source_dataset(path, source, kind):
@@ -114,7 +129,9 @@ def source_dataset(path, source, kind):
         if isinstance(source.get(name), h5py.Dataset):
             return source[name]
     names = ", ".join(map(str, source)) or "nothing"
-    raise InputError(f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}")
+    raise InputError(
+        f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
+    )
 
 
 def images_shape(data, split):
@@ -157,13 +174,17 @@ def compare(path, kind, source, to_contract):
         first = (0,) * (dataset.ndim - 1)
         for start, rows in contract.slabs(source):
             # As bytes, because NaN does not equal itself.
-            rows = np.ascontiguousarray(to_contract(rows, start)).reshape(len(rows), -1).view(np.uint8)
+            rows = (
+                np.ascontiguousarray(to_contract(rows, start)).reshape(len(rows), -1).view(np.uint8)
+            )
             written = np.empty_like(rows)
             for k, sample in enumerate(written, start):
                 dataset.id.read_direct_chunk((k, *first), out=sample)
             if not np.array_equal(written, rows):
                 bad = start + int(np.argmax((written != rows).any(axis=1)))
-                raise InputError(f"{path}, row {bad} does not hold what was written to it; check the disk")
+                raise InputError(
+                    f"{path}, row {bad} does not hold what was written to it; check the disk"
+                )
 
 
 def split_hash(path, kind, digest, attributes):
@@ -171,8 +192,10 @@ def split_hash(path, kind, digest, attributes):
     if kind == "images":
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
-            raise InputError(f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
-                             "again, or, where you changed them yourself, delete the file's attribute 'split_hash'")
+            raise InputError(
+                f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
+                "again, or, where you changed them yourself, delete the file's attribute 'split_hash'"
+            )
         return digest
     images = path.with_name("images.h5")
     with contract.open_h5(images) as file:

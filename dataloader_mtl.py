@@ -45,18 +45,41 @@ class MTLDataset(Dataset):
     Raises cli.InputError for a folder or file that is not as data/contract.py describes it, IndexError for a row beyond it.
     """
 
-    def __init__(self, data, split, seed=0, augment="none", sides=None, limit=None, tasks=None, masks=None, scenes=None):
+    def __init__(
+        self,
+        data,
+        split,
+        seed=0,
+        augment="none",
+        sides=None,
+        limit=None,
+        tasks=None,
+        masks=None,
+        scenes=None,
+    ):
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {AUGMENTATIONS} and was {augment!r}")
         # Taken first, so that nothing that is read later can be of another file unnoticed.
         stamps = {kind: stamp(Path(data) / split / f"{kind}.h5") for kind in contract.KINDS}
         self.summary = contract.describe(data)
         if split not in self.summary["splits"]:
-            raise InputError(f"{data} has no {split} split; prepare the data again with a fraction for it, or write "
-                             f"{Path(data) / split / 'images.h5'} and what belongs to it")
-        self.data, self.split, self.seed, self.augment, self.sides = Path(data), split, seed, augment, sides
+            raise InputError(
+                f"{data} has no {split} split; prepare the data again with a fraction for it, or write "
+                f"{Path(data) / split / 'images.h5'} and what belongs to it"
+            )
+        self.data, self.split, self.seed, self.augment, self.sides = (
+            Path(data),
+            split,
+            seed,
+            augment,
+            sides,
+        )
         whole = self.summary["splits"][split]
-        self.n, self.size, self.kinds = min(limit or whole, whole), self.summary["size"], self.summary["kinds"][split]
+        self.n, self.size, self.kinds = (
+            min(limit or whole, whole),
+            self.summary["size"],
+            self.summary["kinds"][split],
+        )
         self.index = read_index_rows(data, split, whole)[: self.n]
         self.names = [row["name"] for row in self.index]
         self.tasks = self._make_tasks(tasks)
@@ -64,13 +87,23 @@ class MTLDataset(Dataset):
         self.scenes = make_scenes(scenes, self.kinds, self.data)
         needs |= {"masks"} if self.scenes else set()  # they tell what is pet
         self._pictures = [kind for kind in contract.PICTURES if kind == "images" or kind in needs]
-        self.store = Store(data, split, [kind for kind in self._pictures if kind in self.kinds], self.n, self.size, stamps)
+        self.store = Store(
+            data,
+            split,
+            [kind for kind in self._pictures if kind in self.kinds],
+            self.n,
+            self.size,
+            stamps,
+        )
         for kind in set(contract.KINDS) - set(self.kinds):
             self.store.refuse_changes(kind)  # it might have been there a moment ago
         self._whole, self.held, self.keeps = {}, None, self._choose_masks(masks) if masks else None
         # A few bytes an image: what is made of no picture is made once.
-        self._fixed = {name: task.target(self._raw(task.needs)) for name, task in self.tasks.items()
-                       if task.needs and not set(task.needs) & set(contract.PICTURES)}
+        self._fixed = {
+            name: task.target(self._raw(task.needs))
+            for name, task in self.tasks.items()
+            if task.needs and not set(task.needs) & set(contract.PICTURES)
+        }
 
     def __len__(self):
         return self.n
@@ -89,14 +122,19 @@ class MTLDataset(Dataset):
         """The cells of a column of index.csv, a list of n texts."""
         if name not in self.index[0]:
             known = ", ".join(self.index[0]) if "row" in self.index[0] else "it has no index.csv"
-            raise InputError(f"{self.data / self.split / 'index.csv'} has no column {name!r} ({known}); add it, a cell an image, "
-                             "empty where nothing is known")
+            raise InputError(
+                f"{self.data / self.split / 'index.csv'} has no column {name!r} ({known}); add it, a cell an image, "
+                "empty where nothing is known"
+            )
         return [row[name] or "" for row in self.index]
 
     def stream(self, tasks):
         """What the targets of some tasks, {name: Task}, are made from (`raw`): 16 images at a time, neither augmented nor held."""
         needs = list(dict.fromkeys(need for task in tasks.values() for need in task.needs))
-        looks = any(not set(task.needs) - {"images"} or set(task.needs) & set(contract.PICTURES) for task in tasks.values())
+        looks = any(
+            not set(task.needs) - {"images"} or set(task.needs) & set(contract.PICTURES)
+            for task in tasks.values()
+        )
         for start in range(0, self.n if tasks else 0, 16):
             rows = list(range(start, min(start + 16, self.n)))
             yield self._raw(needs, rows, self._read(rows, hold=False) if looks else None)
@@ -111,7 +149,9 @@ class MTLDataset(Dataset):
         with file:
             for start, images in contract.slabs(dataset, self.n):
                 for row, image in enumerate(images, start):
-                    hashes[row] = int.from_bytes(hashlib.sha256(image).digest()[:8], "little", signed=True)
+                    hashes[row] = int.from_bytes(
+                        hashlib.sha256(image).digest()[:8], "little", signed=True
+                    )
         return torch.from_numpy(hashes)
 
     def hold(self, device):
@@ -119,8 +159,13 @@ class MTLDataset(Dataset):
         of pictures. Scenes are made of single images, and cannot be."""
         if self.scenes:
             raise ValueError("scenes are made image by image")
-        parts = [self._read(list(rows), hold=False) for rows in np.array_split(np.arange(self.n), -(-self.n // 64))]
-        self.held = Held({kind: torch.cat([part[kind].to(device) for part in parts]) for kind in self._pictures})
+        parts = [
+            self._read(list(rows), hold=False)
+            for rows in np.array_split(np.arange(self.n), -(-self.n // 64))
+        ]
+        self.held = Held(
+            {kind: torch.cat([part[kind].to(device) for part in parts]) for kind in self._pictures}
+        )
 
     def fits_in_memory(self):
         """Whether the pictures take at most a quarter of this machine's memory."""
@@ -128,7 +173,11 @@ class MTLDataset(Dataset):
 
     def _make_tasks(self, tasks):
         if tasks is None:
-            tasks = [task for task in registry.tasks(registry.PUBLISHED).values() if set(task.needs) <= set(self.kinds)]
+            tasks = [
+                task
+                for task in registry.tasks(registry.PUBLISHED).values()
+                if set(task.needs) <= set(self.kinds)
+            ]
         return registry.tasks(tasks) if len(tasks) else {}  # of images alone nothing is known
 
     def _batch(self, keys):
@@ -136,17 +185,26 @@ class MTLDataset(Dataset):
         epoch, rows = keys[0][0], [row for _, row, _ in keys]
         side, moves = self.sides[epoch] if self.sides else self.size, None
         if self.held:
-            drawn = [draw(self.augment, self.size, self.size, sample_generator(self.seed, *key)) for key in keys]
+            drawn = [
+                draw(self.augment, self.size, self.size, sample_generator(self.seed, *key))
+                for key in keys
+            ]
             pictures = self.held.batch(rows, drawn, side)
             moves = [mover(crop, mirrored, self.size, self.size) for crop, _, mirrored in drawn]
         else:
             pictures = self._read(rows, self.fits_in_memory())
         if not self.held and (self.augment != "none" or side != self.size or self.scenes):
-            samples = [self._change({kind: pixels[k] for kind, pixels in pictures.items()}, side, *key)
-                       for k, key in enumerate(keys)]
-            pictures = {kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures}
+            samples = [
+                self._change({kind: pixels[k] for kind, pixels in pictures.items()}, side, *key)
+                for k, key in enumerate(keys)
+            ]
+            pictures = {
+                kind: torch.stack([sample[kind] for sample, _ in samples]) for kind in pictures
+            }
             moves = [move for _, move in samples]
-        image = pictures["images"] = pictures["images"].contiguous(memory_format=torch.channels_last)
+        image = pictures["images"] = pictures["images"].contiguous(
+            memory_format=torch.channels_last
+        )
         batch, copies = {"image": image}, None
         for name, task in self.tasks.items():
             if name in self._fixed:
@@ -154,9 +212,15 @@ class MTLDataset(Dataset):
             else:
                 if self.held and not task.is_stored:  # its code may compute with anything
                     copies = copies or {kind: pixels.cpu() for kind, pixels in pictures.items()}
-                target = task.target(self._raw(task.needs, rows, pictures if task.is_stored else copies or pictures))
+                target = task.target(
+                    self._raw(task.needs, rows, pictures if task.is_stored else copies or pictures)
+                )
             changes = moves and (task.moves or self.scenes)
-            batch[name] = torch.stack([move(task, one) for one, move in zip(target, moves)]) if changes else target
+            batch[name] = (
+                torch.stack([move(task, one) for one, move in zip(target, moves)])
+                if changes
+                else target
+            )
         return batch | {"row": torch.tensor(rows)}
 
     def _change(self, pictures, side, epoch, row, repeat):
@@ -168,10 +232,14 @@ class MTLDataset(Dataset):
         pictures, change = self.scenes.place(pictures, row, self.n, self._one, own)
         pictures, move = augment(pictures, self.augment, side, rng)
         pictures["images"] = self.scenes.take(pictures["images"], own)
-        return pictures, lambda task, target: move(task, change.apply(task, target, lambda row: self._fixed_target(task, row)))
+        return pictures, lambda task, target: move(
+            task, change.apply(task, target, lambda row: self._fixed_target(task, row))
+        )
 
     def _one(self, row):
-        return {kind: pixels[0] for kind, pixels in self._read([row], self.fits_in_memory()).items()}
+        return {
+            kind: pixels[0] for kind, pixels in self._read([row], self.fits_in_memory()).items()
+        }
 
     def _fixed_target(self, task, row):
         """One row's target of a task that is made of no picture, else None."""
@@ -182,17 +250,24 @@ class MTLDataset(Dataset):
         epoch, row, repeat = (*key, 0)[:3] if isinstance(key, (tuple, list)) else (0, key, 0)
         row = operator.index(row)
         if not -self.n <= row < self.n:
-            raise IndexError(f"there is no row {row} among the {self.n} of {self.data / self.split}")
+            raise IndexError(
+                f"there is no row {row} among the {self.n} of {self.data / self.split}"
+            )
         return epoch, row % self.n, repeat
 
     def _read(self, rows, hold):
         """{kind: (B, 3 or 1, S, S) uint8} of the pictures that the tasks need; 255 where nothing is known."""
         # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
         # convolutions on a CPU prefer.
-        found = {kind: torch.from_numpy(pixels).permute(0, 3, 1, 2) for kind, pixels in self.store.read(rows, hold).items()}
+        found = {
+            kind: torch.from_numpy(pixels).permute(0, 3, 1, 2)
+            for kind, pixels in self.store.read(rows, hold).items()
+        }
         for kind in self._pictures[1:]:
             if kind not in found:
-                found[kind] = torch.full((len(rows), 1, self.size, self.size), contract.UNLABELLED, dtype=torch.uint8)
+                found[kind] = torch.full(
+                    (len(rows), 1, self.size, self.size), contract.UNLABELLED, dtype=torch.uint8
+                )
             elif self.keeps is not None:
                 found[kind][~self.keeps[rows]] = contract.UNLABELLED
         return found
@@ -205,7 +280,13 @@ class MTLDataset(Dataset):
                 raw[need] = pictures[need].contiguous() if need != "images" else pictures[need]
             else:
                 values = self._all_rows(need)
-                raw[need] = values if rows is None else [values[k] for k in rows] if ":" in need else values[rows]
+                raw[need] = (
+                    values
+                    if rows is None
+                    else [values[k] for k in rows]
+                    if ":" in need
+                    else values[rows]
+                )
         return raw
 
     def _all_rows(self, need):
@@ -230,22 +311,44 @@ class MTLDataset(Dataset):
         return rows
 
     def _choose_masks(self, n):
-        kind, self.keeps = next(iter(self._pictures[1:]), None), None  # masks, or trimaps where no task needs masks
-        masked = np.concatenate([(self._read(list(rows), hold=False)[kind] != contract.UNLABELLED).flatten(1).any(1).numpy()
-                                 for rows in np.array_split(np.arange(self.n), -(-self.n // 16))]) if kind else np.zeros(0)
+        kind, self.keeps = (
+            next(iter(self._pictures[1:]), None),
+            None,
+        )  # masks, or trimaps where no task needs masks
+        masked = (
+            np.concatenate(
+                [
+                    (self._read(list(rows), hold=False)[kind] != contract.UNLABELLED)
+                    .flatten(1)
+                    .any(1)
+                    .numpy()
+                    for rows in np.array_split(np.arange(self.n), -(-self.n // 16))
+                ]
+            )
+            if kind
+            else np.zeros(0)
+        )
         if masked.sum() < n:
-            raise InputError(f"--masks {n} asks for more masks than the {int(masked.sum())} of {self.data / self.split} that "
-                             "the tasks use; ask for fewer, or leave it out to use all")
+            raise InputError(
+                f"--masks {n} asks for more masks than the {int(masked.sum())} of {self.data / self.split} that "
+                "the tasks use; ask for fewer, or leave it out to use all"
+            )
         return choose_masks(breeds(self.index), masked, n, self.seed)
 
 
 def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None, part=(0, 1)):
     """A DataLoader over an MTLDataset; `shuffle` by its seed; context "fork", "spawn" or None, the default; part: data/order.py."""
     return DataLoader(
-        dataset, batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps, part),
+        dataset,
+        batch_sampler=EpochBatches(
+            len(dataset), batch_size, dataset.seed if shuffle else None, dataset.keeps, part
+        ),
         collate_fn=as_it_is,  # __getitems__ gives whole batches
-        num_workers=workers, persistent_workers=workers > 0, multiprocessing_context=context if workers else None,
-        worker_init_fn=cli.ignore_interrupts, pin_memory=torch.cuda.is_available() and not dataset.held,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=context if workers else None,
+        worker_init_fn=cli.ignore_interrupts,
+        pin_memory=torch.cuda.is_available() and not dataset.held,
     )
 
 

@@ -35,7 +35,9 @@ from study import grid, launchers, masks, repeat
 from study.table import EXPERIMENTS
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = {name: experiment.command for name, experiment in EXPERIMENTS.items()}  # in the order of the published table
+COMMANDS = {
+    name: experiment.command for name, experiment in EXPERIMENTS.items()
+}  # in the order of the published table
 EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that ends an epoch
 
 
@@ -46,7 +48,15 @@ class Run:
     def __init__(self, experiment, seed, options, runs, command=None):
         self.name = f"{experiment} seed {seed}"
         script, *own = command or COMMANDS[experiment]
-        self.command = [sys.executable, str(HERE / script), *own, "--seed", str(seed), "--resume", *options]
+        self.command = [
+            sys.executable,
+            str(HERE / script),
+            *own,
+            "--seed",
+            str(seed),
+            "--resume",
+            *options,
+        ]
         self.test_path = runs / experiment / f"seed{seed}" / "test.json"
 
     def is_finished(self):
@@ -62,10 +72,22 @@ class Progress:
     def __init__(self, total, finished, jobs=1):
         self.total, self.runs, self.shares, self.trained = total, finished, {}, 0.0
         self.begin = time.monotonic()
-        self.bar = tqdm(total=total, initial=finished, disable=None,
-                        bar_format="{desc} |{bar}| {n:.1f}/{total} runs, {elapsed}{postfix}")
-        self.bars = [tqdm(total=1, position=slot + 1, leave=False, disable=None, bar_format="{desc} |{bar}| {percentage:.0f}%")
-                     for slot in range(jobs if jobs > 1 else 0)]
+        self.bar = tqdm(
+            total=total,
+            initial=finished,
+            disable=None,
+            bar_format="{desc} |{bar}| {n:.1f}/{total} runs, {elapsed}{postfix}",
+        )
+        self.bars = [
+            tqdm(
+                total=1,
+                position=slot + 1,
+                leave=False,
+                disable=None,
+                bar_format="{desc} |{bar}| {percentage:.0f}%",
+            )
+            for slot in range(jobs if jobs > 1 else 0)
+        ]
 
     def show(self, name, slot=0):
         self.bar.set_description_str(name if not self.bars else "all", refresh=False)
@@ -91,7 +113,11 @@ class Progress:
         if not self.trained or not remaining:
             return ""
         minutes = round(remaining * (time.monotonic() - self.begin) / self.trained / 60)
-        return f"about {minutes // 60} h {minutes % 60:02} min left" if minutes else "less than a minute left"
+        return (
+            f"about {minutes // 60} h {minutes % 60:02} min left"
+            if minutes
+            else "less than a minute left"
+        )
 
     def close(self):
         for bar in [self.bar, *self.bars]:
@@ -103,10 +129,21 @@ class Report:
 
     def __init__(self, progress, several):
         self.progress, self.several, self.failures = progress, several, []
-        self.begun, self.slots, self.last, self.refusal, self.number = {}, {}, {}, None, progress.runs
+        self.begun, self.slots, self.last, self.refusal, self.number = (
+            {},
+            {},
+            {},
+            None,
+            progress.runs,
+        )
 
     def begin(self, run, slot):
-        self.begun[run], self.slots[run], self.last[run], self.number = time.monotonic(), slot, "", self.number + 1
+        self.begun[run], self.slots[run], self.last[run], self.number = (
+            time.monotonic(),
+            slot,
+            "",
+            self.number + 1,
+        )
         self.progress.show(run.name, slot)
         say(f"{self.number}/{self.progress.total} {run.name}")
 
@@ -125,14 +162,22 @@ class Report:
         failed = status != 0 or not run.is_finished()
         minutes = (time.monotonic() - self.begun[run]) / 60
         name = f"{run.name}: " if self.several else ""
-        say(f"    {name}{describe(status) if failed else 'finished'} after {minutes:.1f} min; {self.progress.left()}".rstrip("; "))
+        say(
+            f"    {name}{describe(status) if failed else 'finished'} after {minutes:.1f} min; {self.progress.left()}".rstrip(
+                "; "
+            )
+        )
         if failed:
             self.failures.append((run, status))
         earlier, last = self.refusal, self.last[run]
-        self.refusal = last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
+        self.refusal = (
+            last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
+        )
         if self.refusal and self.refusal == earlier:
-            raise InputError(f"two runs in a row are refused for the same reason, so the others wait: {self.refusal}; put it "
-                             "right, or name what can be run with --only")
+            raise InputError(
+                f"two runs in a row are refused for the same reason, so the others wait: {self.refusal}; put it "
+                "right, or name what can be run with --only"
+            )
 
 
 def say(text):
@@ -152,7 +197,9 @@ def places(options, runs="runs"):
     parser.add_argument("--data", type=Path)
     for name in ("--seed", "--split"):
         parser.add_argument(name, nargs="*")
-    known, _ = parser.parse_known_args([option for option in options if option not in ("-h", "--help")])
+    known, _ = parser.parse_known_args(
+        [option for option in options if option not in ("-h", "--help")]
+    )
     for name, instead in (("seed", "--seeds"), ("split", "--only")):
         if getattr(known, name) is not None:
             parser.error(f"--{name} does not go to every run; use {instead} before the --")
@@ -166,10 +213,14 @@ def repetition(folder, options, runs, data):
     command = repeat.command(folder, config)
     repeat.refuse_unsound(folder)
     repeat.refuse_other_data(folder, config, data or Path(config["options"]["data"]))
-    run = Run(experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs, command)
+    run = Run(
+        experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs, command
+    )
     if run.test_path.parent.resolve() == folder.resolve():
-        raise InputError(f"the repetition of {folder} would be that folder itself; name another place with --runs after "
-                         "the --")
+        raise InputError(
+            f"the repetition of {folder} would be that folder itself; name another place with --runs after "
+            "the --"
+        )
     return run
 
 
@@ -179,11 +230,19 @@ def compare(folder, run):
     found = repeat.differences(folder, again)
     other = repeat.conditions(folder, again)
     if not found:
-        say(f"{run.name}: {again} is the same as {folder} to the last digit, times aside"
-            + (f" (although {', '.join(other)})" if other else ""))
+        say(
+            f"{run.name}: {again} is the same as {folder} to the last digit, times aside"
+            + (f" (although {', '.join(other)})" if other else "")
+        )
         return False
-    say(f"{run.name}: {again} is not the same as {folder}: {'; '.join(found)}. "
-        + (f"Not alike were: {', '.join(other)}." if other else "The machine may be of another type."))
+    say(
+        f"{run.name}: {again} is not the same as {folder}: {'; '.join(found)}. "
+        + (
+            f"Not alike were: {', '.join(other)}."
+            if other
+            else "The machine may be of another type."
+        )
+    )
     return True
 
 
@@ -191,32 +250,79 @@ def parse_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
-    parser.usage = ("experiments.py [-h] [--seeds K ...] [--only NAME ...] [--grid CHOICE=VALUES ...] [--list] [--repeat FOLDER ...] "
-                    "[--study masks [--hours H]] [--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]")
-    parser.add_argument("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
-    parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS), metavar="NAME",
-                        help=f"some of the experiments: {', '.join(COMMANDS)}")
-    parser.add_argument("--grid", nargs="+", metavar="CHOICE=VALUES",
-                        help="instead of the published experiments, every combination of values of "
-                        f"{', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa")
-    parser.add_argument("--list", action="store_true", help="print the commands of the runs that are left, and run none")
-    parser.add_argument("--repeat", type=Path, nargs="+", metavar="FOLDER",
-                        help="train the runs of these run folders again and compare; instead of --seeds and --only")
-    parser.add_argument("--study", choices=("masks",), help="how many masks a label is worth, on any data (study/masks.py)")
-    parser.add_argument("--hours", type=cli.positive_float, metavar="H",
-                        help="that the study may take from now on; chooses sizes, arms and seeds, and says which")
-    parser.add_argument("--jobs", type=cli.integer(1, 1024), metavar="J",
-                        help="so many runs at once, each on cores of its own; default: as many as the threads of a run leave room for")
-    parser.add_argument("--launcher", choices=launchers.LAUNCHERS, default="local", help="what performs the runs")
+    parser.usage = (
+        "experiments.py [-h] [--seeds K ...] [--only NAME ...] [--grid CHOICE=VALUES ...] [--list] [--repeat FOLDER ...] "
+        "[--study masks [--hours H]] [--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]"
+    )
+    parser.add_argument(
+        "--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K"
+    )
+    parser.add_argument(
+        "--only",
+        choices=COMMANDS,
+        nargs="+",
+        default=list(COMMANDS),
+        metavar="NAME",
+        help=f"some of the experiments: {', '.join(COMMANDS)}",
+    )
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        metavar="CHOICE=VALUES",
+        help="instead of the published experiments, every combination of values of "
+        f"{', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="print the commands of the runs that are left, and run none",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="train the runs of these run folders again and compare; instead of --seeds and --only",
+    )
+    parser.add_argument(
+        "--study",
+        choices=("masks",),
+        help="how many masks a label is worth, on any data (study/masks.py)",
+    )
+    parser.add_argument(
+        "--hours",
+        type=cli.positive_float,
+        metavar="H",
+        help="that the study may take from now on; chooses sizes, arms and seeds, and says which",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=cli.integer(1, 1024),
+        metavar="J",
+        help="so many runs at once, each on cores of its own; default: as many as the threads of a run leave room for",
+    )
+    parser.add_argument(
+        "--launcher", choices=launchers.LAUNCHERS, default="local", help="what performs the runs"
+    )
     parser.add_argument("--partition", help="of Slurm")
-    parser.add_argument("--time", type=cli.integer(1), default=240, metavar="MINUTES",
-                        help="that Slurm gives a run at once; one that takes longer is queued again and goes on")
-    parser.add_argument("--address", help="of a Ray cluster, as auto or ray://HOST:10001; default: one of this machine alone")
+    parser.add_argument(
+        "--time",
+        type=cli.integer(1),
+        default=240,
+        metavar="MINUTES",
+        help="that Slurm gives a run at once; one that takes longer is queued again and goes on",
+    )
+    parser.add_argument(
+        "--address",
+        help="of a Ray cluster, as auto or ray://HOST:10001; default: one of this machine alone",
+    )
     args = parser.parse_args(argv[:cut])
-    args.options = argv[cut + 1:]
+    args.options = argv[cut + 1 :]
     alone = [name for name in ("grid", "study", "repeat") if getattr(args, name)]
     if len(alone) > 1 or alone and alone != ["repeat"] and args.only != list(COMMANDS):
-        parser.error(f"--{alone[0]} goes without --only, --grid, --study and --repeat, as it says by itself what is run")
+        parser.error(
+            f"--{alone[0]} goes without --only, --grid, --study and --repeat, as it says by itself what is run"
+        )
     if args.hours and not args.study:
         parser.error("--hours goes with --study")
     return args
@@ -230,10 +336,16 @@ def main(args):
     elif args.study:
         runs, parts, words = study(args, data)
     else:
-        commands = grid.experiments(args.grid) if args.grid else {
-            name: command for name, command in COMMANDS.items() if name in args.only}
-        runs = [Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
-                for seed in dict.fromkeys(args.seeds) for experiment, command in commands.items()]
+        commands = (
+            grid.experiments(args.grid)
+            if args.grid
+            else {name: command for name, command in COMMANDS.items() if name in args.only}
+        )
+        runs = [
+            Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
+            for seed in dict.fromkeys(args.seeds)
+            for experiment, command in commands.items()
+        ]
     parts = parts or [runs]
     left = [[run for run in part if not run.is_finished()] for part in parts]
     every, finished = sum(parts, []), [run for run in runs if run.is_finished()]
@@ -245,18 +357,27 @@ def main(args):
     if args.grid:
         grid.plan(commands, left[0], finished, args.options, data, args.launcher == "local")
     say(words + f"{len(runs)} runs into {args.folder}, of which {len(finished)} are finished")
-    failures = [failure for waiting in filter(None, left) for failure in perform_all(waiting, every, args)]
+    failures = [
+        failure for waiting in filter(None, left) for failure in perform_all(waiting, every, args)
+    ]
     if failures:
         named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
-        cli.fail(f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
-                 "on with what is not finished", 2 if all(status == 2 for _, status in failures) else 1)
+        cli.fail(
+            f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
+            "on with what is not finished",
+            2 if all(status == 2 for _, status in failures) else 1,
+        )
     differing = [run.name for folder, run in zip(args.repeat or [], runs) if compare(folder, run)]
     if differing:
-        cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above", 1)
+        cli.fail(
+            f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above",
+            1,
+        )
 
 
 def study(args, data):
     """The runs of --study: (all that count, [those that may go on at once, after all of the parts before], what they are in words)."""
+
     def make(experiment, seed, command, folder):
         more = () if folder == args.folder else ("--runs", str(folder))
         return Run(experiment, seed, [*args.options, *more], folder, command)
@@ -269,8 +390,15 @@ def perform_all(waiting, every, args):
     """Perform runs, which are left of more; returns [(run, exit status)] of those that failed."""
     commands = [run.command for run in waiting]
     is_local, args.cores = args.launcher == "local", launchers.cores_of(commands)
-    jobs = min(args.jobs or launchers.jobs_by_default(commands), len(waiting)) if is_local else len(waiting)
-    report = Report(Progress(len(every), sum(run.is_finished() for run in every), jobs if is_local else 1), jobs > 1)
+    jobs = (
+        min(args.jobs or launchers.jobs_by_default(commands), len(waiting))
+        if is_local
+        else len(waiting)
+    )
+    report = Report(
+        Progress(len(every), sum(run.is_finished() for run in every), jobs if is_local else 1),
+        jobs > 1,
+    )
     try:
         launchers.LAUNCHERS[args.launcher](waiting, jobs, report, args)
     finally:
@@ -285,8 +413,10 @@ def refuse_other_runs(finished, options, data):
         grid.refuse_others(run)
         found = repeat.other_options(folder, options, data)
         if found:
-            raise InputError(f"{folder} is finished, and with other settings: {', '.join(found)}; use the earlier ones, or "
-                             "another --runs after the --")
+            raise InputError(
+                f"{folder} is finished, and with other settings: {', '.join(found)}; use the earlier ones, or "
+                "another --runs after the --"
+            )
 
 
 def describe(status):

@@ -20,8 +20,20 @@ ENDINGS = ".pt", ".onnx"
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="a run's best.pt, or several, and the file to write")
-    parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="keep these alone; default: all of the network's")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="a run's best.pt, or several, and the file to write",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="keep these alone; default: all of the network's",
+    )
     args = parser.parse_args(argv)
     # Files may follow the tasks, and end as no task does.
     args.files += [Path(word) for word in args.tasks if word.endswith(ENDINGS)]
@@ -51,17 +63,26 @@ def main(args):
         content = {"model": checkpoint.cast(model.state_dict(), torch.float16), **info}
         checkpoint.save({key: content[key] for key in checkpoint.MODEL_KEYS}, args.target)
     dice = info["metrics"].get("dice")
-    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {info['experiment']} seed {info['seed']}: "
-          f"{', '.join(info['tasks'])}" + (f"; validation Dice {dice:.4f}" if isinstance(dice, float) else ""))
+    print(
+        f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, {info['experiment']} seed {info['seed']}: "
+        f"{', '.join(info['tasks'])}"
+        + (f"; validation Dice {dice:.4f}" if isinstance(dice, float) else "")
+    )
 
 
 def refuse_target(target):
     if target.is_dir():
-        raise InputError(f"{target} is a folder; name the file to write last, such as {target / 'mtl_model.pt'}")
+        raise InputError(
+            f"{target} is a folder; name the file to write last, such as {target / 'mtl_model.pt'}"
+        )
     if target.suffix not in ENDINGS:
-        raise InputError(f"{target} ends with neither .pt nor .onnx; name the file to write last, such as {target.with_suffix('.pt')}")
+        raise InputError(
+            f"{target} ends with neither .pt nor .onnx; name the file to write last, such as {target.with_suffix('.pt')}"
+        )
     if target.with_name("config.json").exists():
-        raise InputError(f"{target} lies in a run folder, whose files are the run's own; name the file to write last")
+        raise InputError(
+            f"{target} lies in a run folder, whose files are the run's own; name the file to write last"
+        )
 
 
 if __name__ == "__main__":

@@ -36,10 +36,16 @@ def pets(checkpoint=None):
 def _apart():
     """Modules are imported from this folder in the block, and neither in place of others of their names nor for good."""
     here = pathlib.Path(__file__).resolve().parent
-    names = {path.stem for path in here.glob("*.py")} | {path.parent.name for path in here.glob("*/__init__.py")}
+    names = {path.stem for path in here.glob("*.py")} | {
+        path.parent.name for path in here.glob("*/__init__.py")
+    }
 
     def present():
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names - {"hubconf"}}
+        return {
+            name: module
+            for name, module in sys.modules.items()
+            if name.partition(".")[0] in names - {"hubconf"}
+        }
 
     theirs = present()
     for name in theirs:

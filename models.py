@@ -27,8 +27,11 @@ import registry
 
 def conv_bn_relu(cin, cout, kernel=3, stride=1):
     """Convolution without bias (the normalisation has one), batch normalisation, ReLU."""
-    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False), nn.BatchNorm2d(cout),
-                         nn.ReLU())  # in place would be slower on a CPU
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU(),
+    )  # in place would be slower on a CPU
 
 
 class DoubleConv(nn.Sequential):
@@ -95,7 +98,10 @@ class SegDecoder(nn.Module):
         super().__init__()
         *given, deepest = channels
         finest, *skips = wanted = getattr(channels, "skips", given)
-        self.laterals = nn.ModuleList(nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False) for a, b in zip(given, wanted))
+        self.laterals = nn.ModuleList(
+            nn.Identity() if a == b else nn.Conv2d(a, b, 1, bias=False)
+            for a, b in zip(given, wanted)
+        )
         outs = [(c + 1) // 2 for c in skips]
         ups = [Up(cin, cskip, cout) for cin, cskip, cout in zip([*outs[1:], deepest], skips, outs)]
         ups.insert(0, Up(outs[0], finest, finest, conv=conv_bn_relu))
@@ -106,9 +112,11 @@ class SegDecoder(nn.Module):
         *skips, x = features
         for up, lateral, skip in zip(self.ups, reversed(self.laterals), reversed(skips)):
             x = up(x, lateral(skip))
-        x = F.pixel_shuffle(self.logits(x), STRIDE)  # (B, out STRIDE^2, h, w) -> (B, out, STRIDE h, STRIDE w)
+        x = F.pixel_shuffle(
+            self.logits(x), STRIDE
+        )  # (B, out STRIDE^2, h, w) -> (B, out, STRIDE h, STRIDE w)
         # Where a side is no multiple of STRIDE, the last positions stand for pixels beyond the edge.
-        return x[..., :size[0], :size[1]]
+        return x[..., : size[0], : size[1]]
 
 
 class PlainDecoder(nn.Module):
@@ -125,7 +133,7 @@ class PlainDecoder(nn.Module):
         for conv in self.convs:
             x = conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         # Divided in positive numbers: ONNX rounds a negative quotient up.
-        return self.values(x)[..., :(size[0] + 3) // 4, :(size[1] + 3) // 4]
+        return self.values(x)[..., : (size[0] + 3) // 4, : (size[1] + 3) // 4]
 
 
 class ClassHead(nn.Module):
@@ -158,12 +166,16 @@ class BoxHead(nn.Module):
 
     def forward(self, features, size):
         x = features[-1]
-        score, offset = self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)  # (B, 1, hw), (B, 4, hw)
+        score, offset = (
+            self.cells(self.conv(x)).float().flatten(2).split([1, 4], dim=1)
+        )  # (B, 1, hw), (B, 4, hw)
         h, w = x.shape[-2:]
-        cy, cx = torch.meshgrid(cell_positions(h, x.device), cell_positions(w, x.device), indexing="ij")
+        cy, cx = torch.meshgrid(
+            cell_positions(h, x.device), cell_positions(w, x.device), indexing="ij"
+        )
         # Untrained, every cell proposes a box a quarter of the frame wide around itself.
         start = torch.stack([cx - 0.125, cy - 0.125, cx + 0.125, cy + 0.125]).flatten(1)  # (4, hw)
-        sides = ((start + offset.tanh()) * score.softmax(dim=2)).sum(dim=2)               # (B, 4)
+        sides = ((start + offset.tanh()) * score.softmax(dim=2)).sum(dim=2)  # (B, 4)
         a, b = sides.split(2, dim=1)
         box = torch.cat([torch.minimum(a, b), torch.maximum(a, b)], dim=1)
         # The forward value is clamped, the gradient is not: a side outside the frame can still find its way back.
@@ -199,18 +211,32 @@ class MTLNet(nn.Module):
         if width < 1:
             raise ValueError(f"width must be at least 1 and was {width}")
         self.tasks, self.width, self.beside = tuple(self.task), width, tuple(beside)
-        self.sharing, self.backbone = registry.find("sharing", sharing), registry.find("encoders", encoder)
+        self.sharing, self.backbone = (
+            registry.find("sharing", sharing),
+            registry.find("encoders", encoder),
+        )
         channels = Channels(self.backbone.channels(width), width)
-        self.encoder_weights = {}      # what `load_encoder` says of them
-        self.keeps_statistics = False  # of the encoder's batch normalisation, while the network trains
+        self.encoder_weights = {}  # what `load_encoder` says of them
+        self.keeps_statistics = (
+            False  # of the encoder's batch normalisation, while the network trains
+        )
         self.keeps_trunk, self.trunk = False, []
-        self.team = None               # of processes, where several train it
-        self.encoder = self.sharing.build(lambda: build(lambda: self.backbone.build(width), "encoder", seed), self.tasks, self.beside, seed)
-        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False)
+        self.team = None  # of processes, where several train it
+        self.encoder = self.sharing.build(
+            lambda: build(lambda: self.backbone.build(width), "encoder", seed),
+            self.tasks,
+            self.beside,
+            seed,
+        )
+        self.register_buffer(
+            "mean", torch.tensor(self.backbone.mean).view(3, 1, 1), persistent=False
+        )
         self.register_buffer("std", torch.tensor(self.backbone.std).view(3, 1, 1), persistent=False)
         for name, task in self.task.items():
             if hasattr(self, name):
-                raise ValueError(f"no task can be called {name!r}: the network has a part of that name; rename it")
+                raise ValueError(
+                    f"no task can be called {name!r}: the network has a part of that name; rename it"
+                )
             self.add_module(name, build(lambda: task.head(channels), name, seed))
 
     def forward(self, image):
@@ -222,8 +248,13 @@ class MTLNet(nn.Module):
         """
         self.trunk = []
         cut = self.cut if self.keeps_trunk and torch.is_grad_enabled() else lambda value: value
-        features = self.sharing.features(self.encoder, standardised(image, self.mean, self.std), self.tasks, cut)
-        return {name: getattr(self, name)(features[name], image.shape[-2:]).float() for name in self.tasks}
+        features = self.sharing.features(
+            self.encoder, standardised(image, self.mean, self.std), self.tasks, cut
+        )
+        return {
+            name: getattr(self, name)(features[name], image.shape[-2:]).float()
+            for name in self.tasks
+        }
 
     def cut(self, map):
         """The map as another tensor, on which nothing of the encoder depends."""
@@ -258,9 +289,18 @@ class MTLNet(nn.Module):
         """The network of some of its tasks, names, alone, in evaluation mode, with the parameters that they need: the same
         outputs. Raises ValueError for one that it does not have."""
         if unknown := [name for name in tasks if name not in self.tasks]:
-            raise ValueError(f"the network's tasks are {', '.join(self.tasks)}, and not {', '.join(unknown)}")
+            raise ValueError(
+                f"the network's tasks are {', '.join(self.tasks)}, and not {', '.join(unknown)}"
+            )
         beside = (*(name for name in self.tasks if name not in tasks), *self.beside)
-        part = MTLNet([self.task[name] for name in tasks], self.width, 0, self.sharing.name, self.backbone.name, beside)
+        part = MTLNet(
+            [self.task[name] for name in tasks],
+            self.width,
+            0,
+            self.sharing.name,
+            self.backbone.name,
+            beside,
+        )
         own = self.state_dict()
         part.load_state_dict({name: own[name] for name in part.state_dict()})
         return part.eval()
@@ -271,7 +311,10 @@ def standardised(image, mean, std):
     if torch.compiler.is_compiling() or not image.is_contiguous(memory_format=torch.channels_last):
         return (image.float() - mean) / std
     # A row at once: three numbers over and over are slow to go along with. The values are the same.
-    rows, mean, std = image.permute(0, 2, 3, 1).flatten(2), *(each.flatten().repeat(image.shape[3]) for each in (mean, std))
+    rows, mean, std = (
+        image.permute(0, 2, 3, 1).flatten(2),
+        *(each.flatten().repeat(image.shape[3]) for each in (mean, std)),
+    )
     return (rows.float() - mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
 
 

@@ -18,22 +18,46 @@ MOST_PHOTOGRAPHS = 200  # in one figure
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; default: test images")
-    parser.add_argument("--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt")
-    parser.add_argument("--gallery", type=Path, metavar="RUN", help="a run folder: its best, median and worst test images")
-    parser.add_argument("--data", type=Path, default=Path("datasets/data_new"), help="the data folder of the test images")
+    parser.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE", help="photographs; default: test images"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt"
+    )
+    parser.add_argument(
+        "--gallery",
+        type=Path,
+        metavar="RUN",
+        help="a run folder: its best, median and worst test images",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("datasets/data_new"),
+        help="the data folder of the test images",
+    )
     parser.add_argument("--out", type=Path, default=Path("mask.png"), help="the picture to write")
-    parser.add_argument("--n", type=cli.integer(1, 100), help="how many test images (4), or of each kind in a gallery (1)")
+    parser.add_argument(
+        "--n",
+        type=cli.integer(1, 100),
+        help="how many test images (4), or of each kind in a gallery (1)",
+    )
     args = parser.parse_args(argv)
     if args.gallery and (args.images or args.checkpoint):
-        parser.error("--gallery draws a run's own test images with its own network; leave photographs and --checkpoint out")
+        parser.error(
+            "--gallery draws a run's own test images with its own network; leave photographs and --checkpoint out"
+        )
     if len(args.images) > MOST_PHOTOGRAPHS:
-        parser.error(f"{len(args.images)} photographs are too many for one picture; name at most {MOST_PHOTOGRAPHS}")
+        parser.error(
+            f"{len(args.images)} photographs are too many for one picture; name at most {MOST_PHOTOGRAPHS}"
+        )
     return args
 
 
 def main(args):
-    from data import photographs  # here, as PyTorch takes a while to import, and --help does without
+    from data import (
+        photographs,
+    )  # here, as PyTorch takes a while to import, and --help does without
     from training import gallery, pictures
 
     if args.gallery:

@@ -18,7 +18,9 @@ PUBLISHED = ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")
 def split(text):
     """An argparse type: the text of a split, checked."""
     if min(cli.percentages(text)) <= 0:
-        raise cli.argparse.ArgumentTypeError(f"{text!r} has a weight of 0; to leave a task out, use an ablation script")
+        raise cli.argparse.ArgumentTypeError(
+            f"{text!r} has a weight of 0; to leave a task out, use an ablation script"
+        )
     return text
 
 
@@ -40,5 +42,12 @@ def main(args):
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("--split", nargs="+", type=split, default=PUBLISHED, metavar="SEG-CLS-BBOX", help="loss weights")
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        type=split,
+        default=PUBLISHED,
+        metavar="SEG-CLS-BBOX",
+        help="loss weights",
+    )
     cli.run(main, parser.parse_args())

@@ -19,7 +19,13 @@ HERE = Path(__file__).resolve().parent
 PUBLISHED = ("seg", "cls", "bbox")
 # What a run's config.json says of its sharing and encoder, and what it is where nothing else is asked for; earlier versions had
 # no other and did not say it.
-AXES = {"sharing": "hard", "encoder": "unet", "encoder_weights": None, "encoder_lr": None, "encoder_bn": "train"}
+AXES = {
+    "sharing": "hard",
+    "encoder": "unet",
+    "encoder_weights": None,
+    "encoder_lr": None,
+    "encoder_bn": "train",
+}
 # Options by which the rows of a table may differ, too; none of them is usual. What a table calls that.
 CHOSEN = {"masks": "all", "scenes": "none", "teacher": "none"}
 
@@ -37,8 +43,10 @@ def find(folder, name, *more):
     """
     stem, colon, argument = str(name).partition(":")
     known = names(folder)
-    unknown = InputError(f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to "
-                         "add one)")
+    unknown = InputError(
+        f"{folder}/ has no {str(name)[:60]!r}; it has {', '.join(known)} ({folder}/README.md says how to "
+        "add one)"
+    )
     number = None if stem in known or colon else re.fullmatch(r"(\w*[a-z_])(\d+)", stem)
     if number:
         stem, argument = number.groups()
@@ -46,11 +54,18 @@ def find(folder, name, *more):
     if stem not in known or not re.fullmatch(r"[a-z][a-z0-9_]*", stem):
         raise unknown
     module = importlib.import_module(f"{folder}.{stem}")
-    classes = [value for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
-               and not key.startswith("_")]
+    classes = [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
     if len(classes) != 1:
-        raise InputError(f"{folder}/{stem}.py should hold one class and holds {len(classes)}; begin the names of others with "
-                         "_")
+        raise InputError(
+            f"{folder}/{stem}.py should hold one class and holds {len(classes)}; begin the names of others with "
+            "_"
+        )
     if number and not getattr(classes[0], "counts_kinds", False):
         raise unknown
     try:
@@ -73,5 +88,7 @@ def tasks(names_or_tasks):
     for task in found:
         for metric in task.metrics:
             if owner.setdefault(metric, task.name) != task.name:
-                raise ValueError(f"the tasks {owner[metric]} and {task.name} both measure {metric}; rename one")
+                raise ValueError(
+                    f"the tasks {owner[metric]} and {task.name} both measure {metric}; rename one"
+                )
     return by_name

@@ -41,8 +41,12 @@ def unpaired(rows):
     if choices.is_varied(rows):
         return []
     seeds = {run.seed for run in rows.get(BASELINE, ())}
-    return [(run.label, "there is no baseline run of this seed") for runs in rows.values() for run in runs
-            if seeds and run.seed not in seeds]
+    return [
+        (run.label, "there is no baseline run of this seed")
+        for runs in rows.values()
+        for run in runs
+        if seeds and run.seed not in seeds
+    ]
 
 
 def write_all(out, rows, page, draw):
@@ -52,18 +56,24 @@ def write_all(out, rows, page, draw):
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"--out {out} is a file; name a folder") from None
     except OSError as error:
-        raise InputError(f"--out {out} cannot be made ({error.strerror}: {error.filename}); name another folder") from None
+        raise InputError(
+            f"--out {out} cannot be made ({error.strerror}: {error.filename}); name another folder"
+        ) from None
     partial = Path(tempfile.mkdtemp(prefix=".results.", suffix=".partial", dir=out))
     try:
         draw(partial)
         write_csv(rows, partial / "results.csv")
         (partial / "README.md").write_text(page, encoding="utf-8", newline="\n")
         names = sorted(path.name for path in partial.iterdir())
-        for name in sorted(names, key=lambda name: name == "README.md"):  # the page last: it shows the others
+        for name in sorted(
+            names, key=lambda name: name == "README.md"
+        ):  # the page last: it shows the others
             os.replace(partial / name, out / name)
     except IsADirectoryError as error:
         where = error.filename2 or error.filename
-        raise InputError(f"{where} is a folder where a file is to go; choose another --out") from None
+        raise InputError(
+            f"{where} is a folder where a file is to go; choose another --out"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial)
@@ -71,13 +81,26 @@ def write_all(out, rows, page, draw):
 
 def draw_all(rows, folder):
     baseline = BASELINE if BASELINE in rows else None
-    figures.draw_dice({name: [100 * run.test["dice"] for run in runs] for name, runs in rows.items()}, baseline,
-                      folder / "dice.png")
-    for key, scale, label, name in (("val_dice", 100, "validation Dice, %", "curves.png"),
-                                    ("train_loss_seg", 1, "training loss of the segmentation", "losses.png")):
-        figures.draw_curves({row: stack(runs, key, scale) for row, runs in rows.items()}, baseline, label, folder / name)
-    weights = {row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks} for row, runs in rows.items()
-               if runs[0].learns_weights or all(run.moves_weights for run in runs)}
+    figures.draw_dice(
+        {name: [100 * run.test["dice"] for run in runs] for name, runs in rows.items()},
+        baseline,
+        folder / "dice.png",
+    )
+    for key, scale, label, name in (
+        ("val_dice", 100, "validation Dice, %", "curves.png"),
+        ("train_loss_seg", 1, "training loss of the segmentation", "losses.png"),
+    ):
+        figures.draw_curves(
+            {row: stack(runs, key, scale) for row, runs in rows.items()},
+            baseline,
+            label,
+            folder / name,
+        )
+    weights = {
+        row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks}
+        for row, runs in rows.items()
+        if runs[0].learns_weights or all(run.moves_weights for run in runs)
+    }
     if learned := {row: of_row for row, of_row in weights.items() if rows[row][0].learns_weights}:
         figures.draw_weights(learned, folder / "weights.png")
     if moved := {row: of_row for row, of_row in weights.items() if row not in learned}:
@@ -90,11 +113,23 @@ def draw_all(rows, folder):
 
 def draw_study(study, folder):
     """Dice and gain over the number of masks."""
-    dice = {arm: {n: np.array(list(study.values(arm, n).values())) for n in of_arm} for arm, of_arm in study.runs.items()}
+    dice = {
+        arm: {n: np.array(list(study.values(arm, n).values())) for n in of_arm}
+        for arm, of_arm in study.runs.items()
+    }
     figures.draw_over_masks(dice, worth.ALONE, "test Dice, %", False, folder / "masks.png")
-    gains = {arm: {n: found for n in study.sizes if len(found := study.differences(arm, n))} for arm in study.arms}
+    gains = {
+        arm: {n: found for n in study.sizes if len(found := study.differences(arm, n))}
+        for arm in study.arms
+    }
     placebo = next((arm for arm in gains if worth_page.PLACEBO in arm), None)
-    figures.draw_over_masks({arm: row for arm, row in gains.items() if row}, placebo, "gain, points of Dice", True, folder / "gain.png")
+    figures.draw_over_masks(
+        {arm: row for arm, row in gains.items() if row},
+        placebo,
+        "gain, points of Dice",
+        True,
+        folder / "gain.png",
+    )
 
 
 def stack(runs, key, scale=1.0):
@@ -105,19 +140,37 @@ def stack(runs, key, scale=1.0):
 def write_csv(rows, path):
     """A line a run: what test.json says, figures that only some tasks measure at the end, and minutes of training."""
     runs = [run for of_row in rows.values() for run in of_row]
-    measured = [key for run in runs for task in run.tasks.values() for key in task.metrics if key in run.test]
+    measured = [
+        key
+        for run in runs
+        for task in run.tasks.values()
+        for key in task.metrics
+        if key in run.test
+    ]
     fields = list(dict.fromkeys([*TEST_KEYS, *measured]))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*fields, "minutes"])
         for run in runs:
-            writer.writerow([*(run.test.get(field) for field in fields), round(run.test["train_seconds"] / 60, 2)])
+            writer.writerow(
+                [
+                    *(run.test.get(field) for field in fields),
+                    round(run.test["train_seconds"] / 60, 2),
+                ]
+            )
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of the run folders")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="where README.md, results.csv and figures go")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="the folder of the run folders"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        help="where README.md, results.csv and figures go",
+    )
     return parser.parse_args(argv)
 
 
@@ -134,16 +187,26 @@ def main(args):
     for folder, reason in not_paired:
         print(f"results.py: {folder} is left out of the comparison: {reason}", file=sys.stderr)
     if not runs:
-        raise InputError(f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs")
+        raise InputError(
+            f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs"
+        )
     if study:
         comparisons = worth.primary(study)
-        page, draw = worth_page.make_page(study, comparisons, left_out), lambda folder: draw_study(study, folder)
+        page, draw = (
+            worth_page.make_page(study, comparisons, left_out),
+            lambda folder: draw_study(study, folder),
+        )
     else:
         comparisons = compare_rows(rows)
-        page, draw = make_page(rows, comparisons, left_out, not_paired), lambda folder: draw_all(rows, folder)
+        page, draw = (
+            make_page(rows, comparisons, left_out, not_paired),
+            lambda folder: draw_all(rows, folder),
+        )
     write_all(args.out, rows, page, draw)
-    print(f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
-          f"{len(left_out)} left out")
+    print(
+        f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
+        f"{len(left_out)} left out"
+    )
     for found in comparisons:
         print(sentence(found).replace("*", ""))
 
@@ -151,7 +214,11 @@ def main(args):
 def compare_rows(rows):
     """Every row against the baseline, or where choices were varied against the row that differs in one alone."""
     dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
-    return compare_pairs(dice, choices.pairs(rows)) if choices.is_varied(rows) else compare(dice, BASELINE)
+    return (
+        compare_pairs(dice, choices.pairs(rows))
+        if choices.is_varied(rows)
+        else compare(dice, BASELINE)
+    )
 
 
 if __name__ == "__main__":

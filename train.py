@@ -24,7 +24,9 @@ from training.options import make_parser
 def name(text):
     """An argparse type: an experiment's name, which is a folder's too."""
     if not re.fullmatch(r"[\w+][\w.+-]{0,99}", text):
-        raise cli.argparse.ArgumentTypeError(f"{text[:60]!r} cannot name a folder; use letters, digits, _ + - and dots")
+        raise cli.argparse.ArgumentTypeError(
+            f"{text[:60]!r} cannot name a folder; use letters, digits, _ + - and dots"
+        )
     return text
 
 
@@ -40,17 +42,42 @@ def make_tasks(args):
 
 def parse_args(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks")))
-    parser.add_argument("--weighting", default="equal", help="equal, uncertainty, a number for each task as in 0.8-0.1-0.1, "
-                        f"or one of weighting/: {', '.join(registry.names('weighting'))}, as in torchjd:UPGrad")
+    parser.add_argument(
+        "--tasks", nargs="+", required=True, metavar="TASK", help=", ".join(registry.names("tasks"))
+    )
+    parser.add_argument(
+        "--weighting",
+        default="equal",
+        help="equal, uncertainty, a number for each task as in 0.8-0.1-0.1, "
+        f"or one of weighting/: {', '.join(registry.names('weighting'))}, as in torchjd:UPGrad",
+    )
     parser.add_argument("--sharing", default="hard", help=", ".join(registry.names("sharing")))
-    parser.add_argument("--encoder", default="unet", help="unet, efficientnet_lite0 to 2, torchvision:NAME, timm:NAME")
-    parser.add_argument("--encoder-weights", default="none", metavar="none|hub|package|FILE", help="what the encoder starts "
-                        "from: random weights, those that its library downloads or a package brings, a state dict")
-    parser.add_argument("--encoder-lr", type=cli.positive_float, help="highest learning rate of the encoder; default: --lr")
-    parser.add_argument("--encoder-bn", choices=("train", "keep"), default="train",
-                        help="keep: the encoder's batch normalisation goes on with the statistics of its trained weights")
-    parser.add_argument("--name", type=name, help="of the experiment; default: made from the options")
+    parser.add_argument(
+        "--encoder",
+        default="unet",
+        help="unet, efficientnet_lite0 to 2, torchvision:NAME, timm:NAME",
+    )
+    parser.add_argument(
+        "--encoder-weights",
+        default="none",
+        metavar="none|hub|package|FILE",
+        help="what the encoder starts "
+        "from: random weights, those that its library downloads or a package brings, a state dict",
+    )
+    parser.add_argument(
+        "--encoder-lr",
+        type=cli.positive_float,
+        help="highest learning rate of the encoder; default: --lr",
+    )
+    parser.add_argument(
+        "--encoder-bn",
+        choices=("train", "keep"),
+        default="train",
+        help="keep: the encoder's batch normalisation goes on with the statistics of its trained weights",
+    )
+    parser.add_argument(
+        "--name", type=name, help="of the experiment; default: made from the options"
+    )
     return parser.parse_args(argv)
 
 
@@ -61,8 +88,10 @@ def main(args):
 
     args.name = args.name or default_name(args)
     if args.encoder_bn == "keep" and args.encoder_weights == "none" and not args.init:
-        raise InputError("--encoder-bn keep is for trained weights, and random ones have no statistics to keep; name some "
-                         "with --encoder-weights or --init, or leave it out")
+        raise InputError(
+            "--encoder-bn keep is for trained weights, and random ones have no statistics to keep; name some "
+            "with --encoder-weights or --init, or leave it out"
+        )
     tasks = make_tasks(args)
     try:
         model = MTLNet(tasks, args.width, args.seed, args.sharing, args.encoder)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 import registry
 from cli import InputError
 
-UNLABELLED = 255       # in masks, trimaps and labels: nothing is known there
-BORDER_WIDTH = 0.02    # of the image's side, on either side of the contour
+UNLABELLED = 255  # in masks, trimaps and labels: nothing is known there
+BORDER_WIDTH = 0.02  # of the image's side, on either side of the contour
 
 
 # ---------------------------------------------------------------------------------------------------------- losses
@@ -25,7 +25,11 @@ def dice_loss(logits, target, smooth=1.0):
     logits (B, 1, H, W) float, target (B, 1, H, W) of 0, 1 and UNLABELLED -> scalar in [0, 1].
     Source: Milletari, Navab and Ahmadi, "V-Net", 2016, with plain instead of squared sums.
     """
-    p, t, known = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1), (target != UNLABELLED).flatten(1)
+    p, t, known = (
+        logits.sigmoid().flatten(1),
+        target.to(logits.dtype).flatten(1),
+        (target != UNLABELLED).flatten(1),
+    )
     if not known.all():
         labelled = known.any(1)
         p, t = (p * known)[labelled], torch.where(known, t, 0)[labelled]
@@ -51,7 +55,9 @@ class WeightedLoss(nn.Module):
         self.task = registry.tasks(tasks)
         self.tasks = tuple(self.task)
         if len(weights) != len(self.tasks) or not all(0 < w < float("inf") for w in weights):
-            raise ValueError(f"one positive weight is needed for each of {self.tasks}, and there are {tuple(weights)}")
+            raise ValueError(
+                f"one positive weight is needed for each of {self.tasks}, and there are {tuple(weights)}"
+            )
         self.fixed = {task: w / sum(weights) for task, w in zip(self.tasks, weights)}
         self.spec = "-".join(f"{w:g}" for w in weights)
 
@@ -100,7 +106,9 @@ class UncertaintyWeightedLoss(EqualWeightedLoss):
     def __init__(self, tasks):
         super().__init__(tasks)
         self.spec = "uncertainty"
-        self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in self.tasks})
+        self.log_variance = nn.ParameterDict(
+            {task: nn.Parameter(torch.zeros(())) for task in self.tasks}
+        )
 
     def weights(self):
         return {task: torch.exp(-s).item() for task, s in self.log_variance.items()}
@@ -123,9 +131,10 @@ def make_criterion(spec, tasks):
     try:
         return WeightedLoss(tasks, [float(number) for number in spec.split("-")])
     except ValueError:
-        raise InputError(f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers "
-                         f"joined by '-', one for each task, nor one of weighting/: {', '.join(registry.names('weighting'))}"
-                         ) from None
+        raise InputError(
+            f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers "
+            f"joined by '-', one for each task, nor one of weighting/: {', '.join(registry.names('weighting'))}"
+        ) from None
 
 
 # --------------------------------------------------------------------------------------------------------- metrics
@@ -156,7 +165,9 @@ def border_counts(logits, target):
     near = _grow(pet, reach) & _grow(ground, reach) & (pet | ground)
     predicted = (logits > 0) & near
     pet = pet & near
-    return torch.stack([(predicted & pet).flatten(1).sum(1), (predicted | pet).flatten(1).sum(1)], dim=1)
+    return torch.stack(
+        [(predicted & pet).flatten(1).sum(1), (predicted | pet).flatten(1).sum(1)], dim=1
+    )
 
 
 def _grow(mask, reach):
@@ -193,7 +204,11 @@ def summarise(tasks, measured):
 
     The metrics of the published study's tasks are always there: None where the task is absent or nothing can be measured.
     """
-    metrics = {metric: None for task in registry.tasks(registry.PUBLISHED).values() for metric in task.metrics}
+    metrics = {
+        metric: None
+        for task in registry.tasks(registry.PUBLISHED).values()
+        for metric in task.metrics
+    }
     for task in tasks.values():
         metrics |= task.summarise(measured)
     return metrics

@@ -29,8 +29,12 @@ STAGES = ("prepare", "rechunk", "epoch", "evaluate")
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--n", type=cli.integer(20), default=200, help="the smallest number of images")
-    parser.add_argument("--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=128)
+    parser.add_argument(
+        "--n", type=cli.integer(20), default=200, help="the smallest number of images"
+    )
+    parser.add_argument(
+        "--size", type=cli.integer(contract.MIN_SIZE, contract.MAX_SIZE), default=128
+    )
     parser.add_argument("--rounds", type=cli.integer(1), default=3)
     return parser.parse_args(argv)
 
@@ -48,14 +52,29 @@ def main(args):
             data = Path(place) / f"data{n}"
             options = [Path(place) / f"pets{n}", data, args.size] if stage == "prepare" else [data]
             costs[stage, n].append(common.cost("bench_growth", stage, *options))
-    medians = {key: [statistics.median(column) for column in zip(*runs)] for key, runs in costs.items()}
+    medians = {
+        key: [statistics.median(column) for column in zip(*runs)] for key, runs in costs.items()
+    }
     seconds = {stage: [medians[stage, n][0] for n in counts] for stage in STAGES}
     peaks = {stage: [medians[stage, n][1] for n in counts] for stage in STAGES}
     growth = {stage: seconds[stage][-1] / seconds[stage][0] / FACTORS[-1] for stage in STAGES}
     common.report(
-        ["stage", *(f"{n} images: s" for n in counts), "growth", *(f"{n} images: peak MB" for n in counts)],
+        [
+            "stage",
+            *(f"{n} images: s" for n in counts),
+            "growth",
+            *(f"{n} images: peak MB" for n in counts),
+        ],
         [[stage, *seconds[stage], growth[stage], *peaks[stage]] for stage in STAGES],
-        {"n": counts, "size": args.size, "seconds": seconds, "peak_mb": peaks, "growth": growth, "rounds": args.rounds})
+        {
+            "n": counts,
+            "size": args.size,
+            "seconds": seconds,
+            "peak_mb": peaks,
+            "growth": growth,
+            "rounds": args.rounds,
+        },
+    )
 
 
 # Each function below prepares one stage and returns the work, for common.cost.
@@ -77,7 +96,9 @@ def epoch(data):
 
     loader, model, criterion = network(data)
     args = engine.make_parser(__doc__).parse_args(["--epochs", "1"])
-    update = distributed.Update(ALONE, named_parameters(model, criterion), engine.make_optimizer(model, criterion, args.lr))
+    update = distributed.Update(
+        ALONE, named_parameters(model, criterion), engine.make_optimizer(model, criterion, args.lr)
+    )
     return lambda: engine.train_one_epoch(model, criterion, update, loader, 0, args, "fp32")
 
 
@@ -100,7 +121,11 @@ def network(data):
     from utils import EqualWeightedLoss
 
     loader = make_loader(MTLDataset(data, "train"), 16, shuffle=True)
-    return loader, engine.to_device(MTLNet(PUBLISHED), torch.device("cpu")), EqualWeightedLoss(PUBLISHED)
+    return (
+        loader,
+        engine.to_device(MTLNet(PUBLISHED), torch.device("cpu")),
+        EqualWeightedLoss(PUBLISHED),
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ class OpenPerSample(Dataset):
         for kind in KINDS:
             with h5py.File(self.folder / f"{kind}.h5", "r") as file:
                 sample[kind] = file[chunked(kind)][self.rows[index]]
-        image, mask = (torch.from_numpy(sample[kind] / 255).permute(2, 0, 1) for kind in ("images", "masks"))
+        image, mask = (
+            torch.from_numpy(sample[kind] / 255).permute(2, 0, 1) for kind in ("images", "masks")
+        )
         return (image - 0.45) / 0.23, mask * 255, sample["bboxes"] / 255, int(sample["binary"][0])
 
 
@@ -69,7 +71,9 @@ def main(args):
             ways = {  # name: (function, images that it reads)
                 "ours, from files": drain(make_loader(from_files, args.batch_size, shuffle=True)),
                 "ours, in memory": drain(make_loader(in_memory, args.batch_size, shuffle=True)),
-                "four file opens a sample": drain(DataLoader(OpenPerSample(folder, rows[:FEW]), args.batch_size)),
+                "four file opens a sample": drain(
+                    DataLoader(OpenPerSample(folder, rows[:FEW]), args.batch_size)
+                ),
                 "gather from memory": gather(arrays, rows, args.batch_size),
                 "images only, one-sample chunks": read_single(ours_file[chunked("images")], rows),
                 "images only, guessed chunks": read_single(guessed_file["images"], rows[:FEWEST]),
@@ -80,17 +84,31 @@ def main(args):
                 for path in paths:
                     common.read_through(path)
 
-            seconds = common.interleave({name: way for name, (way, _) in ways.items()}, args.rounds, before=warm)
+            seconds = common.interleave(
+                {name: way for name, (way, _) in ways.items()}, args.rounds, before=warm
+            )
             chunks = guessed_file["images"].chunks
     speeds = {name: images / seconds[name] for name, (_, images) in ways.items()}
     ours, memory, opening, ram, single, guess = speeds.values()
-    table = [[name, speed, (single if "images only" in name else ours) / speed] for name, speed in speeds.items()]
+    table = [
+        [name, speed, (single if "images only" in name else ours) / speed]
+        for name, speed in speeds.items()
+    ]
     table[-1][0] += f" {chunks}"
     common.report(
-        ["way", "images/s", "ours, or one-sample chunks, over it"], table,
-        {"images_per_second": ours, "images_per_second_in_memory": memory, "ratio_open_per_sample": ours / opening,
-         "ratio_ram": ours / ram, "ratio_guessed_chunks": single / guess, "images": len(rows), "size": from_files.size,
-         "rounds": args.rounds})
+        ["way", "images/s", "ours, or one-sample chunks, over it"],
+        table,
+        {
+            "images_per_second": ours,
+            "images_per_second_in_memory": memory,
+            "ratio_open_per_sample": ours / opening,
+            "ratio_ram": ours / ram,
+            "ratio_guessed_chunks": single / guess,
+            "images": len(rows),
+            "size": from_files.size,
+            "rounds": args.rounds,
+        },
+    )
 
 
 def read_all(data, kind):
@@ -108,23 +126,29 @@ def write_guessed(path, images):
 
 def drain(loader):
     """(A function that takes all batches of a loader, the number of images in them)."""
+
     def take():
         for _ in batches(loader) if isinstance(loader.dataset, MTLDataset) else loader:
             pass
+
     return take, sum(map(len, loader.batch_sampler))
 
 
 def gather(arrays, rows, batch_size):
     """(A function that gathers batches of all four kinds into ready buffers, the number of images)."""
-    buffers = {kind: np.empty((batch_size, *array.shape[1:]), array.dtype) for kind, array in arrays.items()}
+    buffers = {
+        kind: np.empty((batch_size, *array.shape[1:]), array.dtype)
+        for kind, array in arrays.items()
+    }
     rows = rows[: max(1, len(rows) // batch_size) * batch_size]
 
     def take():
         for start in range(0, len(rows), batch_size):
-            batch = rows[start:start + batch_size]
+            batch = rows[start : start + batch_size]
             for kind, array in arrays.items():
                 # mode="clip" lets numpy write straight into the buffer.
                 np.take(array, batch, axis=0, out=buffers[kind][: len(batch)], mode="clip")
+
     return take, len(rows)
 
 
@@ -135,6 +159,7 @@ def read_single(dataset, rows):
     def take():
         for row in rows:
             dataset[row]
+
     return take, len(rows)
 
 

@@ -25,11 +25,24 @@ from training import known_images
 from training.looking import outputs_of
 from utils import dice_score
 
-WAYS = {"the whole alone": {}, "--mirror": {"mirror": True}, "--tiles": {"tiles": True}, "both": {"tiles": True, "mirror": True}}
-TIMES = {"as it is": 1, "a half": 2, "a third": 3, "a fifth": 5}  # the picture's side over the photograph's
+WAYS = {
+    "the whole alone": {},
+    "--mirror": {"mirror": True},
+    "--tiles": {"tiles": True},
+    "both": {"tiles": True, "mirror": True},
+}
+TIMES = {
+    "as it is": 1,
+    "a half": 2,
+    "a third": 3,
+    "a fifth": 5,
+}  # the picture's side over the photograph's
 COLLAGES = {"2 x 2": 2, "3 x 3": 3}
 PICTURES = (*TIMES, *COLLAGES)
-FIGURES = {"accuracy": ("cls", "correct"), "box_iou": ("bbox", "box_iou")}  # of one pet: (the task, what its `measure` calls it)
+FIGURES = {
+    "accuracy": ("cls", "correct"),
+    "box_iou": ("bbox", "box_iou"),
+}  # of one pet: (the task, what its `measure` calls it)
 
 
 def parse_args(argv=None):
@@ -46,20 +59,47 @@ def main(args):
     known_images.warn_of_known_images(dataset, info)
     model.eval()
     found = {picture: {way: {} for way in WAYS} for picture in PICTURES}
-    rows = [len(dataset) * k // args.limit for k in range(args.limit)] if args.limit < len(dataset) else range(len(dataset))
+    rows = (
+        [len(dataset) * k // args.limit for k in range(args.limit)]
+        if args.limit < len(dataset)
+        else range(len(dataset))
+    )
     for row in tqdm(rows, args.checkpoint.name, leave=False, disable=None):
         for picture, sample in pictures(dataset, row).items():
             for way, options in WAYS.items():
                 for key, value in measure(model, sample, info["size"], options).items():
                     found[picture][way].setdefault(key, []).append(value)
     spent = {way: sum(sum(ways[way].pop("seconds", ())) for ways in found.values()) for way in WAYS}
-    means = {picture: {way: {key: mean(values) for key, values in measured.items()} for way, measured in ways.items()}
-             for picture, ways in found.items()}
+    means = {
+        picture: {
+            way: {key: mean(values) for key, values in measured.items()}
+            for way, measured in ways.items()
+        }
+        for picture, ways in found.items()
+    }
     times = {way: seconds / spent["the whole alone"] for way, seconds in spent.items()}
-    table = [[key.replace("_", " "), way, *(means[picture][way].get(key) for picture in PICTURES), times[way] if key == "dice" else None]
-             for key in ("dice", *FIGURES) for way in WAYS if any(means[picture][way].get(key) is not None for picture in PICTURES)]
-    common.report(["figure", "way", *PICTURES, "time"], table,
-                  {"split": args.split, "n": len(rows), "network": str(args.checkpoint), "pictures": means, "time": times})
+    table = [
+        [
+            key.replace("_", " "),
+            way,
+            *(means[picture][way].get(key) for picture in PICTURES),
+            times[way] if key == "dice" else None,
+        ]
+        for key in ("dice", *FIGURES)
+        for way in WAYS
+        if any(means[picture][way].get(key) is not None for picture in PICTURES)
+    ]
+    common.report(
+        ["figure", "way", *PICTURES, "time"],
+        table,
+        {
+            "split": args.split,
+            "n": len(rows),
+            "network": str(args.checkpoint),
+            "pictures": means,
+            "time": times,
+        },
+    )
 
 
 def pictures(dataset, row):
@@ -67,7 +107,9 @@ def pictures(dataset, row):
     n, sample = len(dataset), dataset[(0, row)]
     found = {}
     others = (dataset[(0, (row + n // 2 + k) % n)] for k in range(1, n))
-    grounds = (scenes.without_pet({"images": other["image"], "masks": other["seg"]}) for other in others)
+    grounds = (
+        scenes.without_pet({"images": other["image"], "masks": other["seg"]}) for other in others
+    )
     ground = next((one for one in grounds if one is not None), None)
     rng = random.Random(row)
     for name, times in TIMES.items():
@@ -76,7 +118,9 @@ def pictures(dataset, row):
         elif ground is not None:
             found[name] = pasted(dataset.tasks, sample, ground, times, rng.random(), rng.random())
     for name, side in COLLAGES.items():
-        found[name] = collage([sample, *(dataset[(0, (row + n * k // side**2) % n)] for k in range(1, side**2))], side)
+        found[name] = collage(
+            [sample, *(dataset[(0, (row + n * k // side**2) % n)] for k in range(1, side**2))], side
+        )
     return found
 
 
@@ -85,18 +129,33 @@ def pasted(tasks, sample, ground, times, x, y):
     size = ground.shape[-1]
     side = size * times
     left, top = round(x * (side - size)), round(y * (side - size))
-    image, mask = pixels.resize("images", ground, side), torch.zeros(1, side, side, dtype=torch.uint8)
+    image, mask = (
+        pixels.resize("images", ground, side),
+        torch.zeros(1, side, side, dtype=torch.uint8),
+    )
     place = (slice(None), slice(top, top + size), slice(left, left + size))
     image[place] = pixels.pasted(image[place], sample["image"], sample["seg"][0] == 1)
     mask[place] = sample["seg"]
     frame = (-left / size, -top / size, times, times)  # the picture, relative to the photograph
-    return {"image": image, "seg": mask} | {name: tasks[name].crop(sample[name], *frame) for name, _ in FIGURES.values() if name in tasks}
+    return {"image": image, "seg": mask} | {
+        name: tasks[name].crop(sample[name], *frame)
+        for name, _ in FIGURES.values()
+        if name in tasks
+    }
 
 
 def collage(samples, side):
     """side x side photographs in one picture."""
-    joined = {key: torch.cat([torch.cat([sample[key] for sample in samples[start:start + side]], -1)
-                              for start in range(0, len(samples), side)], -2) for key in ("image", "seg")}
+    joined = {
+        key: torch.cat(
+            [
+                torch.cat([sample[key] for sample in samples[start : start + side]], -1)
+                for start in range(0, len(samples), side)
+            ],
+            -2,
+        )
+        for key in ("image", "seg")
+    }
     return {key: value.contiguous() for key, value in joined.items()}
 
 
@@ -105,11 +164,16 @@ def measure(model, sample, size, options):
     begin = time.perf_counter()
     outputs = outputs_of(model, sample["image"], size, **options)
     found = {"seconds": time.perf_counter() - begin}
-    mask, is_pet = model.task["seg"].answer(outputs["seg"], *sample["seg"].shape[-2:]), sample["seg"][0] == 1
+    mask, is_pet = (
+        model.task["seg"].answer(outputs["seg"], *sample["seg"].shape[-2:]),
+        sample["seg"][0] == 1,
+    )
     found["dice"] = dice_score((mask & is_pet).sum(), mask.sum(), is_pet.sum()).item()
     for figure, (name, key) in FIGURES.items():
         if name in outputs and name in sample:
-            found[figure] = model.task[name].measure(outputs[name][None], sample[name][None])[key].item()
+            found[figure] = (
+                model.task[name].measure(outputs[name][None], sample[name][None])[key].item()
+            )
     return found
 
 

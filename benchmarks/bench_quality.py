@@ -27,13 +27,21 @@ from models import MTLNet
 from training import engine, run_folder
 from utils import EqualWeightedLoss
 
-EXPERIMENTS = {"mtl": ("seg", "cls", "bbox"), "baseline": ("seg",), "ablation_cls": ("seg", "cls"),
-               "ablation_bbox": ("seg", "bbox")}
+EXPERIMENTS = {
+    "mtl": ("seg", "cls", "bbox"),
+    "baseline": ("seg",),
+    "ablation_cls": ("seg", "cls"),
+    "ablation_bbox": ("seg", "bbox"),
+}
 FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
 QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32}
-SIDES = ((0.5, 0.5), (0.88, 0.75), (1.0, 1.0))  # as recipe.SIDES: until this share of the epochs, side relative to the data's
+SIDES = (
+    (0.5, 0.5),
+    (0.88, 0.75),
+    (1.0, 1.0),
+)  # as recipe.SIDES: until this share of the epochs, side relative to the data's
 TIMED_BATCHES = 16  # an epoch of the short run
-MARGIN = 0.97       # of the time is planned for, because the estimate rests on a few seconds
+MARGIN = 0.97  # of the time is planned for, because the estimate rests on a few seconds
 
 
 def parse_args(argv=None):
@@ -54,19 +62,35 @@ def main(args):
     train(args, tasks)
     folder = args.runs / args.experiment / f"seed{args.seed}"
     rows = curve(read_log(folder))
-    run_folder.write_csv(FIELDS, (["" if value is None else value for value in row.values()] for row in rows),
-                         folder / "quality.csv")
+    run_folder.write_csv(
+        FIELDS,
+        (["" if value is None else value for value in row.values()] for row in rows),
+        folder / "quality.csv",
+    )
     best = max(rows, key=lambda row: row["val_dice_pooled"])
     draw_curve(rows, best, f"{args.experiment}, seed {args.seed}", folder / "quality.png")
-    common.report(FIELDS, [row.values() for row in rows], {
-        "experiment": args.experiment, "seed": args.seed, "minutes": args.minutes, "epochs": args.epochs,
-        "train_seconds": rows[-1]["seconds"], "best_epoch": best["epoch"],
-        **{field.removeprefix("val_"): best[field] for field in FIELDS[3:]}})
+    common.report(
+        FIELDS,
+        [row.values() for row in rows],
+        {
+            "experiment": args.experiment,
+            "seed": args.seed,
+            "minutes": args.minutes,
+            "epochs": args.epochs,
+            "train_seconds": rows[-1]["seconds"],
+            "best_epoch": best["epoch"],
+            **{field.removeprefix("val_"): best[field] for field in FIELDS[3:]},
+        },
+    )
 
 
 def quick_sides(size):
     """SIDES for --sides; None, the recipe's, where they would be under 128 px or no multiples of 32."""
-    return None if size % 128 or size < 256 else ",".join(f"{round(share * size)}:{until:g}" for until, share in SIDES)
+    return (
+        None
+        if size % 128 or size < 256
+        else ",".join(f"{round(share * size)}:{until:g}" for until, share in SIDES)
+    )
 
 
 def plan(args, tasks):
@@ -76,15 +100,24 @@ def plan(args, tasks):
     size, some = contract.describe(args.data)["size"], TIMED_BATCHES * args.batch_size
     sides = sorted(set(engine.training_sides(100, size, args.sides)))
     with tempfile.TemporaryDirectory() as runs:
-        trial = argparse.Namespace(**vars(args) | {
-            "runs": Path(runs), "epochs": 2 * len(sides), "tensorboard": False,
-            "limit": min(args.limit or some, some), "masks": args.masks and min(args.masks, some),
-            "sides": ",".join(f"{side}:{(k + 1) / len(sides)}" for k, side in enumerate(sides))})
+        trial = argparse.Namespace(
+            **vars(args)
+            | {
+                "runs": Path(runs),
+                "epochs": 2 * len(sides),
+                "tensorboard": False,
+                "limit": min(args.limit or some, some),
+                "masks": args.masks and min(args.masks, some),
+                "sides": ",".join(f"{side}:{(k + 1) / len(sides)}" for k, side in enumerate(sides)),
+            }
+        )
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
             train(trial, tasks)
         folder = trial.runs / args.experiment / f"seed{args.seed}"
         precision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"]
-        speeds = {int(row["side"]): float(row["images_per_second"]) for row in read_log(folder)}  # the second epoch's
+        speeds = {
+            int(row["side"]): float(row["images_per_second"]) for row in read_log(folder)
+        }  # the second epoch's
     print("; ".join(f"{side} px: {speed:.1f} images/s" for side, speed in speeds.items()))
     images = len(MTLDataset(args.data, "train", limit=args.limit))
     return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size, args.sides)
@@ -92,13 +125,20 @@ def plan(args, tasks):
 
 def train(args, tasks):
     """The run that some options ask for."""
-    engine.run(args.experiment, MTLNet(tasks, width=args.width, seed=args.seed), EqualWeightedLoss(tasks), args)
+    engine.run(
+        args.experiment,
+        MTLNet(tasks, width=args.width, seed=args.seed),
+        EqualWeightedLoss(tasks),
+        args,
+    )
 
 
 def choose_epochs(seconds, images, speeds, size, sides=None):
     """The most epochs of so many images that fit some seconds, at least one; speeds is {side: images/s}."""
+
     def needed(epochs):
         return sum(images / speeds[side] for side in engine.training_sides(epochs, size, sides))
+
     epochs = 1
     while needed(epochs + 1) <= seconds:
         epochs += 1
@@ -117,7 +157,14 @@ def curve(log):
     for logged in log:
         seconds += float(logged["seconds"])
         row = {field: float(logged[field]) if logged[field] else None for field in FIELDS}
-        rows.append(row | {"epoch": int(logged["epoch"]), "side": int(logged["side"]), "seconds": round(seconds, 2)})
+        rows.append(
+            row
+            | {
+                "epoch": int(logged["epoch"]),
+                "side": int(logged["side"]),
+                "seconds": round(seconds, 2),
+            }
+        )
     return rows
 
 
@@ -125,9 +172,19 @@ def draw_curve(rows, best, title, path):
     """Pooled validation Dice over minutes of training."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([row["seconds"] / 60 for row in rows], [row["val_dice_pooled"] for row in rows], marker="o", markersize=3)
-    axes.annotate(f"{best['val_dice_pooled']:.4f}", (best["seconds"] / 60, best["val_dice_pooled"]),
-                  xytext=(0, 6), textcoords="offset points", ha="center")
+    axes.plot(
+        [row["seconds"] / 60 for row in rows],
+        [row["val_dice_pooled"] for row in rows],
+        marker="o",
+        markersize=3,
+    )
+    axes.annotate(
+        f"{best['val_dice_pooled']:.4f}",
+        (best["seconds"] / 60, best["val_dice_pooled"]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="center",
+    )
     axes.set(xlabel="minutes of training", ylabel="validation Dice, pooled", title=title)
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)

@@ -24,7 +24,9 @@ SPLIT, KIND = "train", "images"
 
 def parse_args(argv=None):
     parser = common.make_parser(__doc__)
-    parser.add_argument("--n", type=cli.integer(1), default=500, help="the smallest number of images")
+    parser.add_argument(
+        "--n", type=cli.integer(1), default=500, help="the smallest number of images"
+    )
     parser.add_argument("--rounds", type=cli.integer(1), default=5)
     return parser.parse_args(argv)
 
@@ -38,9 +40,17 @@ def main(args):
         for n in (args.n, 2 * args.n, 4 * args.n):
             table.append(measure(data, Path(place), n, args.rounds))
     _, _, _, _, ratios, peaks = zip(*table)
-    common.report(["N", "MB", "copy, flush, read back: s", "re-chunk: s", "ratio", "peak MB above start-up"], table,
-                  {"ratio_copy": ratios[-1], "peak_mb": peaks, "ratios": ratios, "n": [row[0] for row in table],
-                   "rounds": args.rounds})
+    common.report(
+        ["N", "MB", "copy, flush, read back: s", "re-chunk: s", "ratio", "peak MB above start-up"],
+        table,
+        {
+            "ratio_copy": ratios[-1],
+            "peak_mb": peaks,
+            "ratios": ratios,
+            "n": [row[0] for row in table],
+            "rounds": args.rounds,
+        },
+    )
 
 
 def measure(data, place, n, rounds):
@@ -67,7 +77,14 @@ def measure(data, place, n, rounds):
     fresh()
     _, peak = common.cost("bench_rechunk", "rechunk", place)
     megabytes = round(source.stat().st_size / common.MEGA)
-    return [n, megabytes, seconds["copy"], seconds["re-chunk"], seconds["re-chunk"] / seconds["copy"], peak]
+    return [
+        n,
+        megabytes,
+        seconds["copy"],
+        seconds["re-chunk"],
+        seconds["re-chunk"] / seconds["copy"],
+        peak,
+    ]
 
 
 def rechunk(folder):
@@ -85,7 +102,7 @@ def write_source(data, path, n):
         while filled < n:
             for _, rows in contract.slabs(dataset):
                 rows = rows[: n - filled]
-                store[filled:filled + len(rows)] = rows
+                store[filled : filled + len(rows)] = rows
                 filled += len(rows)
     data_rechunk.flush_to_disk(path)
 

@@ -23,7 +23,11 @@ from training import distributed
 
 PROCESSES = (1, 2, 4, 8)
 MACHINES = (1, 2, 4, 8)
-LINKS = {"1 Gbit/s, 0.2 ms": (0.2e-3, 125e6), "10 Gbit/s, 0.05 ms": (0.05e-3, 1.25e9), "100 Gbit/s, 0.005 ms": (5e-6, 12.5e9)}
+LINKS = {
+    "1 Gbit/s, 0.2 ms": (0.2e-3, 125e6),
+    "10 Gbit/s, 0.05 ms": (0.05e-3, 1.25e9),
+    "100 Gbit/s, 0.005 ms": (5e-6, 12.5e9),
+}
 
 
 def parse_args(argv=None):
@@ -37,8 +41,10 @@ def parse_args(argv=None):
 def main(args):
     dataset = MTLDataset(common.data_folder(args.data), "train")
     if len(dataset) < args.batch_size:
-        raise cli.InputError(f"{dataset.data} has {len(dataset)} training images and a batch {args.batch_size}; use a smaller "
-                             "--batch-size")
+        raise cli.InputError(
+            f"{dataset.data} has {len(dataset)} training images and a batch {args.batch_size}; use a smaller "
+            "--batch-size"
+        )
     batch = dataset.__getitems__([(0, row) for row in range(args.batch_size)])
     cores = min(cli.usable_cores(), args.batch_size)
     speeds = {}
@@ -47,22 +53,53 @@ def main(args):
         speeds[processes] = measured["processes", 0]
     with contextlib.closing(distributed.start(2, 1)) as team:
         meetings, nbytes = team.call(count_exchanges, batch, args.precision)
-    rows = [[f"{p} processes", value, value / speeds[1], value / speeds[1] / p] for p, value in speeds.items()]
-    common.print_table([f"this machine, {dataset.size} px, {args.precision}", "images/s", "over one", "efficiency"], rows)
+    rows = [
+        [f"{p} processes", value, value / speeds[1], value / speeds[1] / p]
+        for p, value in speeds.items()
+    ]
+    common.print_table(
+        [
+            f"this machine, {dataset.size} px, {args.precision}",
+            "images/s",
+            "over one",
+            "efficiency",
+        ],
+        rows,
+    )
 
     best = max(speeds, key=speeds.get)
     seconds = {}
     for machines in [m for m in MACHINES if m <= args.batch_size // best]:
         n = args.batch_size // machines
         part = {name: value[:n] for name, value in batch.items()}
-        seconds[machines] = n / together.measure(best, part, args.precision, (0,), args.rounds)["processes", 0]
-    several = {link: {m: args.batch_size / step_seconds(seconds[m], m, meetings, nbytes, *numbers) for m in seconds}
-               for link, numbers in LINKS.items()}
+        seconds[machines] = (
+            n / together.measure(best, part, args.precision, (0,), args.rounds)["processes", 0]
+        )
+    several = {
+        link: {
+            m: args.batch_size / step_seconds(seconds[m], m, meetings, nbytes, *numbers)
+            for m in seconds
+        }
+        for link, numbers in LINKS.items()
+    }
     rows = [[link, *(speeds_of[m] for m in seconds)] for link, speeds_of in several.items()]
-    common.report([f"images/s by link, {best} processes a machine", *(f"{m} machines" for m in seconds)], rows, {
-        "images_per_second": {str(p): value for p, value in speeds.items()}, "meetings": meetings, "megabytes": nbytes / 1e6,
-        "several_machines": {link: {str(m): value for m, value in of_link.items()} for link, of_link in several.items()},
-        "batch_size": args.batch_size, "precision": args.precision, "size": dataset.size, "rounds": args.rounds})
+    common.report(
+        [f"images/s by link, {best} processes a machine", *(f"{m} machines" for m in seconds)],
+        rows,
+        {
+            "images_per_second": {str(p): value for p, value in speeds.items()},
+            "meetings": meetings,
+            "megabytes": nbytes / 1e6,
+            "several_machines": {
+                link: {str(m): value for m, value in of_link.items()}
+                for link, of_link in several.items()
+            },
+            "batch_size": args.batch_size,
+            "precision": args.precision,
+            "size": dataset.size,
+            "rounds": args.rounds,
+        },
+    )
 
 
 def step_seconds(seconds, machines, meetings, nbytes, delay, bandwidth):

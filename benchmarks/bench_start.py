@@ -35,42 +35,75 @@ def parse_args(argv=None):
 
 
 def main(args):
-    scripts = sorted(path.name for path in common.ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+    scripts = sorted(
+        path.name
+        for path in common.ROOT.glob("*.py")
+        if "__main__" in path.read_text(encoding="utf-8")
+    )
     with tempfile.TemporaryDirectory() as place:
         small, large = (draw(Path(place) / f"{width}.jpg", width) for width in WIDTHS)
-        ways = {"import torch": process("-c", "import torch"), "import torchvision": process("-c", "import torchvision"),
-                "photograph": look(small), "12 megapixels": look(large),
-                **{f"{script} --help": process(script, "--help") for script in scripts}}
+        ways = {
+            "import torch": process("-c", "import torch"),
+            "import torchvision": process("-c", "import torchvision"),
+            "photograph": look(small),
+            "12 megapixels": look(large),
+            **{f"{script} --help": process(script, "--help") for script in scripts},
+        }
         seconds = common.interleave(ways, args.rounds)
     network = forward(args.rounds)
     torch_alone = seconds["import torch"]
-    table = [[name, value, value / torch_alone] for name, value in [*seconds.items(), ("the network, one image", network)]]
-    helps = {name.split(".")[0]: value for name, value in seconds.items() if name.endswith("--help")}
-    common.report(["what", "seconds", "over import torch"], table, {
-        "import_torch": torch_alone, "photograph": seconds["photograph"], "network": network,
-        "ratio_photograph": (seconds["photograph"] - network) / torch_alone,
-        "ratio_large": (seconds["12 megapixels"] - network) / torch_alone,
-        "help": helps, "ratio_help": {name: value / torch_alone for name, value in helps.items()}, "rounds": args.rounds})
+    table = [
+        [name, value, value / torch_alone]
+        for name, value in [*seconds.items(), ("the network, one image", network)]
+    ]
+    helps = {
+        name.split(".")[0]: value for name, value in seconds.items() if name.endswith("--help")
+    }
+    common.report(
+        ["what", "seconds", "over import torch"],
+        table,
+        {
+            "import_torch": torch_alone,
+            "photograph": seconds["photograph"],
+            "network": network,
+            "ratio_photograph": (seconds["photograph"] - network) / torch_alone,
+            "ratio_large": (seconds["12 megapixels"] - network) / torch_alone,
+            "help": helps,
+            "ratio_help": {name: value / torch_alone for name, value in helps.items()},
+            "rounds": args.rounds,
+        },
+    )
 
 
 def draw(path, width):
     """A photograph in the proportion of cameras, as JPEG: soft spots of all colours."""
     spots = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(spots).resize((width, width * 3 // 4), Image.Resampling.BICUBIC).save(path, quality=90)
+    Image.fromarray(spots).resize((width, width * 3 // 4), Image.Resampling.BICUBIC).save(
+        path, quality=90
+    )
     return path
 
 
 def look(photograph):
-    return process("mtl_vis.py", "--checkpoint", NETWORK, "--out", photograph.with_suffix(".png"), photograph)
+    return process(
+        "mtl_vis.py", "--checkpoint", NETWORK, "--out", photograph.with_suffix(".png"), photograph
+    )
 
 
 def process(*arguments):
     """A function that runs Python with some arguments to its end."""
+
     def run():
-        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=common.ROOT, capture_output=True, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=common.ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         if done.returncode:
             sys.exit(f"{' '.join(map(str, arguments))} ended with {done.returncode}: {done.stderr}")
+
     return run
 
 

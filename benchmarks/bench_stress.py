@@ -30,9 +30,13 @@ SURE = 0.9
 def parse_args(argv=None):
     parser = common.make_parser(__doc__)
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
-    parser.add_argument("--checkpoint", type=Path, nargs="+", default=[common.ROOT / "mtl_model.pt"])
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=[common.ROOT / "mtl_model.pt"]
+    )
     parser.add_argument("--limit", type=cli.integer(1), help="use the first so many images")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="draw what the scenes make of some images")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG", help="draw what the scenes make of some images"
+    )
     return parser.parse_args(argv)
 
 
@@ -41,20 +45,43 @@ def main(args):
     for path in args.checkpoint:
         model, info = common.load_segmenter(path)
         for kind in tqdm(stress.KINDS, path.name, leave=False, disable=None):
-            dataset = MTLDataset(data, args.split, limit=args.limit, tasks=model.task.values(),
-                                 scenes=None if kind == "as it is" else stress.Stress(kind))
+            dataset = MTLDataset(
+                data,
+                args.split,
+                limit=args.limit,
+                tasks=model.task.values(),
+                scenes=None if kind == "as it is" else stress.Stress(kind),
+            )
             if kind == "as it is":
                 known_images.warn_of_known_images(dataset, info)
             resizes = info["size"] != dataset.size
             network = evaluation.Resized(model, info["size"]) if resizes else model
-            found = empty(network, dataset) if kind == "empty" else {
-                key: value for key, value in evaluation.evaluate(network, make_loader(dataset, 16))[0].items() if key in FIGURES}
+            found = (
+                empty(network, dataset)
+                if kind == "empty"
+                else {
+                    key: value
+                    for key, value in evaluation.evaluate(network, make_loader(dataset, 16))[
+                        0
+                    ].items()
+                    if key in FIGURES
+                }
+            )
             values.setdefault(str(path), {})[kind] = found
             rows.append([str(path), kind, *(found.get(key) for key in (*FIGURES, "empty", "sure"))])
     if args.sheet:
         draw(data, args.split, args.sheet)
-    common.report(["network", "kind", *(key.replace("_", " ") for key in FIGURES), "mask is empty", "called over 90%"], rows,
-                  {"split": args.split, "networks": values})
+    common.report(
+        [
+            "network",
+            "kind",
+            *(key.replace("_", " ") for key in FIGURES),
+            "mask is empty",
+            "called over 90%",
+        ],
+        rows,
+        {"split": args.split, "networks": values},
+    )
 
 
 def alarms(tasks, outputs, targets):
@@ -64,7 +91,11 @@ def alarms(tasks, outputs, targets):
     empty: a mask under EMPTY_SHARE of the picture; sure: a class that is called with a probability over SURE.
     """
     shows_none = (targets["seg"] != 1).flatten(1).all(1)
-    found = {"empty": ((outputs["seg"] > 0).flatten(1).double().mean(1) < EMPTY_SHARE)[shows_none].double()}
+    found = {
+        "empty": ((outputs["seg"] > 0).flatten(1).double().mean(1) < EMPTY_SHARE)[
+            shows_none
+        ].double()
+    }
     if "cls" in outputs:
         probability = (outputs["cls"] / tasks["cls"].temperature).softmax(1).amax(1)
         found["sure"] = (probability > SURE)[shows_none].double()
@@ -88,8 +119,9 @@ def draw(data, split, path):
     """A row for each scene and each kind of stress: its name, and images with the contour of their masks."""
     from matplotlib.figure import Figure
 
-    made = {f"--scenes {name}": scenes.Scenes(f"{name}:{1 / chance}") for name, chance in USUAL.items()} | {
-        f"stress: {kind}": stress.Stress(kind) for kind in stress.KINDS if kind != "as it is"}
+    made = {
+        f"--scenes {name}": scenes.Scenes(f"{name}:{1 / chance}") for name, chance in USUAL.items()
+    } | {f"stress: {kind}": stress.Stress(kind) for kind in stress.KINDS if kind != "as it is"}
     figure = Figure(figsize=(1.5 * DRAWN, 1.7 * len(made)), dpi=80)
     for k, (name, way) in enumerate(tqdm(made.items(), "draw", leave=False, disable=None)):
         dataset = MTLDataset(data, split, seed=1, tasks=("seg",), scenes=way)

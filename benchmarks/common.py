@@ -33,8 +33,12 @@ MEGA = 1e6
 def make_parser(doc):
     """The option that all benchmarks have; `doc` is the script's docstring."""
     parser = cli.Parser(doc)
-    parser.add_argument("--data", type=Path, help=f"a re-chunked data folder; default: {PETS} pets drawn in code, kept "
-                                                  "in datasets/bench-synthetic")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help=f"a re-chunked data folder; default: {PETS} pets drawn in code, kept "
+        "in datasets/bench-synthetic",
+    )
     return parser
 
 
@@ -44,8 +48,12 @@ def data_folder(asked=None):
         return asked
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
         if not CACHE.exists():
-            data_prepare.main(data_prepare.parse_args(["--synthetic", str(PETS), "--out", str(CACHE)]))
-        data_rechunk.main(data_rechunk.parse_args(["--data", str(CACHE)]))  # and where it was interrupted
+            data_prepare.main(
+                data_prepare.parse_args(["--synthetic", str(PETS), "--out", str(CACHE)])
+            )
+        data_rechunk.main(
+            data_rechunk.parse_args(["--data", str(CACHE)])
+        )  # and where it was interrupted
     return CACHE
 
 
@@ -55,7 +63,9 @@ def load_segmenter(path):
 
     model, info = checkpoint.load_model(path)
     if "seg" not in model.tasks:
-        raise InputError(f"{path} has no task seg, and what a network finds is measured by masks; name one that has it")
+        raise InputError(
+            f"{path} has no task seg, and what a network finds is measured by masks; name one that has it"
+        )
     return model, info
 
 
@@ -95,8 +105,10 @@ def peak_memory():
     try:
         import resource  # not on Windows
     except ImportError:
-        raise InputError("this system does not tell how much memory a process had at most; run this benchmark on Linux "
-                         "or macOS") from None
+        raise InputError(
+            "this system does not tell how much memory a process had at most; run this benchmark on Linux "
+            "or macOS"
+        ) from None
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     with contextlib.suppress(OSError, TypeError):
@@ -179,5 +191,7 @@ def machine():
     from training.devices import processor
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "h5py", "numpy"))
-    return (f"{processor(torch.device('cpu'))}, {cli.usable_cores()} cores, "
-            f"{platform.system()}; Python {platform.python_version()}, {packages}; {datetime.date.today()}")
+    return (
+        f"{processor(torch.device('cpu'))}, {cli.usable_cores()} cores, "
+        f"{platform.system()}; Python {platform.python_version()}, {packages}; {datetime.date.today()}"
+    )

@@ -32,10 +32,29 @@ NAMED = 20  # of the failures
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--kills", type=cli.integer(0), default=0, metavar="N", help="kill N times")
-    parser.add_argument("--team", type=cli.integer(0), default=0, metavar="N", help="kill one process of a run in two N times")
-    parser.add_argument("--fuzz", type=cli.integer(0), default=0, metavar="N", help="try N damaged, hostile or odd inputs")
-    parser.add_argument("--axes", type=Path, metavar="DATA", help="train, kill and export every combination on a data folder")
-    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the first try; each has the next number")
+    parser.add_argument(
+        "--team",
+        type=cli.integer(0),
+        default=0,
+        metavar="N",
+        help="kill one process of a run in two N times",
+    )
+    parser.add_argument(
+        "--fuzz",
+        type=cli.integer(0),
+        default=0,
+        metavar="N",
+        help="try N damaged, hostile or odd inputs",
+    )
+    parser.add_argument(
+        "--axes",
+        type=Path,
+        metavar="DATA",
+        help="train, kill and export every combination on a data folder",
+    )
+    parser.add_argument(
+        "--seed", type=cli.integer(0), default=0, help="of the first try; each has the next number"
+    )
     args = parser.parse_args(argv)
     if not args.kills and not args.team and not args.fuzz and not args.axes:
         parser.error("nothing to do: ask for --kills N, --team N, --fuzz N or --axes DATA")
@@ -46,8 +65,12 @@ def main(args):
     results, failures = {"seed": args.seed}, []
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         reference = server.make_reference(Path(folder))
-        for soak, n in ((kills.soak, args.kills), (team.soak, args.team), (fuzz.soak, args.fuzz),
-                        (axes.soak, args.axes and args.axes.resolve())):
+        for soak, n in (
+            (kills.soak, args.kills),
+            (team.soak, args.team),
+            (fuzz.soak, args.fuzz),
+            (axes.soak, args.axes and args.axes.resolve()),
+        ):
             if n:
                 (header, *rows), found, failed = soak(reference, n, args.seed)
                 common.print_table(header, rows)

@@ -55,7 +55,9 @@ def in_team(team, batch, precision, neighbours, rounds):
                     its_team = team if name == "processes" else ALONE
                     if its_team is team or team.rank == 0:
                         torch.set_num_threads(threads)
-                        found.setdefault((name, n), []).append(speed(take, its_team, len(batch["row"])))
+                        found.setdefault((name, n), []).append(
+                            speed(take, its_team, len(batch["row"]))
+                        )
                 torch.set_num_threads(1)
                 team.meet()
     return {key: statistics.median(speeds) for key, speeds in found.items()}
@@ -77,13 +79,19 @@ def stepper(team, batch, precision, computers):
     """A function that trains the default network for a step as train_mtl.py does, on this process's part of a batch. computers: threads
     of all processes together."""
     keep_memory()
-    model, criterion = engine.to_device(MTLNet(TASKS), torch.device("cpu")), EqualWeightedLoss(TASKS)
+    model, criterion = (
+        engine.to_device(MTLNet(TASKS), torch.device("cpu")),
+        EqualWeightedLoss(TASKS),
+    )
     optimizer = engine.make_optimizer(model.train(), criterion, 2e-3)
     distributed.join(team, model)
     convolution.install(model, convolution.choose(None, torch.device("cpu"), precision, computers))
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     n = len(batch["row"])
-    part = {name: value[n * team.rank // team.size:n * (team.rank + 1) // team.size] for name, value in batch.items()}
+    part = {
+        name: value[n * team.rank // team.size : n * (team.rank + 1) // team.size]
+        for name, value in batch.items()
+    }
 
     def take():
         optimizer.zero_grad()
@@ -91,6 +99,7 @@ def stepper(team, batch, precision, computers):
         clip_grads_with_norm_(update.parameters.values(), MAX_GRADIENT_NORM, update.average())
         optimizer.step()
         update.end()
+
     return take
 
 
@@ -111,9 +120,11 @@ def peers(batch, precision_of, rounds):
     step: one mask, Dice and cross-entropy, AdamW, channels_last, as many threads as torch has. precision_of: their
     precision."""
     ways, found = {}, {}
-    for name, make in (("segmentation_models_pytorch Unet-ResNet34", lambda: smp("Unet")),
-                       ("segmentation_models_pytorch FPN-ResNet34", lambda: smp("FPN")),
-                       ("torchvision lraspp_mobilenet_v3", lraspp)):
+    for name, make in (
+        ("segmentation_models_pytorch Unet-ResNet34", lambda: smp("Unet")),
+        ("segmentation_models_pytorch FPN-ResNet34", lambda: smp("FPN")),
+        ("torchvision lraspp_mobilenet_v3", lraspp),
+    ):
         with contextlib.suppress(ImportError):
             model = engine.to_device(make(), torch.device("cpu")).train()
             ways[name] = peer(model, batch, precision_of)
@@ -146,4 +157,5 @@ def peer(model, batch, precision):
         outputs = outputs["out"] if isinstance(outputs, dict) else outputs
         criterion.total(criterion({"seg": outputs.float()}, batch)).backward()
         optimizer.step()
+
     return take

@@ -22,7 +22,9 @@ def ahead(iterable, depth=2):
     def produce():
         began.set()
         try:
-            if stopped.is_set():  # Ctrl-C came within start(), where nobody could know yet that this thread would run
+            if (
+                stopped.is_set()
+            ):  # Ctrl-C came within start(), where nobody could know yet that this thread would run
                 return
             torch.set_num_threads(1)  # of this thread: the cores are the network's
             for item in iterable:

@@ -12,15 +12,17 @@ import torch
 from data.pixels import GREY, adjust_colours, resize
 
 AUGMENTATIONS = ("none", "flip", "full")
-CROP_AREA = (0.5, 1.0)      # of the image's area, for "full"
-CROP_ASPECT = (0.8, 1.25)   # width to height of the crop
-JITTER = 0.3                # brightness, contrast and saturation each change by up to this factor
+CROP_AREA = (0.5, 1.0)  # of the image's area, for "full"
+CROP_ASPECT = (0.8, 1.25)  # width to height of the crop
+JITTER = 0.3  # brightness, contrast and saturation each change by up to this factor
 
 
 def sample_generator(seed, epoch, row, repeat=0):
     """The random generator of one image in one epoch, and of its repeats there."""
     # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which shuffles.
-    return np.random.default_rng((seed, epoch, row + 1, repeat) if repeat else (seed, epoch, row + 1))
+    return np.random.default_rng(
+        (seed, epoch, row + 1, repeat) if repeat else (seed, epoch, row + 1)
+    )
 
 
 def draw(mode, height, width, rng):
@@ -42,6 +44,7 @@ def random_crop(height, width, rng):
 
 def mover(crop, mirrored, height, width):
     """A function (task, target) -> target that does to a target what an image of the given size gets."""
+
     def move(task, target):
         if crop:
             top, left, h, w = crop
@@ -61,7 +64,9 @@ def augment(pictures, mode, side, rng):
     crop, factors, mirrored = draw(mode, height, width, rng)
     if crop:
         top, left, h, w = crop
-        pictures = {kind: pixels[:, top:top + h, left:left + w] for kind, pixels in pictures.items()}
+        pictures = {
+            kind: pixels[:, top : top + h, left : left + w] for kind, pixels in pictures.items()
+        }
     if pictures["images"].shape[-2:] != (side, side):
         pictures = {kind: resize(kind, pixels, side) for kind, pixels in pictures.items()}
     if factors is not None:
@@ -81,16 +86,31 @@ class Held:
     def batch(self, rows, drawn, side):
         """{kind: (B, 3 or 1, side, side) uint8} of some rows, each with what `draw` gave for it."""
         whole = (0, 0, self.size, self.size)
-        numbers = [[row, *(crop or whole), *((1, 1, 1) if factors is None else factors), mirrored]
-                   for row, (crop, factors, mirrored) in zip(rows, drawn)]
-        numbers = torch.tensor(numbers, dtype=torch.float32).to(self.device)  # all at once: each copy costs as much as a step
-        row, (top, left, height, width), mirrored = numbers[:, 0].long(), numbers[:, 1:5].T, numbers[:, 8] > 0
+        numbers = [
+            [row, *(crop or whole), *((1, 1, 1) if factors is None else factors), mirrored]
+            for row, (crop, factors, mirrored) in zip(rows, drawn)
+        ]
+        numbers = torch.tensor(numbers, dtype=torch.float32).to(
+            self.device
+        )  # all at once: each copy costs as much as a step
+        row, (top, left, height, width), mirrored = (
+            numbers[:, 0].long(),
+            numbers[:, 1:5].T,
+            numbers[:, 8] > 0,
+        )
         down = positions(height, side, torch.zeros_like(mirrored)), top, height
         across = positions(width, side, mirrored), left, width
         y, x = nearest(*down), nearest(*across)
-        made = {kind: pixels[row[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
-                for kind, pixels in self.pictures.items() if kind != "images"}
-        images = bilinear(*down, self.size) @ self.pictures["images"][row].float() @ bilinear(*across, self.size).transpose(2, 3)
+        made = {
+            kind: pixels[row[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+            for kind, pixels in self.pictures.items()
+            if kind != "images"
+        }
+        images = (
+            bilinear(*down, self.size)
+            @ self.pictures["images"][row].float()
+            @ bilinear(*across, self.size).transpose(2, 3)
+        )
         return {"images": coloured(images, numbers[:, 5:8]), **made}
 
 
@@ -109,8 +129,12 @@ def bilinear(centre, start, length, size):
     """(B, 1, side, size): how much each pixel of the picture counts in each of the result, linear and antialiased; what is beyond
     the part counts for nothing."""
     reach = (length / centre.shape[1]).clamp(min=1)[:, None, None]
-    pixel = torch.arange(size, device=centre.device) + 0.5 - start[:, None]                    # (B, size), in the part
-    weight = (1 - (pixel[:, None, :] - centre[:, :, None]).abs() / reach).clamp(min=0)         # (B, side, size)
+    pixel = (
+        torch.arange(size, device=centre.device) + 0.5 - start[:, None]
+    )  # (B, size), in the part
+    weight = (1 - (pixel[:, None, :] - centre[:, :, None]).abs() / reach).clamp(
+        min=0
+    )  # (B, side, size)
     weight = weight * ((pixel > 0) & (pixel < length[:, None]))[:, None, :]
     return (weight / weight.sum(2, keepdim=True))[:, None]
 
@@ -119,6 +143,8 @@ def coloured(images, factors):
     """(B, 3, H, W) float in 0-255 and (B, 3) factors -> uint8, as data.pixels.adjust_colours does it to one."""
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors.T)
     grey = (images * GREY.to(images.device).view(3, 1, 1)).sum(1, keepdim=True)
-    images = images * (contrast * brightness * saturation) + grey * (contrast * brightness * (1 - saturation))
+    images = images * (contrast * brightness * saturation) + grey * (
+        contrast * brightness * (1 - saturation)
+    )
     offset = (1 - contrast) * brightness * grey.mean((2, 3), keepdim=True)
     return (images + offset + 0.5).clamp(0, 255).to(torch.uint8)

@@ -1,7 +1,14 @@
 """How often each scene of data/scenes.py befalls an image, and what --scenes says of that. Nothing here takes a while to import."""
 
 # {name: chance}. Of the first kind at most one befalls an image.
-PLACED = {"small": 0.25, "close": 0.1, "elsewhere": 0.1, "several": 0.15, "mosaic": 0.1, "empty": 0.1}
+PLACED = {
+    "small": 0.25,
+    "close": 0.1,
+    "elsewhere": 0.1,
+    "several": 0.15,
+    "mosaic": 0.1,
+    "empty": 0.1,
+}
 TURNED = {"turned": 0.1}
 TAKEN = {"lit": 0.3, "blurred": 0.2, "compressed": 0.2}
 USUAL = {**PLACED, **TURNED, **TAKEN}
@@ -9,7 +16,7 @@ ALL = "all"
 
 
 def parse(text):
-    """"small:2+lit", "all" or "all:0.5" -> {name: chance} in the order above: the usual chance, times the number that follows a name.
+    """ "small:2+lit", "all" or "all:0.5" -> {name: chance} in the order above: the usual chance, times the number that follows a name.
 
     Raises ValueError for other names, numbers that are not positive, and chances that no image can have.
     """
@@ -17,18 +24,28 @@ def parse(text):
     for word in text.split("+"):
         name, colon, factor = word.partition(":")
         if name not in USUAL and text != word or name not in (*USUAL, ALL):
-            raise ValueError(f"there is no scene {name!r}; there are {', '.join(USUAL)}, joined by +, and {ALL} for itself")
+            raise ValueError(
+                f"there is no scene {name!r}; there are {', '.join(USUAL)}, joined by +, and {ALL} for itself"
+            )
         try:
             factors[name] = float(factor) if colon else 1.0
         except ValueError:
             factors[name] = 0.0
         if not 0 < factors[name] < float("inf"):
-            raise ValueError(f"{factor!r} is no number of times as often as usual; say {name}:0.5 for half of it")
-    found = {name: chance * factors[ALL if ALL in factors else name] for name, chance in USUAL.items() if {name, ALL} & set(factors)}
+            raise ValueError(
+                f"{factor!r} is no number of times as often as usual; say {name}:0.5 for half of it"
+            )
+    found = {
+        name: chance * factors[ALL if ALL in factors else name]
+        for name, chance in USUAL.items()
+        if {name, ALL} & set(factors)
+    }
     placed = sum(chance for name, chance in found.items() if name in PLACED)
     if max(placed, *found.values()) > 1 + 1e-9:
-        raise ValueError(f"{text!r} asks for more scenes than there are images: {', '.join(PLACED)} have "
-                         f"{placed:.3g} of them together, and each of the others may have 1")
+        raise ValueError(
+            f"{text!r} asks for more scenes than there are images: {', '.join(PLACED)} have "
+            f"{placed:.3g} of them together, and each of the others may have 1"
+        )
     return found
 
 

@@ -27,8 +27,18 @@ from data.index import check_index, read_index
 
 SPLITS = ("train", "val", "test")
 KINDS = ("images", "masks", "bboxes", "binary", "trimaps")
-PICTURES = ("images", "masks", "trimaps")  # of them those that are cropped and mirrored with the image
-READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")  # of verify: boxes before masks, to compare the two
+PICTURES = (
+    "images",
+    "masks",
+    "trimaps",
+)  # of them those that are cropped and mirrored with the image
+READING_ORDER = (
+    "bboxes",
+    "binary",
+    "masks",
+    "trimaps",
+    "images",
+)  # of verify: boxes before masks, to compare the two
 UNLABELLED = 255  # in masks, binary and trimaps: nothing is known there
 CLASSES = ("cat", "dog")  # of binary, where the file names no others
 LAYOUT = {  # what each file holds under its kind's name, for who writes it himself
@@ -53,7 +63,13 @@ HEAP_MARK, HEAP_SEARCH = b"GCOL\1\0\0\0", 1 << 16
 def sample_shape(kind, size):
     """Shape of one sample of a kind of data at S = size."""
     picture = (size, size, 1)
-    return {"images": (size, size, 3), "masks": picture, "bboxes": (4,), "binary": (1,), "trimaps": picture}[kind]
+    return {
+        "images": (size, size, 3),
+        "masks": picture,
+        "bboxes": (4,),
+        "binary": (1,),
+        "trimaps": picture,
+    }[kind]
 
 
 def sample_dtype(kind):
@@ -63,7 +79,11 @@ def sample_dtype(kind):
 
 def unlabelled(kind, n):
     """n rows of bboxes or binary of which nothing is known."""
-    return np.full((n, *sample_shape(kind, None)), np.nan if kind == "bboxes" else UNLABELLED, sample_dtype(kind))
+    return np.full(
+        (n, *sample_shape(kind, None)),
+        np.nan if kind == "bboxes" else UNLABELLED,
+        sample_dtype(kind),
+    )
 
 
 def chunked(kind):
@@ -73,12 +93,20 @@ def chunked(kind):
 
 def kinds_of(data, split):
     """The kinds of data that are known of a split: images, and whatever else has a file, if only a broken link to one."""
-    return tuple(kind for kind in KINDS if kind == "images" or os.path.lexists(Path(data) / split / f"{kind}.h5"))
+    return tuple(
+        kind
+        for kind in KINDS
+        if kind == "images" or os.path.lexists(Path(data) / split / f"{kind}.h5")
+    )
 
 
 def h5_files(folder):
     """Names of the HDF5 files in a split's folder, in order; a kind that seems to be missing may be among them."""
-    return sorted(path.name for path in Path(folder).iterdir() if path.suffix.lower() in (".h5", ".hdf5", ".hdf"))
+    return sorted(
+        path.name
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in (".h5", ".hdf5", ".hdf")
+    )
 
 
 def anew(path):
@@ -94,8 +122,10 @@ def require(data, split, tasks):
         for kind in (need for need in task.needs if need in KINDS and need not in known):
             path = folder / f"{kind}.h5"
             beside = ", ".join(h5_files(folder))
-            raise InputError(f"{path} is missing, which the task {task.name} needs (beside it: {beside}); {anew(path)}, or "
-                             "train without that task")
+            raise InputError(
+                f"{path} is missing, which the task {task.name} needs (beside it: {beside}); {anew(path)}, or "
+                "train without that task"
+            )
 
 
 def find_splits(data):
@@ -120,12 +150,20 @@ def open_h5(path):
         what = "is a link to a file that is not there" if os.path.islink(path) else "is missing"
         raise InputError(f"{path} {what}; {anew(path)}") from None
     except PermissionError:
-        raise InputError(f"{path} may not be read by this user; give yourself the right to") from None
+        raise InputError(
+            f"{path} may not be read by this user; give yourself the right to"
+        ) from None
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK) or "already open for write" in str(error):
-            raise InputError(f"{path} is open for writing in another program, or was never closed there ({shorten(error)}); "
-                             "close it (file.close()) and try again") from None
-        raise InputError(f"{path} is no readable HDF5 file ({shorten(error)}); {anew(path)}") from None
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK) or "already open for write" in str(
+            error
+        ):
+            raise InputError(
+                f"{path} is open for writing in another program, or was never closed there ({shorten(error)}); "
+                "close it (file.close()) and try again"
+            ) from None
+        raise InputError(
+            f"{path} is no readable HDF5 file ({shorten(error)}); {anew(path)}"
+        ) from None
 
 
 def refuse_endless_heap(path):
@@ -141,12 +179,19 @@ def refuse_endless_heap(path):
     for part in parts:
         heap = part.find(HEAP_MARK)
         while heap >= 0:
-            at, end = heap + 16, heap + int.from_bytes(part[heap + 8:heap + 16], "little")
+            at, end = heap + 16, heap + int.from_bytes(part[heap + 8 : heap + 16], "little")
             while at + 16 <= min(end, len(part)):
-                index, size = int.from_bytes(part[at:at + 2], "little"), int.from_bytes(part[at + 8:at + 16], "little")
+                index, size = (
+                    int.from_bytes(part[at : at + 2], "little"),
+                    int.from_bytes(part[at + 8 : at + 16], "little"),
+                )
                 if index == size == 0:
-                    raise InputError(f"{path} is damaged (its attributes were overwritten); {anew(path)}")
-                at += size if index == 0 else 16 + (size + 7) // 8 * 8  # index 0 is what is free, its own 16 bytes included
+                    raise InputError(
+                        f"{path} is damaged (its attributes were overwritten); {anew(path)}"
+                    )
+                at += (
+                    size if index == 0 else 16 + (size + 7) // 8 * 8
+                )  # index 0 is what is free, its own 16 bytes included
             heap = part.find(HEAP_MARK, heap + 1)
 
 
@@ -170,8 +215,10 @@ def read_rows(dataset, start, stop):
         return dataset[start:stop]
     except (OSError, RuntimeError, ValueError) as error:
         path = dataset.file.filename
-        raise InputError(f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file is damaged; "
-                         f"{anew(path)}") from None
+        raise InputError(
+            f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file is damaged; "
+            f"{anew(path)}"
+        ) from None
 
 
 def slabs(dataset, n=None):
@@ -191,12 +238,18 @@ def check_shape(path, name, dataset, kind, size=None):
     if square and len(shape) == 4 and size is None:
         size = shape[1]
     if shape[1:] != sample_shape(kind, size):
-        raise InputError(f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; "
-                         f"{conversion(shape, sample_shape(kind, size))}")
+        raise InputError(
+            f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; "
+            f"{conversion(shape, sample_shape(kind, size))}"
+        )
     if square and not MIN_SIZE <= size <= MAX_SIZE:
-        raise InputError(f"{path}: S is {size} and should be from {MIN_SIZE} to {MAX_SIZE}; resize the data first")
+        raise InputError(
+            f"{path}: S is {size} and should be from {MIN_SIZE} to {MAX_SIZE}; resize the data first"
+        )
     if shape[0] == 0:
-        raise InputError(f"{path}: '{name}' holds no samples; write at least one, or leave the split's folder out")
+        raise InputError(
+            f"{path}: '{name}' holds no samples; write at least one, or leave the split's folder out"
+        )
     return size if square else None
 
 
@@ -207,7 +260,9 @@ def conversion(shape, wanted):
     if wanted[-1] == 1 and shape[1:] == wanted[:-1]:
         return "convert it first, with x[..., None]"
     if len(wanted) == 3 and len(shape) == 4 and shape[3] == wanted[2]:
-        return "resize it first to the side of all images, masks without mixing their values (nearest)"
+        return (
+            "resize it first to the side of all images, masks without mixing their values (nearest)"
+        )
     return "convert it first"
 
 
@@ -219,8 +274,10 @@ def check_values(path, kind, rows, size, start=0):
         if wrong.any():
             bad = int(np.argmax(wrong.any(axis=1)))
             value = rows[bad].reshape(-1)[wrong[bad]][0]
-            raise InputError(f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; write "
-                             "it so")
+            raise InputError(
+                f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; write "
+                "it so"
+            )
     if kind == "bboxes":
         nan = np.isnan(rows)
         x1, y1, x2, y2 = rows.T
@@ -233,8 +290,10 @@ def check_values(path, kind, rows, size, start=0):
                 f"{size} pixels, or NaN four times where there is none; write it so"
             )
         if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
-            raise InputError(f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
-                             f"multiply them by {size} and re-chunk again")
+            raise InputError(
+                f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
+                f"multiply them by {size} and re-chunk again"
+            )
 
 
 def is_plain(kind, rows):
@@ -247,10 +306,18 @@ def class_names(path, attributes):
     """The names of the classes 0 and 1 of binary.h5, as its attributes give them, or cat and dog."""
     given = attributes.get("classes", CLASSES)
     given = [given] if np.ndim(given) == 0 else list(given)
-    names = tuple(text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in given)
-    if len(set(names)) != 2 or len(names) != 2 or not all(isinstance(text, (bytes, str)) and text.strip() for text in given):
-        raise InputError(f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes "
-                         "0 and 1, two different texts; write it so, or leave it out where they are cat and dog")
+    names = tuple(
+        text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in given
+    )
+    if (
+        len(set(names)) != 2
+        or len(names) != 2
+        or not all(isinstance(text, (bytes, str)) and text.strip() for text in given)
+    ):
+        raise InputError(
+            f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes "
+            "0 and 1, two different texts; write it so, or leave it out where they are cat and dog"
+        )
     return names
 
 
@@ -264,7 +331,8 @@ def is_rechunked(file, kind):
         isinstance(dataset, h5py.Dataset)
         and file[kind] == dataset
         and dataset.chunks == (1, *dataset.shape[1:])
-        and dataset.id.get_create_plist().get_nfilters() == 0  # so that a chunk's bytes are the sample's
+        and dataset.id.get_create_plist().get_nfilters()
+        == 0  # so that a chunk's bytes are the sample's
         and "sha256" in dataset.attrs
     )
 
@@ -276,11 +344,15 @@ def open_rechunked(data, split, kind):
     try:
         with naming(path):
             if not is_rechunked(file, kind):
-                raise InputError(f"{path} is not re-chunked; run 'python data_rechunk.py --data {data}' first")
+                raise InputError(
+                    f"{path} is not re-chunked; run 'python data_rechunk.py --data {data}' first"
+                )
             dataset = file[chunked(kind)]
             check_shape(path, chunked(kind), dataset, kind)
             if dataset.dtype != sample_dtype(kind):
-                raise InputError(f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; {anew(path)}")
+                raise InputError(
+                    f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; {anew(path)}"
+                )
     except BaseException:
         file.close()
         raise
@@ -290,16 +362,20 @@ def open_rechunked(data, split, kind):
 def refuse_other_number(path, n, images):
     """Refuse a file that does not hold as many samples as there are images beside it."""
     if n != images:
-        raise InputError(f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, or write one "
-                         "for each image, in the images' order")
+        raise InputError(
+            f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, or write one "
+            "for each image, in the images' order"
+        )
 
 
 def refuse_other_images(path, ours, images):
     """Refuse a file whose split hash, where it has one, is not that of the images beside it."""
     if ours != images:
-        raise InputError(f"{path} belongs to other images than images.h5 beside it (their split hashes differ); prepare the "
-                         "data again, or, where you changed the images yourself, write this file anew, without that "
-                         "attribute, and re-chunk")
+        raise InputError(
+            f"{path} belongs to other images than images.h5 beside it (their split hashes differ); prepare the "
+            "data again, or, where you changed the images yourself, write this file anew, without that "
+            "attribute, and re-chunk"
+        )
 
 
 def describe(data):
@@ -328,16 +404,31 @@ def describe(data):
         read_index(data, split, splits[split])
     for what, found, way in (
         ("image side", sizes, "resize them to one side, or keep them in folders of their own"),
-        ("border rule", borders, "prepare them with one --border, or keep them in folders of their own"),
-        ("names of the two classes", classes, "give them one attribute 'classes', or keep them in folders of their own"),
+        (
+            "border rule",
+            borders,
+            "prepare them with one --border, or keep them in folders of their own",
+        ),
+        (
+            "names of the two classes",
+            classes,
+            "give them one attribute 'classes', or keep them in folders of their own",
+        ),
     ):
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{path}: {value}" for path, value in found.items())
             raise InputError(f"the files of {data} differ in the {what} ({listed}); {way}")
-    combined = hashlib.sha256("\n".join(f"{split} {hashes[split]}" for split in splits).encode()).hexdigest()[:16]
-    return {"splits": splits, "kinds": kinds, "size": sizes.popitem()[1],
-            "classes": classes.popitem()[1] if classes else CLASSES,
-            "border": borders.popitem()[1] if borders else "unknown", "split_hash": combined}
+    combined = hashlib.sha256(
+        "\n".join(f"{split} {hashes[split]}" for split in splits).encode()
+    ).hexdigest()[:16]
+    return {
+        "splits": splits,
+        "kinds": kinds,
+        "size": sizes.popitem()[1],
+        "classes": classes.popitem()[1] if classes else CLASSES,
+        "border": borders.popitem()[1] if borders else "unknown",
+        "split_hash": combined,
+    }
 
 
 def verify(data, look=None):
@@ -364,16 +455,22 @@ def verify(data, look=None):
                         look(split, kind, start, rows)
                     if kind == "images":
                         for k, row in enumerate(rows):
-                            other = seen.setdefault(hashlib.sha256(row).digest(), (split, start + k))
+                            other = seen.setdefault(
+                                hashlib.sha256(row).digest(), (split, start + k)
+                            )
                             if other[0] != split:
                                 raise InputError(
                                     f"{path}, row {start + k} is the same image as {other[0]}, row {other[1]}: a network "
                                     "would be measured on what it was trained on; split the data again"
                                 )
                             if look and other[1] != start + k:
-                                look(split, "copies", start + k, rows[k:k + 1])
+                                look(split, "copies", start + k, rows[k : k + 1])
                 if digest.hexdigest() != dataset.attrs["sha256"]:
-                    raise InputError(f"{path}: the content is not what was written (digest differs); {anew(path)}")
+                    raise InputError(
+                        f"{path}: the content is not what was written (digest differs); {anew(path)}"
+                    )
                 if kind == "images" and file.attrs.get("split_hash") != digest.hexdigest():
-                    raise InputError(f"{path}: the split hash is not that of its images; {anew(path)}")
+                    raise InputError(
+                        f"{path}: the split hash is not that of its images; {anew(path)}"
+                    )
     return summary

@@ -23,8 +23,10 @@ MAY_HOLD = {
 def refuse_other_reading(path, attributes, ignore):
     """Refuse to leave masks as they are whose 255 was taken for the pet before and should be unlabelled now."""
     if ignore and PET_WAS in attributes:
-        raise InputError(f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it anew as it "
-                         f"was, and re-chunk it with --ignore {UNLABELLED}")
+        raise InputError(
+            f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it anew as it "
+            f"was, and re-chunk it with --ignore {UNLABELLED}"
+        )
 
 
 def make_converter(path, kind, dataset, attributes, ignore):
@@ -37,11 +39,18 @@ def make_converter(path, kind, dataset, attributes, ignore):
             )
         return Converter(path, kind)
     if dataset.dtype.kind not in "buif":
-        raise InputError(f"{path}: the type {dataset.dtype} is none of numbers; write {LAYOUT[kind]}")
+        raise InputError(
+            f"{path}: the type {dataset.dtype} is none of numbers; write {LAYOUT[kind]}"
+        )
     if kind == "bboxes":
         return Converter(path, kind)
     if kind == "masks":
-        return MaskConverter(path, dataset, np.array_equal(np.ravel(attributes.get("unlabelled")), [UNLABELLED]), ignore)
+        return MaskConverter(
+            path,
+            dataset,
+            np.array_equal(np.ravel(attributes.get("unlabelled")), [UNLABELLED]),
+            ignore,
+        )
     return CodeConverter(path, kind)
 
 
@@ -75,8 +84,10 @@ class CodeConverter(Converter):
         if not known.all():
             bad = int(np.argmin(known.reshape(len(rows), -1).all(axis=1)))
             value = rows[bad][~known[bad]].flat[0]
-            raise InputError(f"{self.path}, row {start + bad} holds the value {value}; allowed in one file are "
-                             f"{MAY_HOLD[self.kind]}; write {LAYOUT[self.kind].partition('uint8, ')[2]}")
+            raise InputError(
+                f"{self.path}, row {start + bad} holds the value {value}; allowed in one file are "
+                f"{MAY_HOLD[self.kind]}; write {LAYOUT[self.kind].partition('uint8, ')[2]}"
+            )
         return super().__call__(rows, start)
 
 
@@ -114,4 +125,7 @@ class MaskConverter(CodeConverter):
             has_ground = has_ground or bool((rows == 0).any())
         if not has_ground:
             return "unlabelled", "the file holds nothing else"
-        return "pet", f"the file holds no 1; where that is wrong, write it anew and re-chunk it with --ignore {UNLABELLED}"
+        return (
+            "pet",
+            f"the file holds no 1; where that is wrong, write it anew and re-chunk it with --ignore {UNLABELLED}",
+        )

@@ -32,22 +32,36 @@ def read_index_rows(data, split, n):
             reader = csv.DictReader(file)
             columns, rows = reader.fieldnames or [], [row for row in reader if any(row.values())]
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); put that right, {WITHOUT}") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); put that right, {WITHOUT}"
+        ) from None
     except UnicodeDecodeError as error:
-        looks = "UTF-16, as Excel's 'Unicode Text' is" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else error.reason
-        raise InputError(f"{path} is no UTF-8 text ({looks}); save it as 'CSV UTF-8', {WITHOUT}") from None
+        looks = (
+            "UTF-16, as Excel's 'Unicode Text' is"
+            if error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else error.reason
+        )
+        raise InputError(
+            f"{path} is no UTF-8 text ({looks}); save it as 'CSV UTF-8', {WITHOUT}"
+        ) from None
     except csv.Error as error:
-        raise InputError(f"{path} is no readable CSV file ({error}); write it anew, {WITHOUT}") from None
+        raise InputError(
+            f"{path} is no readable CSV file ({error}); write it anew, {WITHOUT}"
+        ) from None
     reason = fault(columns, rows, n)
     if reason:
-        raise InputError(f"{path} should list the rows 0 to {n - 1} in order, with their names, {reason}, {WITHOUT}")
+        raise InputError(
+            f"{path} should list the rows 0 to {n - 1} in order, with their names, {reason}, {WITHOUT}"
+        )
     return rows
 
 
 def fault(columns, rows, n):
     """What is wrong with an index of n images, and the way out; None where nothing is."""
     missing = [column for column in ("row", "name") if column not in columns]
-    twice = next((column for k, column in enumerate(columns) if column and column in columns[:k]), None)
+    twice = next(
+        (column for k, column in enumerate(columns) if column and column in columns[:k]), None
+    )
     marks = [mark for mark in (";", "\t") if len(columns) == 1 and mark in columns[0]]
     if marks:
         return f"and its columns are separated by {'semicolons' if marks[0] == ';' else 'tabs'}; save it with commas"
@@ -67,7 +81,9 @@ def fault(columns, rows, n):
 
 def shown(text):
     """The beginning of a cell or line, quoted."""
-    return repr(text) if text is None or len(text) <= MOST_SHOWN else repr(text[:MOST_SHOWN]) + "..."
+    return (
+        repr(text) if text is None or len(text) <= MOST_SHOWN else repr(text[:MOST_SHOWN]) + "..."
+    )
 
 
 def column_names(rows):
@@ -103,5 +119,7 @@ def check_index(data, split, n, kind, rows, start, classes=("cat", "dog")):
         ways = f"correct one of them, or leave the column {field} out"
         if kind == "binary" and cell not in words:
             ways += ", or name the two classes in the attribute 'classes' of binary.h5"
-        raise InputError(f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
-                         f"{words[int(fact)]}; {ways}")
+        raise InputError(
+            f"{path}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it says "
+            f"{words[int(fact)]}; {ways}"
+        )

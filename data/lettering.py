@@ -9,10 +9,33 @@ import unicodedata
 from data import photographs
 
 # Sought first where the usual font lacks a letter: families of Chinese, Japanese and Korean, and of many scripts.
-PREFERRED = ("Noto Sans CJK", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans", "PingFang", "Hiragino Sans",
-             "Apple SD Gothic", "Microsoft YaHei", "Yu Gothic", "Meiryo", "Malgun Gothic", "SimHei", "MS Gothic",
-             "WenQuanYi", "Droid Sans Fallback", "Nanum", "IPAGothic", "Noto Sans", "Arial Unicode")
-PLACEHOLDERS = ("last resort", "lastresort", ".lastresort")  # a font that has every letter, and all of them are boxes
+PREFERRED = (
+    "Noto Sans CJK",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Noto Sans KR",
+    "Source Han Sans",
+    "PingFang",
+    "Hiragino Sans",
+    "Apple SD Gothic",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Meiryo",
+    "Malgun Gothic",
+    "SimHei",
+    "MS Gothic",
+    "WenQuanYi",
+    "Droid Sans Fallback",
+    "Nanum",
+    "IPAGothic",
+    "Noto Sans",
+    "Arial Unicode",
+)
+PLACEHOLDERS = (
+    "last resort",
+    "lastresort",
+    ".lastresort",
+)  # a font that has every letter, and all of them are boxes
 
 
 def text(name):
@@ -24,7 +47,13 @@ def style(*texts):
     """What matplotlib should know to draw text(name) of some names: a dict of properties of its Text."""
     import matplotlib
 
-    families = {family: None for c in sorted(set("".join(texts))) if not usual(c) for family in [family_with(c)] if family}
+    families = {
+        family: None
+        for c in sorted(set("".join(texts)))
+        if not usual(c)
+        for family in [family_with(c)]
+        if family
+    }
     fonts = {"fontfamily": [*matplotlib.rcParams["font.family"], *families]} if families else {}
     return {"parse_math": False, "usetex": False, **fonts}
 
@@ -50,11 +79,18 @@ def family_with(c):
     from matplotlib import font_manager
 
     def rank(font):
-        return next((k for k, name in enumerate(PREFERRED) if font.name.startswith(name)), len(PREFERRED)), font.name
+        return next(
+            (k for k, name in enumerate(PREFERRED) if font.name.startswith(name)), len(PREFERRED)
+        ), font.name
 
-    upright = [font for font in font_manager.fontManager.ttflist
-               if font.style == "normal" and not font.name.lower().startswith(PLACEHOLDERS)]
-    return next((font.name for font in sorted(upright, key=rank) if ord(c) in letters(font.fname)), None)
+    upright = [
+        font
+        for font in font_manager.fontManager.ttflist
+        if font.style == "normal" and not font.name.lower().startswith(PLACEHOLDERS)
+    ]
+    return next(
+        (font.name for font in sorted(upright, key=rank) if ord(c) in letters(font.fname)), None
+    )
 
 
 @functools.cache

@@ -30,7 +30,7 @@ class EpochBatches(Sampler):
             yield from itertools.islice(self._whole_batches(), k, None, parts)
             return
         for keys in self._whole_batches():
-            yield keys[len(keys) * k // parts:len(keys) * (k + 1) // parts]
+            yield keys[len(keys) * k // parts : len(keys) * (k + 1) // parts]
 
     def _whole_batches(self):
         if self.keeps is not None:
@@ -40,10 +40,15 @@ class EpochBatches(Sampler):
         if self.seed is not None:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         for k in range(self._batches()):
-            yield [(self.epoch, int(row)) for row in order[k * self.batch_size:(k + 1) * self.batch_size]]
+            yield [
+                (self.epoch, int(row))
+                for row in order[k * self.batch_size : (k + 1) * self.batch_size]
+            ]
 
     def _batches(self):
-        return self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
+        return (
+            self.n // self.batch_size if self._drops_last() else math.ceil(self.n / self.batch_size)
+        )
 
     def _drops_last(self):
         return self.seed is not None and self.n >= self.batch_size
@@ -56,7 +61,9 @@ def choose_masks(breeds, has_mask, n, seed):
     breeds: of every image, text; has_mask (N,) bool, at least n of them. The breeds take turns, in an order that is drawn anew
     in each round, so that n need not be a multiple of their number.
     """
-    rng = np.random.default_rng((seed, 0x6D61736B))  # a stream of its own, apart from order and augmentation
+    rng = np.random.default_rng(
+        (seed, 0x6D61736B)
+    )  # a stream of its own, apart from order and augmentation
     waiting = {}
     for row in rng.permutation(np.flatnonzero(has_mask)):
         waiting.setdefault(breeds[row], []).append(row)
@@ -80,11 +87,17 @@ def mixed_batches(keeps, batch_size, seed, epoch):
     with_mask = _endless(np.flatnonzero(keeps), steps * math.ceil(size / 2), rng)
     without = _endless(np.flatnonzero(~keeps), steps * (size // 2), rng)
     for k in range(steps):
-        keys = with_mask[k * math.ceil(size / 2):][:math.ceil(size / 2)] + without[k * (size // 2):][:size // 2]
+        keys = (
+            with_mask[k * math.ceil(size / 2) :][: math.ceil(size / 2)]
+            + without[k * (size // 2) :][: size // 2]
+        )
         yield [(epoch, row, repeat) for row, repeat in keys]
 
 
 def _endless(rows, n, rng):
     """n of (row, repeat): all rows in random order, then all again, and so on."""
-    passes = [[(int(row), repeat) for row in rng.permutation(rows)] for repeat in range(math.ceil(n / len(rows)))]
+    passes = [
+        [(int(row), repeat) for row in rng.permutation(rows)]
+        for repeat in range(math.ceil(n / len(rows)))
+    ]
     return [key for one in passes for key in one][:n]

@@ -32,9 +32,15 @@ MAX_PIXELS = 2**25  # 33 million, more than most cameras give; what is larger is
 MOST_PIXELS = 2**28  # 268 million, more than any telephone gives
 ORIENTATION = 0x0112  # EXIF
 BITS, WHITE_IS_ZERO = 258, 262  # TIFF
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
 PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 # Pillow hands these to another program, which would execute what the file says.
@@ -42,7 +48,9 @@ PROGRAMS = {"EPS": "an EPS or PostScript drawing", "WMF": "a WMF or EMF drawing"
 NO_PHOTOGRAPHS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows these by name only
 AGAIN = "copy or download it again"
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # some plug-ins log errors that they raise as well
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # some plug-ins log errors that they raise as well
 
 try:
     import pillow_heif
@@ -53,8 +61,13 @@ else:
 
 Image.init()
 PHOTOGRAPH_SUFFIXES = frozenset(
-    [suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN and name not in NO_PHOTOGRAPHS]
-    + [".mpo", ".avif", ".heic", ".heif", ".hif"])  # the last ones even where Pillow cannot read them: named, not passed over
+    [
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in NO_PHOTOGRAPHS
+    ]
+    + [".mpo", ".avif", ".heic", ".heif", ".hif"]
+)  # the last ones even where Pillow cannot read them: named, not passed over
 
 
 class Unreadable(Exception):
@@ -65,6 +78,7 @@ class Unreadable(Exception):
 class Photograph:
     """image: PIL image in RGB, perhaps reduced; size: (width, height) of the whole picture in the orientation of `image`;
     orientation: its EXIF tag, 1 where there is none or none that is valid."""
+
     image: Image.Image
     size: tuple[int, int]
     orientation: int
@@ -77,15 +91,21 @@ def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
     most so many, but to no side under at_least. Returns a Photograph. Raises Unreadable and FileNotFoundError.
     """
     with opened(path) as image:
-        deep = any("16" in str(tile[3]) for tile in image.tile)  # first of all, as reading EXIF may decode the picture
-        if image.format == "PNG":  # reading its EXIF decodes it, and what goes wrong then would pass for damaged EXIF
+        deep = any(
+            "16" in str(tile[3]) for tile in image.tile
+        )  # first of all, as reading EXIF may decode the picture
+        if (
+            image.format == "PNG"
+        ):  # reading its EXIF decodes it, and what goes wrong then would pass for damaged EXIF
             load(image)
         size, orientation = image.size, orientation_of(image)
         drafted = draft(image, at_least, max_pixels)
         load(image)
         size = size if drafted else image.size
         left = orientation_of(image)  # Pillow has turned some formats already
-        turn = TURNS.get(left) if upright else BACK.get(orientation) if left != orientation else None
+        turn = (
+            TURNS.get(left) if upright else BACK.get(orientation) if left != orientation else None
+        )
         profile = image.info.get("icc_profile")
         image = plain(image, deep)
         factor = reduction(image.size, at_least, max_pixels)
@@ -106,9 +126,15 @@ def read_mask(path):
         load(image)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if image.mode == "P" and image.getextrema()[1] <= 1 and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
-            raise Unreadable("its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
-                             "sees; save it in grey")
+        if (
+            image.mode == "P"
+            and image.getextrema()[1] <= 1
+            and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
+        ):
+            raise Unreadable(
+                "its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
+                "sees; save it in grey"
+            )
         if image.mode in ("L", "P"):
             return np.asarray(image).copy()
         if image.mode == "PA":
@@ -126,16 +152,24 @@ def read_mask(path):
         values = np.unique(pixels[coloured][:, :3], axis=0)
         shown = ", ".join(f"({', '.join(map(str, value))})" for value in values[:3].tolist())
         colours = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
-        raise Unreadable(f"it holds {colours} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
-                         "palette")
+        raise Unreadable(
+            f"it holds {colours} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
+            "palette"
+        )
     if grey.min() == grey.max() and alpha.min() != alpha.max():
-        raise Unreadable(f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey")
+        raise Unreadable(
+            f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey"
+        )
     return grey.copy()
 
 
 def whole_numbers(pixels):
     """Floating-point numbers that are whole ones, as int32."""
-    if not (np.isfinite(pixels).all() and (pixels == np.round(pixels)).all() and np.abs(pixels).max(initial=0) < 2**31):
+    if not (
+        np.isfinite(pixels).all()
+        and (pixels == np.round(pixels)).all()
+        and np.abs(pixels).max(initial=0) < 2**31
+    ):
         raise Unreadable("its values are not all whole numbers; save it with 8 bits a pixel")
     return pixels.astype(np.int32)
 
@@ -151,9 +185,15 @@ def show_name(name):
     r"""Any file's name or path as text that a terminal or a figure can show: bytes that are no text as \xNN, control
     characters escaped."""
     return "".join(
-        c if c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"  # joiners of scripts, and spaces
-        else f"\\x{ord(c) - 0xdc00:02x}" if "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
-        for c in os.fsdecode(name))
+        c
+        if c.isprintable()
+        or c in "\u200c\u200d"
+        or unicodedata.category(c) == "Zs"  # joiners of scripts, and spaces
+        else f"\\x{ord(c) - 0xDC00:02x}"
+        if "\udc80" <= c <= "\udcff"
+        else c.encode("unicode_escape").decode()
+        for c in os.fsdecode(name)
+    )
 
 
 @contextmanager
@@ -166,14 +206,18 @@ def opened(path):
             file.seek(0)
             with silent, Image.open(file) as image:
                 if image.format in PROGRAMS:
-                    raise Unreadable(f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first")
+                    raise Unreadable(
+                        f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first"
+                    )
                 yield image
     except (Unreadable, FileNotFoundError):
         raise
     except UnidentifiedImageError:
         raise Unreadable(unknown(path)) from None
     except Image.DecompressionBombError:
-        raise Unreadable(f"it has more than {MOST_PIXELS / 1e6:.0f} million pixels; make it smaller first") from None
+        raise Unreadable(
+            f"it has more than {MOST_PIXELS / 1e6:.0f} million pixels; make it smaller first"
+        ) from None
     except MemoryError:
         raise Unreadable("there is not enough memory for it; make it smaller first") from None
     except Exception as error:  # Pillow raises many kinds, down to SyntaxError and struct.error
@@ -232,7 +276,9 @@ def unknown(path):
             return "it is an HEIC picture; install pillow-heif (pip install -r requirements-heif.txt) or save it as JPEG"
         return f"it is an HEIC picture and damaged; {AGAIN}"
     if kind in (b"avif", b"avis"):
-        return f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
+        return (
+            f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
+        )
     if kind:
         return "it is a film, not a picture; save a picture of it as JPEG"
     if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
@@ -252,14 +298,29 @@ def is_text(head):
 
 def explain(error):
     """The reason and the way out for an error of Pillow's or of the system's."""
-    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # which is a place before the beginning
+    if (
+        isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL
+    ):  # which is a place before the beginning
         return f"the system says {error.strerror!r}; put that right or name another"
     said = getattr(error, "strerror", None) or str(error)
-    text = "" if said == "None" else (said.splitlines() or [""])[0].rstrip(".")[:160]  # SyntaxError says None
+    text = (
+        "" if said == "None" else (said.splitlines() or [""])[0].rstrip(".")[:160]
+    )  # SyntaxError says None
     lower = text.lower()
-    if any(word in lower for word in ("truncated", "not enough image data", "unexpected end", "eof", "ran out of data")):
+    if any(
+        word in lower
+        for word in (
+            "truncated",
+            "not enough image data",
+            "unexpected end",
+            "eof",
+            "ran out of data",
+        )
+    ):
         return f"it is incomplete; {AGAIN}"
-    if any(word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")):
+    if any(
+        word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")
+    ):
         return f"Pillow cannot decode it ({text}); save it as JPEG or PNG"
     if "decoder error" in lower:
         return f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or save it as JPEG or PNG"
@@ -307,13 +368,23 @@ def plain(image, deep):
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = image_of_deep_grey(image)
         if transparent is not None:
-            grey.putalpha(Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)))
+            grey.putalpha(
+                Image.fromarray(np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8))
+            )
         return grey
     if deep and isinstance(transparent, tuple):  # still in 16 bits
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     has_alpha = transparent is not None or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
     grey = image.mode in ("1", "L", "LA", "La")
-    mode = "CMYK" if image.mode == "CMYK" else ("LA" if grey else "RGBA") if has_alpha else "L" if grey else "RGB"
+    mode = (
+        "CMYK"
+        if image.mode == "CMYK"
+        else ("LA" if grey else "RGBA")
+        if has_alpha
+        else "L"
+        if grey
+        else "RGB"
+    )
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -323,20 +394,34 @@ def image_of_deep_grey(image):
     low, high = pixels.min(), pixels.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # nor where one is no number
-            raise Unreadable(f"its values are floating-point numbers from {low:g} to {high:g}, and should be from 0 to 1; "
-                             "save it with 8 or 16 bits a pixel")
+            raise Unreadable(
+                f"its values are floating-point numbers from {low:g} to {high:g}, and should be from 0 to 1; "
+                "save it with 8 or 16 bits a pixel"
+            )
     elif low < 0 or high > 65535:
-        raise Unreadable(f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with "
-                         "8 or 16 bits a pixel")
+        raise Unreadable(
+            f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with "
+            "8 or 16 bits a pixel"
+        )
     elif 0 < high <= 255 and tiff_tag(image, BITS) == 32:
-        raise Unreadable(f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a "
-                         "pixel")
-    scale = {12: 4095 / 255}.get(tiff_tag(image, BITS), 257)  # Pillow scales the values of all other formats to 16 bits
+        raise Unreadable(
+            f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a "
+            "pixel"
+        )
+    scale = {12: 4095 / 255}.get(
+        tiff_tag(image, BITS), 257
+    )  # Pillow scales the values of all other formats to 16 bits
     result = np.empty(pixels.shape, np.uint8)
-    for row in range(0, len(pixels), 64):  # a block at a time, as what is computed with takes many times the room
-        block = pixels[row:row + 64].astype(np.float64)
-        result[row:row + 64] = np.floor((block * 255 if image.mode == "F" else block / scale) + 0.5)
-    return Image.fromarray(255 - result if tiff_tag(image, WHITE_IS_ZERO) == 0 else result)  # Pillow turns only 8 bits round
+    for row in range(
+        0, len(pixels), 64
+    ):  # a block at a time, as what is computed with takes many times the room
+        block = pixels[row : row + 64].astype(np.float64)
+        result[row : row + 64] = np.floor(
+            (block * 255 if image.mode == "F" else block / scale) + 0.5
+        )
+    return Image.fromarray(
+        255 - result if tiff_tag(image, WHITE_IS_ZERO) == 0 else result
+    )  # Pillow turns only 8 bits round
 
 
 def tiff_tag(image, tag):
@@ -378,16 +463,27 @@ def to_srgb(profile, mode):
     if space_of(profile) != PROFILE_SPACES[mode]:
         return None
     try:
-        source, flags = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.Flags.NOOPTIMIZE if mode == "L" else 0
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags)
-        if mode == "L":  # each of the 256 greys once, exactly: else lcms interpolates, up to 10 off in the dark
-            greys = ImageCms.applyTransform(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), transform)
+        source, flags = (
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.Flags.NOOPTIMIZE if mode == "L" else 0,
+        )
+        transform = ImageCms.buildTransform(
+            source, ImageCms.createProfile("sRGB"), mode, "RGB", flags=flags
+        )
+        if (
+            mode == "L"
+        ):  # each of the 256 greys once, exactly: else lcms interpolates, up to 10 off in the dark
+            greys = ImageCms.applyTransform(
+                Image.fromarray(np.arange(256, dtype=np.uint8)[None]), transform
+            )
             table = np.asarray(greys)[0].T.ravel().tolist()
             return lambda image: image.convert("RGB").point(table)
         if mode != "RGB":
             return lambda image: ImageCms.applyTransform(image, transform)
         # Of sRGB itself there are many profiles, equal but for rounding.
-        cube = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(64, 64, 3)
+        cube = np.stack(np.meshgrid(*[np.arange(0, 256, 17, dtype=np.uint8)] * 3), -1).reshape(
+            64, 64, 3
+        )
         there = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
         changes = np.abs(there.astype(int) - cube).max() > 1
         return (lambda image: ImageCms.applyTransform(image, transform)) if changes else None

@@ -18,7 +18,11 @@ def resize(kind, pixels, height, width=None):
     size = height, width or height
     if kind == "images":
         return resize_images(pixels[None], *size)[0]
-    return pixels if pixels.shape[-2:] == size else F.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
+    return (
+        pixels
+        if pixels.shape[-2:] == size
+        else F.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
+    )
 
 
 def resize_images(images, height, width):
@@ -27,7 +31,12 @@ def resize_images(images, height, width):
     if images.shape[-2:] == (height, width):
         return images
     is_on_cpu = images.device.type == "cpu"  # where PyTorch resizes bytes as they are
-    resized = F.interpolate(images if is_on_cpu else images.float(), size=(height, width), mode="bilinear", antialias=True)
+    resized = F.interpolate(
+        images if is_on_cpu else images.float(),
+        size=(height, width),
+        mode="bilinear",
+        antialias=True,
+    )
     return resized if is_on_cpu else resized.round().to(torch.uint8)
 
 
@@ -38,8 +47,8 @@ def adjust_colours(image, brightness, contrast, saturation):
     three together do too: a third of the time. Values are clamped once, at the end.
     """
     # No matrix product: inside a forked worker that can spin for ever (seen with MKL).
-    pixels = image.flatten(1).float()                      # (3, HW)
-    grey = (pixels * GREY[:, None]).sum(0)                 # (HW,)
+    pixels = image.flatten(1).float()  # (3, HW)
+    grey = (pixels * GREY[:, None]).sum(0)  # (HW,)
     offset = (1 - contrast) * brightness * grey.mean() + 0.5  # rounded, not cut
     grey *= contrast * brightness * (1 - saturation)
     pixels *= contrast * brightness * saturation
@@ -50,7 +59,9 @@ def lit(image, gamma, gains, noise, rng):
     """Light of another strength (gamma over 1 is darker) and colour (gains (3,) of red, green and blue), and a sensor's noise of
     the given deviation, in 0-255."""
     values = np.arange(256, dtype=np.float32) / 255
-    tables = np.clip(255 * values**gamma * np.asarray(gains, np.float32)[:, None], 0, 255)  # (3, 256)
+    tables = np.clip(
+        255 * values**gamma * np.asarray(gains, np.float32)[:, None], 0, 255
+    )  # (3, 256)
     pixels = np.stack([table[channel] for table, channel in zip(tables, image.numpy())])
     if noise:
         pixels += np.float32(noise) * rng.standard_normal(pixels.shape, np.float32)
@@ -68,8 +79,13 @@ def shaken(image, length, angle):
     reach = math.ceil(length / 2)
     padded = F.pad(image[None].float(), [reach] * 4, mode="replicate")[0]
     height, width = image.shape[-2:]
-    moved = [padded[:, reach + y:reach + y + height, reach + x:reach + x + width] for y, x in zip(
-        (steps * math.sin(angle)).round().int().tolist(), (steps * math.cos(angle)).round().int().tolist())]
+    moved = [
+        padded[:, reach + y : reach + y + height, reach + x : reach + x + width]
+        for y, x in zip(
+            (steps * math.sin(angle)).round().int().tolist(),
+            (steps * math.cos(angle)).round().int().tolist(),
+        )
+    ]
     return torch.stack(moved).mean(0).round().to(torch.uint8)
 
 
@@ -99,7 +115,9 @@ def coarse(image, share):
 def grown(region, margin):
     """A region (H, W) bool and what lies within a margin in pixels around it, in a square."""
     found = region.numpy()
-    for _ in range(2):  # rows, then columns; a maximum over a square of floats takes twenty times as long
+    for _ in range(
+        2
+    ):  # rows, then columns; a maximum over a square of floats takes twenty times as long
         before, found = found, found.copy()
         for k in range(1, margin + 1):
             found[k:] |= before[:-k]
@@ -116,14 +134,25 @@ def painted_over(image, region):
     where = region.numpy()
     # Nearest points are looked for where the region is, and at half the resolution of large pictures: that is most of the time.
     step = 2 if min(where.shape) >= FINE else 1
-    coarse = where[::step, ::step] if step == 1 else F.max_pool2d(region[None].float(), step, ceil_mode=True)[0].numpy() > 0
+    coarse = (
+        where[::step, ::step]
+        if step == 1
+        else F.max_pool2d(region[None].float(), step, ceil_mode=True)[0].numpy() > 0
+    )
     if coarse.all():
         step, coarse = 1, where
-    nearest = step * ndimage.distance_transform_edt(coarse, return_distances=False, return_indices=True)      # (2, H, W)
+    nearest = step * ndimage.distance_transform_edt(
+        coarse, return_distances=False, return_indices=True
+    )  # (2, H, W)
     rows, columns = np.nonzero(where)
     height, width = where.shape
-    near = [np.minimum(index[rows // step, columns // step], side - 1) for index, side in zip(nearest, where.shape)]
-    beyond = [np.clip(2 * a - b, 0, side - 1) for a, b, side in zip(near, (rows, columns), where.shape)]
+    near = [
+        np.minimum(index[rows // step, columns // step], side - 1)
+        for index, side in zip(nearest, where.shape)
+    ]
+    beyond = [
+        np.clip(2 * a - b, 0, side - 1) for a, b, side in zip(near, (rows, columns), where.shape)
+    ]
     near, beyond = (row * width + column for row, column in (near, beyond))
     source = np.where(where.reshape(-1)[beyond], near, beyond)
     result = image.contiguous().numpy().reshape(3, -1).copy()

@@ -28,9 +28,13 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 MIN_BOX_SIDE = 1e-4  # of the frame's; less than what float32 tells apart in the largest pictures
 # What there is to say of a sample that is used all the same, as the report says it.
 TURNED = "turned upright, as their EXIF orientation says"
-UNTURNED = "not turned as their EXIF orientation says, because only so they fit their trimap or box file"
-MASKS = {white: f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border)"
-         for white in (1, 255, 65535)}
+UNTURNED = (
+    "not turned as their EXIF orientation says, because only so they fit their trimap or box file"
+)
+MASKS = {
+    white: f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border)"
+    for white in (1, 255, 65535)
+}
 CLIPPED = "head boxes cut at the frame, over which they reached by at most a pixel"
 NO_BOX = "without a head box, because it cannot be used"
 EMPTY = "kept with an empty mask, as neither list.txt nor a head box says that they show a pet"
@@ -50,6 +54,7 @@ class UnusableMask(Unusable):
 class Box:
     """A box as its source states it: xmin ymin xmax ymax in pixels, and the frame (width, height) or None, which is the
     photograph; is_upright: whether it is relative to that as one sees it, however it lies in its file."""
+
     corners: tuple
     frame: tuple | None
     is_upright: bool = False
@@ -63,6 +68,7 @@ class Sample:
     label    class 0 or 1, or 255 where it is unknown; cells: {column: text} of index.csv, beside row, name and has_box.
     split    the one to which its source says that it belongs, or "".
     """
+
     name: str
     image_path: Path
     stratum: str = ""
@@ -97,6 +103,7 @@ class Source:
     is_own        whether it is one's own, whose masks may be missing and have unlabelled pixels, and are refused where they
                   cannot be used; else such photographs are left out. has_border: whether its masks are trimaps.
     """
+
     where: Path
     needs: str
     samples: list = field(default_factory=list)
@@ -115,6 +122,7 @@ def read_sample(sample, size):
     (4,) xyxy relative to width and height, or None; notes are pairs of what the report says of such samples and a detail, ""
     mostly. Raises Unusable.
     """
+
     def note(what, detail=""):
         return what.replace("trimap", sample.mask_word).replace("head box", sample.box_word), detail
 
@@ -131,8 +139,10 @@ def read_sample(sample, size):
     if box:
         try:
             if box.is_upright and turned is False:
-                raise Unusable(f"it is of the upright photograph, and the {sample.mask_word} fits that only as it lies in "
-                               "its file")
+                raise Unusable(
+                    f"it is of the upright photograph, and the {sample.mask_word} fits that only as it lies in "
+                    "its file"
+                )
             placed, clipped = place_box(box, photograph, sample.mask_word)
             notes += [note(CLIPPED)] * clipped
         except Unusable as error:
@@ -162,9 +172,13 @@ def read_trimap(path):
         return values.astype(np.uint8, copy=False), None
     for white in MASKS:
         if found <= {0, white}:
-            return np.where(values == white, np.uint8(PET), np.uint8(BACKGROUND)), white if white in found else None
-    raise UnusableMask(f"its trimap holds {listed(found)}; it should hold 1 (pet), 2 (background) and 3 (border), or 0 "
-                       "(background) and 1 or 255 (pet)")
+            return np.where(
+                values == white, np.uint8(PET), np.uint8(BACKGROUND)
+            ), white if white in found else None
+    raise UnusableMask(
+        f"its trimap holds {listed(found)}; it should hold 1 (pet), 2 (background) and 3 (border), or 0 "
+        "(background) and 1 or 255 (pet)"
+    )
 
 
 def listed(found):
@@ -182,8 +196,11 @@ def distinct(values):
 def read_photograph(sample, mask_size, frame, size):
     """A photograph in the orientation in which its mask and box were drawn, where there are any, and whether it was turned
     for that: None where its EXIF orientation asks for nothing."""
+
     def fit(shape):
-        fits_mask, fits_frame = (drawn_on is not None and is_scaled(drawn_on, shape) for drawn_on in (mask_size, frame))
+        fits_mask, fits_frame = (
+            drawn_on is not None and is_scaled(drawn_on, shape) for drawn_on in (mask_size, frame)
+        )
         return fits_mask, mask_size == shape, fits_frame, frame == shape
 
     path = sample.image_path
@@ -191,10 +208,16 @@ def read_photograph(sample, mask_size, frame, size):
     lying = upright.size[::-1] if upright.orientation >= 5 else upright.size
     turned = upright.orientation > 1
     if fit(lying) > fit(upright.size):
-        upright, turned = decode(photographs.read, path, "photograph", at_least=size, upright=False), False
+        upright, turned = (
+            decode(photographs.read, path, "photograph", at_least=size, upright=False),
+            False,
+        )
     if mask_size and not is_scaled(mask_size, upright.size):
-        raise UnusableMask("its {} is {} x {} and the photograph {} x {}".format(
-            sample.mask_word, *mask_size, *upright.size))
+        raise UnusableMask(
+            "its {} is {} x {} and the photograph {} x {}".format(
+                sample.mask_word, *mask_size, *upright.size
+            )
+        )
     return upright, turned if upright.orientation > 1 else None
 
 
@@ -216,11 +239,20 @@ def read_box(paths):
 def read_xml(paths):
     """The one XML file that has a photograph's name. Raises Unusable."""
     if len(paths) > 1:
-        raise Unusable(f"{len(paths)} files have its name ({', '.join(show_name(path.name) for path in paths)})")
+        raise Unusable(
+            f"{len(paths)} files have its name ({', '.join(show_name(path.name) for path in paths)})"
+        )
     try:
         return ElementTree.parse(paths[0])
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # down to an encoding that does not exist
-        raise Unusable(f"its file cannot be read as XML ({getattr(error, 'strerror', None) or error})") from None
+    except (
+        ElementTree.ParseError,
+        OSError,
+        ValueError,
+        LookupError,
+    ) as error:  # down to an encoding that does not exist
+        raise Unusable(
+            f"its file cannot be read as XML ({getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def box_of(tree, box):
@@ -229,7 +261,9 @@ def box_of(tree, box):
         raise Unusable("its object has no bndbox")
     corners = tuple(number(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
     stated = tree.find("size")
-    frame = None if stated is None else tuple(number(stated, key, "0") for key in ("width", "height"))
+    frame = (
+        None if stated is None else tuple(number(stated, key, "0") for key in ("width", "height"))
+    )
     if frame and min(frame) < 0:
         raise Unusable("its frame is {:g} x {:g}".format(*frame))
     return Box(corners, frame if frame and min(frame) > 0 else None)
@@ -251,11 +285,20 @@ def place_box(box, photograph, mask_word="mask"):
     """A box relative to a photograph, (4,) xyxy in [0, 1], and whether it was cut at the frame. Raises Unusable."""
     width, height = photograph.size
     frame = box.frame or photograph.size
-    if photograph.orientation >= 5 and is_scaled(frame, (height, width)) and not is_scaled(frame, (width, height)):
-        raise Unusable("it was drawn on {:g} x {:g} and the photograph beside its {} is {} x {}".format(
-            *frame, mask_word, width, height))
+    if (
+        photograph.orientation >= 5
+        and is_scaled(frame, (height, width))
+        and not is_scaled(frame, (width, height))
+    ):
+        raise Unusable(
+            "it was drawn on {:g} x {:g} and the photograph beside its {} is {} x {}".format(
+                *frame, mask_word, width, height
+            )
+        )
     corners, frame = np.array(box.corners), np.tile(np.array(frame, float), 2)
-    shown = "the box {:g} {:g} {:g} {:g}".format(*corners) + " in a frame of {:g} x {:g}".format(*frame)
+    shown = "the box {:g} {:g} {:g} {:g}".format(*corners) + " in a frame of {:g} x {:g}".format(
+        *frame
+    )
     if (corners < -1).any() or (corners > frame + 1).any():
         raise Unusable(f"{shown} is out of it")
     inside = np.clip(corners, 0, frame)

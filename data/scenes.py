@@ -34,14 +34,14 @@ from data import chances, pixels
 from data.contract import PICTURES, UNLABELLED
 
 NAMES = tuple(chances.USUAL)
-SMALLEST = 0.1              # area of a photograph in a larger frame
-CLOSE = (0.08, 0.5)         # area of the part that fills the frame
+SMALLEST = 0.1  # area of a photograph in a larger frame
+CLOSE = (0.08, 0.5)  # area of the part that fills the frame
 BY_MASK = ("small", "close", "elsewhere", "several", "empty")  # which need to know what is pet
-OTHERS = 3                  # pets beside the first, at most
-OTHER_SIDE = (0.25, 0.8)    # of another photograph in this frame
-BESIDE = 0.05               # least area of a part without a pet
+OTHERS = 3  # pets beside the first, at most
+OTHER_SIDE = (0.25, 0.8)  # of another photograph in this frame
+BESIDE = 0.05  # least area of a part without a pet
 NOTHING = {"masks": 0, "trimaps": 2}  # what stands where no pet is
-REFERENCE = 256             # pixels: blur is stated for pictures of this side
+REFERENCE = 256  # pixels: blur is stated for pictures of this side
 
 
 def make(asked, kinds, data):
@@ -52,7 +52,9 @@ def make(asked, kinds, data):
     found = Scenes(asked)
     blind = [name for name in found.names if name in BY_MASK]
     if blind and "masks" not in kinds:
-        raise InputError(f"{data} has no masks.h5, and the scenes {', '.join(blind)} need to know what is pet; leave them out")
+        raise InputError(
+            f"{data} has no masks.h5, and the scenes {', '.join(blind)} need to know what is pet; leave them out"
+        )
     return found
 
 
@@ -64,6 +66,7 @@ class Change:
     others    rows of the photographs whose pets are seen too; is_empty: whether no pet is seen; quarters: turns by 90 degrees
               against the clock.
     """
+
     part: tuple | None = None
     others: tuple = ()
     is_empty: bool = False
@@ -121,7 +124,9 @@ class Scenes:
 
     def lit(self, image, rng):
         gamma, light = math.exp(rng.uniform(-0.7, 1.1)), math.exp(rng.uniform(-0.7, 0.2))
-        return pixels.lit(image, gamma, light * np.exp(rng.normal(0, 0.12, 3)), rng.uniform(0, 12), rng)
+        return pixels.lit(
+            image, gamma, light * np.exp(rng.normal(0, 0.12, 3)), rng.uniform(0, 12), rng
+        )
 
     def blurred(self, image, rng):
         scale = min(image.shape[-2:]) / REFERENCE
@@ -137,7 +142,11 @@ class Scenes:
     # Each: (pictures, rows of others, read, rng) -> (pictures, Change).
 
     def small(self, pictures, others, read, rng):
-        area, place, is_alone = math.exp(rng.uniform(math.log(SMALLEST), 0)), rng.random(2), rng.random() < 0.5
+        area, place, is_alone = (
+            math.exp(rng.uniform(math.log(SMALLEST), 0)),
+            rng.random(2),
+            rng.random() < 0.5,
+        )
         return small(pictures, read(others[0]), area, place, is_alone)
 
     def close(self, pictures, others, read, rng):
@@ -148,17 +157,22 @@ class Scenes:
         side = max(1, round(size * math.sqrt(rng.uniform(*CLOSE))))
         centre = pets[int(rng.integers(len(pets)))].tolist()
         top, left = (min(max(0, middle - side // 2), size - side) for middle in centre)
-        return part(pictures, left, top, side), Change((left / size, top / size, side / size, side / size))
+        return part(pictures, left, top, side), Change(
+            (left / size, top / size, side / size, side / size)
+        )
 
     def elsewhere(self, pictures, others, read, rng):
         ground = without_pet(read(others[0]))
         if ground is None or not is_labelled(pictures) or not (pictures["masks"] == 1).any():
             return pictures, Change()
-        return {**pictures, "images": pixels.pasted(ground, pictures["images"], pictures["masks"][0] == 1)}, Change()
+        return {
+            **pictures,
+            "images": pixels.pasted(ground, pictures["images"], pictures["masks"][0] == 1),
+        }, Change()
 
     def several(self, pictures, others, read, rng):
         size, seen = pictures["masks"].shape[-1], []
-        for row in others[:int(rng.integers(1, OTHERS + 1))]:
+        for row in others[: int(rng.integers(1, OTHERS + 1))]:
             other, side = read(row), max(1, round(size * rng.uniform(*OTHER_SIDE)))
             top, left = (int(rng.integers(size - side + 1)) for _ in range(2))
             is_behind, is_mirrored = rng.random(2) < 0.5
@@ -167,8 +181,12 @@ class Scenes:
             layer = {kind: torch.zeros_like(content) for kind, content in other.items()}
             for kind, content in other.items():
                 content = pixels.resize(kind, content, side)
-                layer[kind][:, top:top + side, left:left + side] = content.flip(-1) if is_mirrored else content
-            region = (layer["masks"][0] == 1) & ~(pictures["masks"][0] == 1 if is_behind else torch.zeros(size, size, dtype=bool))
+                layer[kind][:, top : top + side, left : left + side] = (
+                    content.flip(-1) if is_mirrored else content
+                )
+            region = (layer["masks"][0] == 1) & ~(
+                pictures["masks"][0] == 1 if is_behind else torch.zeros(size, size, dtype=bool)
+            )
             if region.any():
                 pictures, _ = over(pictures, layer, region), seen.append(row)
         return pictures, Change(others=tuple(seen))
@@ -188,7 +206,7 @@ class Scenes:
             for _ in range(20):  # a square beside the pet, if chance finds one
                 side = max(1, round(size * math.sqrt(rng.uniform(BESIDE, 0.6))))
                 top, left = (int(rng.integers(size - side + 1)) for _ in range(2))
-                if not (pictures["masks"][0, top:top + side, left:left + side] == 1).any():
+                if not (pictures["masks"][0, top : top + side, left : left + side] == 1).any():
                     return part(pictures, left, top, side), Change(is_empty=True)
         ground = without_pet(pictures)
         if ground is None:
@@ -206,7 +224,10 @@ def is_labelled(pictures):
 
 def nothing(pictures, image):
     """Pictures of an image without a pet."""
-    return {kind: image if kind == "images" else torch.full_like(content, NOTHING[kind]) for kind, content in pictures.items()}
+    return {
+        kind: image if kind == "images" else torch.full_like(content, NOTHING[kind])
+        for kind, content in pictures.items()
+    }
 
 
 def without_pet(pictures):
@@ -222,14 +243,22 @@ def without_pet(pictures):
 
 def part(pictures, left, top, side):
     """A square of the pictures, enlarged to their size."""
-    return {kind: pixels.resize(kind, content[:, top:top + side, left:left + side], content.shape[-1])
-            for kind, content in pictures.items()}
+    return {
+        kind: pixels.resize(
+            kind, content[:, top : top + side, left : left + side], content.shape[-1]
+        )
+        for kind, content in pictures.items()
+    }
 
 
 def over(pictures, layer, region):
     """Pictures with another layer's on them in a region, (H, W) bool."""
-    return {kind: pixels.pasted(content, layer[kind], region) if kind == "images" else torch.where(region, layer[kind], content)
-            for kind, content in pictures.items()}
+    return {
+        kind: pixels.pasted(content, layer[kind], region)
+        if kind == "images"
+        else torch.where(region, layer[kind], content)
+        for kind, content in pictures.items()
+    }
 
 
 def small(pictures, other, area, place, is_alone=False):
@@ -240,8 +269,13 @@ def small(pictures, other, area, place, is_alone=False):
         return pictures, Change()
     side = min(size, max(1, round(size * math.sqrt(area))))
     left, top = (round((size - side) * share) for share in place)
-    frame, shrunk = nothing(pictures, ground.clone()), {kind: pixels.resize(kind, content, side) for kind, content in pictures.items()}
-    inside = {kind: content[:, top:top + side, left:left + side] for kind, content in frame.items()}
+    frame, shrunk = (
+        nothing(pictures, ground.clone()),
+        {kind: pixels.resize(kind, content, side) for kind, content in pictures.items()},
+    )
+    inside = {
+        kind: content[:, top : top + side, left : left + side] for kind, content in frame.items()
+    }
     if is_alone and is_labelled(pictures):
         shrunk = over(inside, shrunk, shrunk["masks"][0] == 1)
     for kind, content in shrunk.items():
@@ -253,10 +287,16 @@ def mosaic(four, down, right):
     """Four photographs in one, which meet at so many pixels down and right; from the top left on, row by row."""
     size = four[0]["images"].shape[-1]
     frame = {kind: torch.empty_like(content) for kind, content in four[0].items()}
-    places = [(rows, columns) for rows in (slice(0, down), slice(down, size)) for columns in (slice(0, right), slice(right, size))]
+    places = [
+        (rows, columns)
+        for rows in (slice(0, down), slice(down, size))
+        for columns in (slice(0, right), slice(right, size))
+    ]
     for pictures, (rows, columns) in zip(four, places):
         for kind, content in pictures.items():
-            frame[kind][:, rows, columns] = pixels.resize(kind, content, rows.stop - rows.start, columns.stop - columns.start)
+            frame[kind][:, rows, columns] = pixels.resize(
+                kind, content, rows.stop - rows.start, columns.stop - columns.start
+            )
     return frame
 
 

@@ -16,7 +16,9 @@ def difference_hash(image):
 
     Returns (32,) uint8, the 256 bits packed. Source: "dHash", N. Krawetz, "Kind of Like That", 2013.
     """
-    grey = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR))
+    grey = np.asarray(
+        image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR)
+    )
     return np.packbits(grey[:, 1:] > grey[:, :-1])
 
 
@@ -30,9 +32,12 @@ def near_duplicates(hashes):
     comparable = np.flatnonzero((bits >= MIN_STRUCTURE_BITS) & (bits <= 256 - MIN_STRUCTURE_BITS))
     pairs = []
     for position, i in enumerate(comparable):
-        others = comparable[position + 1:]
+        others = comparable[position + 1 :]
         distance = np.bitwise_count(hashes[others] ^ hashes[i]).sum(axis=1)
-        pairs += [(int(distance[k]), int(i), int(others[k])) for k in np.flatnonzero(distance <= NEAR_DUPLICATE_BITS)]
+        pairs += [
+            (int(distance[k]), int(i), int(others[k]))
+            for k in np.flatnonzero(distance <= NEAR_DUPLICATE_BITS)
+        ]
     return sorted(pairs)
 
 
@@ -110,7 +115,9 @@ def split_around_test(pairs, is_test, breeds, fractions, seed):
     for _, i, j in pairs:
         if is_test[i] != is_test[j]:
             seen.setdefault(*((j, i) if is_test[i] else (i, j)))
-    groups = group_duplicates(len(is_test), [pair for pair in pairs if not seen.keys() & set(pair[1:])])
+    groups = group_duplicates(
+        len(is_test), [pair for pair in pairs if not seen.keys() & set(pair[1:])]
+    )
     others = [group for group in groups if not is_test[group[0]] and group[0] not in seen]
     assignment = split(others, breeds, fractions, seed)
     assignment[np.asarray(is_test)] = len(fractions)
@@ -126,7 +133,11 @@ def repeated(contents, assignment):
     last = {}
     for k in np.argsort(-np.asarray(assignment), kind="stable").tolist():
         last.setdefault(contents[k], k)
-    return {k: last[content] for k, content in enumerate(contents) if assignment[k] < assignment[last[content]]}
+    return {
+        k: last[content]
+        for k, content in enumerate(contents)
+        if assignment[k] < assignment[last[content]]
+    }
 
 
 def look_at_given(pairs, contents, assignment):

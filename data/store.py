@@ -20,12 +20,25 @@ class Store:
     """
 
     def __init__(self, data, split, kinds, n, size, stamps):
-        self.folder, self.split, self.kinds, self.n, self.size, self.stamps = Path(data) / split, split, tuple(kinds), n, size, stamps
+        self.folder, self.split, self.kinds, self.n, self.size, self.stamps = (
+            Path(data) / split,
+            split,
+            tuple(kinds),
+            n,
+            size,
+            stamps,
+        )
         self._process, self._files, self._held = None, None, None
 
     def __getstate__(self):
         # What is held in memory would be copied.
-        return {**self.__dict__, "_process": None, "_files": None, "_held": None, "_inherited": None}
+        return {
+            **self.__dict__,
+            "_process": None,
+            "_files": None,
+            "_held": None,
+            "_inherited": None,
+        }
 
     def read(self, rows, hold=True):
         """{kind: (B, S, S, 3 or 1) uint8} of some rows; from memory where they were read before and `hold` allows it.
@@ -67,7 +80,9 @@ class Store:
 
     def bytes(self):
         """How many bytes all pictures take."""
-        return self.n * sum(math.prod(contract.sample_shape(kind, self.size)) for kind in self.kinds)
+        return self.n * sum(
+            math.prod(contract.sample_shape(kind, self.size)) for kind in self.kinds
+        )
 
     def _shapes(self):
         return {kind: (self.n, *contract.sample_shape(kind, self.size)) for kind in self.kinds}
@@ -81,7 +96,10 @@ class Store:
     def _open(self):
         # After a fork the parent's handles are here too; they are left alone, not closed, as is what it holds in memory.
         self._inherited = self._files, self._held
-        self._files = {kind: contract.open_rechunked(self.folder.parent, self.split, kind)[1] for kind in self.kinds}
+        self._files = {
+            kind: contract.open_rechunked(self.folder.parent, self.split, kind)[1]
+            for kind in self.kinds
+        }
         for kind in self._files:
             self.refuse_changes(kind)
         self._held = None
@@ -96,8 +114,10 @@ class Store:
                 # selecting a row, and three hundred times that of selecting a list of rows.
                 file.id.read_direct_chunk((row, 0, 0, 0), out=sample.reshape(-1))
             except (OSError, RuntimeError, ValueError) as error:
-                raise InputError(f"{file.file.filename}, row {row} cannot be read ({contract.shorten(error)}); "
-                                 f"{contract.anew(file.file.filename)}") from None
+                raise InputError(
+                    f"{file.file.filename}, row {row} cannot be read ({contract.shorten(error)}); "
+                    f"{contract.anew(file.file.filename)}"
+                ) from None
         self.refuse_changes(kind)  # after reading, as it might change during it
         if kind != "images" and batch.max(initial=0) > 1:
             for row, sample in zip(rows, batch):

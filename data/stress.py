@@ -6,10 +6,10 @@ Scenes it makes an MTLDataset one of such images, which evaluates as any other.
 
 from data import pixels, scenes
 
-PET_AREA = 0.1      # of the frame, that a small pet has; one that is smaller anyway stays as it is
+PET_AREA = 0.1  # of the frame, that a small pet has; one that is smaller anyway stays as it is
 DARK, NOISE = 0.25, 6.0
-BLUR = 3.0          # deviation of the Gaussian in pixels of a picture of scenes.REFERENCE
-QUALITY = 10        # of the JPEG
+BLUR = 3.0  # deviation of the Gaussian in pixels of a picture of scenes.REFERENCE
+QUALITY = 10  # of the JPEG
 KINDS = {
     "as it is": "",
     "small": "shrunk until the pet has a tenth of the picture, on another photograph whose pet is painted over",
@@ -34,10 +34,14 @@ class Stress:
         others = [(row + max(1, n * k // 4)) % n for k in (1, 2, 3)]
         if self.kind == "small":
             share = (pictures["masks"] == 1).float().mean().item()
-            return scenes.small(pictures, read(others[1]), min(1, PET_AREA / share) if share else 1, rng.random(2))
+            return scenes.small(
+                pictures, read(others[1]), min(1, PET_AREA / share) if share else 1, rng.random(2)
+            )
         if self.kind == "crowded":
             half = pictures["images"].shape[-1] // 2
-            return scenes.mosaic([pictures, *map(read, others)], half, half), scenes.Change(others=tuple(others))
+            return scenes.mosaic([pictures, *map(read, others)], half, half), scenes.Change(
+                others=tuple(others)
+            )
         if self.kind == "turned":
             return scenes.turned(pictures, scenes.Change(), 1)
         if self.kind == "empty":

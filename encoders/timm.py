@@ -20,12 +20,22 @@ class Timm(Encoder):
     def __init__(self, name, argument=None):
         super().__init__(name)
         if argument not in _timm().list_models():
-            close = _timm().list_models(f"*{''.join(c for c in str(argument)[:12] if c.isalnum() or c == '_')}*")[:8]
-            raise InputError(f"timm lists no network {str(argument)[:60]!r}" + (f"; it has {', '.join(close)}" if close else
-                             "; 'import timm; timm.list_models()' shows what it has"))
+            close = _timm().list_models(
+                f"*{''.join(c for c in str(argument)[:12] if c.isalnum() or c == '_')}*"
+            )[:8]
+            raise InputError(
+                f"timm lists no network {str(argument)[:60]!r}"
+                + (
+                    f"; it has {', '.join(close)}"
+                    if close
+                    else "; 'import timm; timm.list_models()' shows what it has"
+                )
+            )
         self.network = argument
         made_for = _timm().get_pretrained_cfg(argument)
-        self.mean, self.std = (tuple(255 * value for value in values) for values in (made_for.mean, made_for.std))
+        self.mean, self.std = (
+            tuple(255 * value for value in values) for values in (made_for.mean, made_for.std)
+        )
 
     def channels(self, width):
         return Foreign.channels_of([channels for _, channels in _maps(self.network)])
@@ -44,14 +54,18 @@ def _timm():
     try:
         import timm
     except ImportError as error:
-        raise InputError(f"timm is not installed ({error}); install it with 'pip install -r "
-                         "requirements-timm.txt'") from None
+        raise InputError(
+            f"timm is not installed ({error}); install it with 'pip install -r "
+            "requirements-timm.txt'"
+        ) from None
     return timm
 
 
 def _features(network, **more):
     indices = [index for index, _ in _maps(network)]
-    return _timm().create_model(network, features_only=True, out_indices=indices, **{"pretrained": False} | more)
+    return _timm().create_model(
+        network, features_only=True, out_indices=indices, **{"pretrained": False} | more
+    )
 
 
 @functools.cache
@@ -63,9 +77,15 @@ def _maps(network):
             model = _timm().create_model(network, pretrained=False, features_only=True).eval()
             values = model(torch.zeros(1, 3, h, w))
         except Exception as error:  # each network refuses in its own way
-            refuse_strides(name, f"gives no feature maps of images of any size ({type(error).__name__})")
-    last = {stride: (index, value.shape[1]) for index, value in zip(model.feature_info.out_indices, values)
-            for stride in STRIDES if value.shape[2:] == (h // stride, w // stride)}
+            refuse_strides(
+                name, f"gives no feature maps of images of any size ({type(error).__name__})"
+            )
+    last = {
+        stride: (index, value.shape[1])
+        for index, value in zip(model.feature_info.out_indices, values)
+        for stride in STRIDES
+        if value.shape[2:] == (h // stride, w // stride)
+    }
     lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
     if lacking:
         refuse_strides(name, f"has no feature map at {', '.join(lacking)}")

@@ -28,10 +28,14 @@ class Torchvision(Encoder):
         # Its classification networks.
         known = [network for network in models.list_models(module=models) if network not in REFUSED]
         if argument not in known:
-            raise InputError(f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}")
+            raise InputError(
+                f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}"
+            )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()
-        self.mean, self.std = (tuple(255 * value for value in values) for values in (made_for.mean, made_for.std))
+        self.mean, self.std = (
+            tuple(255 * value for value in values) for values in (made_for.mean, made_for.std)
+        )
 
     def channels(self, width):
         return Foreign.channels_of([channels for _, channels in _maps(self.network)])
@@ -51,7 +55,11 @@ class _Counted(TorchFunctionMode):
     """RegNet computes how wide it is with small tensors, which have to have values even where a network has none."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(*args, **({"device": "cpu"} if function in (torch.arange, torch.tensor) else {}) | (kwargs or {}))
+        return function(
+            *args,
+            **({"device": "cpu"} if function in (torch.arange, torch.tensor) else {})
+            | (kwargs or {}),
+        )
 
 
 def _random(network):
@@ -89,13 +97,23 @@ def _maps(network):
             extractor = _extractor(model, [node for node in nodes if node in training]).eval()
             values = extractor(torch.zeros(1, 3, h, w))
         except Exception as error:  # each network refuses in its own way
-            refuse_strides(f"torchvision:{network}", f"does not take images of any size ({type(error).__name__})")
-    nodes = {name: node for name, node in _outputs(extractor).items() if getattr(values[name], "ndim", 0) == 4}
+            refuse_strides(
+                f"torchvision:{network}",
+                f"does not take images of any size ({type(error).__name__})",
+            )
+    nodes = {
+        name: node
+        for name, node in _outputs(extractor).items()
+        if getattr(values[name], "ndim", 0) == 4
+    }
     order, last, furthest = {node: k for k, node in enumerate(nodes.values())}, {}, 0
     for k, (name, node) in enumerate(nodes.items()):
         if furthest <= k:  # nothing before it goes past it
-            last |= {stride: (name, values[name].shape[1]) for stride in STRIDES
-                     if values[name].shape[2:] == (h // stride, w // stride)}
+            last |= {
+                stride: (name, values[name].shape[1])
+                for stride in STRIDES
+                if values[name].shape[2:] == (h // stride, w // stride)
+            }
         furthest = max(furthest, *(order.get(user, 0) for user in node.users), 0)
     lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
     if lacking:

@@ -20,7 +20,9 @@ class Sharing(ABC):
 
     def __init__(self, name, argument=None):
         if argument is not None:
-            raise InputError(f"the sharing {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
+            raise InputError(
+                f"the sharing {name.partition(':')[0]} takes nothing after a colon, and was {name!r}"
+            )
         self.name = name
 
     @abstractmethod
@@ -61,15 +63,19 @@ class Sharing(ABC):
 def of_each(tasks, make):
     """{task: make(task)} as a module."""
     if unfit := [task for task in tasks if hasattr(nn.ModuleDict, task)]:
-        raise ValueError(f"no task can be called {unfit[0]!r} where each has parts of its own in the encoder; rename it")
+        raise ValueError(
+            f"no task can be called {unfit[0]!r} where each has parts of its own in the encoder; rename it"
+        )
     return nn.ModuleDict({task: make(task) for task in tasks})
 
 
 def stages(encoder, sharing):
     """The stages of an encoder; refuses one that cannot be taken apart."""
     if encoder.stages is None:
-        raise InputError(f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken apart; "
-                         "use --encoder unet or efficientnet_lite0, or --sharing hard or soft")
+        raise InputError(
+            f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken apart; "
+            "use --encoder unet or efficientnet_lite0, or --sharing hard or soft"
+        )
     return encoder.stages
 
 

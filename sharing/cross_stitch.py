@@ -27,7 +27,9 @@ class CrossStitch(Sharing):
         except ValueError:
             self.own = -1
         if not 0 <= self.own <= 1:
-            raise InputError(f"a task's own map weighs from 0 to 1 at first, as in cross_stitch:0.9, and was {name[:60]!r}")
+            raise InputError(
+                f"a task's own map weighs from 0 to 1 at first, as in cross_stitch:0.9, and was {name[:60]!r}"
+            )
 
     def build(self, make_encoder, tasks, beside, seed):
         # The maps of the tasks whose heads are gone are still stitched in; sorted, as units know tasks by their place.
@@ -54,8 +56,14 @@ class CrossStitch(Sharing):
 
     def values(self, encoder):
         """stitch_A_B_stage3: what weight B's map has in what A gets after stage 3, mean over channels."""
-        return {f"stitch_{a}_{b}_stage{k}": value for k, unit in enumerate(encoder.units, start=1) for (a, b), value in zip(
-            product(encoder.of, repeat=2), unit.weight.detach().view(unit.shape).mean(dim=(2, 3, 4)).flatten().tolist())}
+        return {
+            f"stitch_{a}_{b}_stage{k}": value
+            for k, unit in enumerate(encoder.units, start=1)
+            for (a, b), value in zip(
+                product(encoder.of, repeat=2),
+                unit.weight.detach().view(unit.shape).mean(dim=(2, 3, 4)).flatten().tolist(),
+            )
+        }
 
 
 class _Unit(nn.Module):
@@ -65,7 +73,9 @@ class _Unit(nn.Module):
         super().__init__()
         weights = torch.full((n, n), (1 - own) / (n - 1)).fill_diagonal_(own)
         self.shape = (n, n, channels, 1, 1)
-        self.weight = nn.Parameter(weights[..., None].repeat(1, 1, channels).flatten())  # a vector: it does not decay
+        self.weight = nn.Parameter(
+            weights[..., None].repeat(1, 1, channels).flatten()
+        )  # a vector: it does not decay
 
     def forward(self, maps):
         weight = self.weight.view(self.shape).to(maps[0].dtype)

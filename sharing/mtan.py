@@ -28,10 +28,21 @@ class Mtan(Sharing):
         stages(parts.encoder, self)
         p, u = parts.encoder.channels, parts.encoder.inner
         has_attention = len(tasks) + len(beside) > 1
-        parts.passing = build(lambda: nn.ModuleList(
-            conv_bn_relu(a, b) for a, b in zip(p, p[1:]) if has_attention), "attention", seed)
-        parts.attention = of_each(tasks if has_attention else (), lambda task: build(lambda: nn.ModuleList(
-            _Attention(u[k] + (p[k] if k else 0), p[k]) for k in range(5)), f"attention/{task}", seed))
+        parts.passing = build(
+            lambda: nn.ModuleList(conv_bn_relu(a, b) for a, b in zip(p, p[1:]) if has_attention),
+            "attention",
+            seed,
+        )
+        parts.attention = of_each(
+            tasks if has_attention else (),
+            lambda task: build(
+                lambda: nn.ModuleList(
+                    _Attention(u[k] + (p[k] if k else 0), p[k]) for k in range(5)
+                ),
+                f"attention/{task}",
+                seed,
+            ),
+        )
         return parts
 
     def features(self, encoder, image, tasks, cut):
@@ -43,7 +54,9 @@ class Mtan(Sharing):
             before.append(after[-1] if u is None else cut(u))
         if not encoder.attention:
             return dict.fromkeys(tasks, after)
-        return {task: self._attend(encoder, encoder.attention[task], before, after) for task in tasks}
+        return {
+            task: self._attend(encoder, encoder.attention[task], before, after) for task in tasks
+        }
 
     def encoders(self, encoder):
         return [encoder.encoder]
@@ -55,7 +68,13 @@ class Mtan(Sharing):
         """What a task gets of the maps before and at the end of the stages."""
         found = []
         for k, (mask, u, p) in enumerate(zip(attention, before, after)):
-            seen = u if k == 0 else torch.cat([u, encoder.passing[k - 1](F.max_pool2d(found[-1], 2, ceil_mode=True))], dim=1)
+            seen = (
+                u
+                if k == 0
+                else torch.cat(
+                    [u, encoder.passing[k - 1](F.max_pool2d(found[-1], 2, ceil_mode=True))], dim=1
+                )
+            )
             found.append(mask(seen) * p)
         return found
 
@@ -64,5 +83,9 @@ class _Attention(nn.Sequential):
     """(B, cin, H, W) -> a mask (B, cout, H, W) in (0, 1)."""
 
     def __init__(self, cin, cout):
-        super().__init__(conv_bn_relu(cin, cout, kernel=1), nn.Conv2d(cout, cout, 1, bias=False), nn.BatchNorm2d(cout),
-                         nn.Sigmoid())
+        super().__init__(
+            conv_bn_relu(cin, cout, kernel=1),
+            nn.Conv2d(cout, cout, 1, bias=False),
+            nn.BatchNorm2d(cout),
+            nn.Sigmoid(),
+        )

@@ -27,8 +27,10 @@ class Soft(Sharing):
         except ValueError:
             self.strength = -1
         if not self.strength >= 0:
-            raise InputError("the strength of soft sharing is a number from 0 on or inf, as in soft:0.1, and was "
-                             f"{name[:60]!r}")
+            raise InputError(
+                "the strength of soft sharing is a number from 0 on or inf, as in soft:0.1, and was "
+                f"{name[:60]!r}"
+            )
 
     def build(self, make_encoder, tasks, beside, seed):
         return make_encoder() if self._is_one() else of_each(tasks, lambda task: make_encoder())
@@ -45,7 +47,9 @@ class Soft(Sharing):
         """strength * the sum of squared differences, over all pairs of tasks and all weights."""
         if self._is_one() or self.strength == 0 or len(encoder) < 2:
             return None
-        weights = torch.stack([torch.cat([p.flatten() for p in one.parameters()]) for one in encoder.values()])
+        weights = torch.stack(
+            [torch.cat([p.flatten() for p in one.parameters()]) for one in encoder.values()]
+        )
         # Over all pairs of n it is n times the sum of squared distances from the mean, which is quicker to compute.
         return self.strength * len(weights) * (weights - weights.mean(dim=0)).square().sum()
 

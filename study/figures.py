@@ -13,10 +13,18 @@ from study.verdict import t_interval
 # Distinguishable without red-green vision (Okabe and Ito, "Color Universal Design", 2008).
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
 # Of as many lines as there are, beginning anew: seven colours and four dashes fall together again after 28.
-COLOURS, DASHES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"), ("-", "--", "-.", ":")
+COLOURS, DASHES = (
+    (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    ("-", "--", "-.", ":"),
+)
 WIDTH, DPI = 5.5, 160  # inches, dots an inch
-MOST_LETTERS = 28      # of a row, which would else run out of its panel
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+MOST_LETTERS = 28  # of a row, which would else run out of its panel
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+}
 
 
 def draw_dice(rows, baseline, path):
@@ -31,21 +39,30 @@ def draw_dice(rows, baseline, path):
         figure = make_figure(1.2 + 0.36 * len(rows))
         axis = figure.subplots()
         for k, values in enumerate(rows.values()):
-            axis.plot(values, np.full(len(values), k + 0.16), ".", color=GREY, markersize=6, alpha=0.8)
+            axis.plot(
+                values, np.full(len(values), k + 0.16), ".", color=GREY, markersize=6, alpha=0.8
+            )
             if len(values) > 1:
                 mean, low, high = t_interval(values)
-                axis.plot([low, high], [k - 0.12] * 2, color=BLUE, linewidth=2, solid_capstyle="butt")
+                axis.plot(
+                    [low, high], [k - 0.12] * 2, color=BLUE, linewidth=2, solid_capstyle="butt"
+                )
             axis.plot([np.mean(values)], [k - 0.12], "o", color=BLUE, markersize=6)
         if baseline:
-            axis.axvline(np.mean(rows[baseline]), color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
+            axis.axvline(
+                np.mean(rows[baseline]), color=ORANGE, linestyle="--", linewidth=1.2, zorder=0
+            )
         labels = [lettering.text(shorten(label)) for label in rows]
         axis.set_yticks(range(len(rows)), labels, **lettering.style(*labels))
         axis.set_ylim(len(rows) - 0.4, -0.6)
         left, right = axis.get_xlim()
         axis.set_xlim(max(left, runs.min() - margin, -2), min(right, runs.max() + margin, 102))
         axis.set_xlabel("test Dice, %")
-        figure.supxlabel("grey: runs; blue: mean, 95% interval over seeds" + ("; dashed: baseline" if baseline else ""),
-                         fontsize=9.5)
+        figure.supxlabel(
+            "grey: runs; blue: mean, 95% interval over seeds"
+            + ("; dashed: baseline" if baseline else ""),
+            fontsize=9.5,
+        )
         axis.grid(axis="x", alpha=0.3)
         save(figure, path)
 
@@ -56,7 +73,7 @@ def draw_curves(rows, baseline, ylabel, path):
     rows: dict of label -> (n, epochs); the row `baseline` (or None) is repeated in each panel. The vertical axis spans what
     comes after the first fifth of the epochs, where rows differ by less than anything at the start.
     """
-    late = np.concatenate([values[:, values.shape[1] // 5:].ravel() for values in rows.values()])
+    late = np.concatenate([values[:, values.shape[1] // 5 :].ravel() for values in rows.values()])
     low, high = late.min(), late.max()
     margin = 0.05 * (high - low) or 0.05
     with styled():
@@ -68,14 +85,20 @@ def draw_curves(rows, baseline, ylabel, path):
                 draw_band(axis, rows[baseline], ORANGE, "--")
             draw_band(axis, values, ORANGE if label == baseline else BLUE, "-")
             title = lettering.text(f"{shorten(label)} (n = {len(values)})")
-            size = {"fontsize": 7.5} if len(title) > MOST_LETTERS else {}  # or it would run into that of the next panel
+            size = (
+                {"fontsize": 7.5} if len(title) > MOST_LETTERS else {}
+            )  # or it would run into that of the next panel
             axis.set_title(title, **size, **lettering.style(title))
             axis.set_ylim(low - margin, high + margin)
             axis.grid(alpha=0.3)
-        for axis in axes.flat[len(rows):]:
+        for axis in axes.flat[len(rows) :]:
             axis.axis("off")
         integer_epochs(axes.flat[0])
-        note = "   (" + (f"dashed: {lettering.text(baseline)}; " if baseline else "") + "bands: lowest to highest seed)"
+        note = (
+            "   ("
+            + (f"dashed: {lettering.text(baseline)}; " if baseline else "")
+            + "bands: lowest to highest seed)"
+        )
         figure.supxlabel("epoch" + note, fontsize=10, **lettering.style(note))
         figure.supylabel(ylabel, fontsize=10)
         save(figure, path)
@@ -85,12 +108,16 @@ def draw_weights(rows, path, formula=", exp(-s)"):
     """Loss weights over epochs, a panel a row; rows: dict of label -> dict of task -> (n, epochs)."""
     with styled():
         figure = make_figure(3.4 * len(rows))
-        for (label, weights), axis in zip(rows.items(), figure.subplots(len(rows), squeeze=False).flat):
+        for (label, weights), axis in zip(
+            rows.items(), figure.subplots(len(rows), squeeze=False).flat
+        ):
             for (task, values), colour, dash in zip(weights.items(), cycle(COLOURS), cycle(DASHES)):
                 draw_band(axis, values, colour, dash, lettering.text(task))
             axis.set(xlabel="epoch", ylabel=f"weight of the loss{formula}")
             axis.set_ylim(0, 1.1 * max(values.max() for values in weights.values()))
-            title = lettering.text(f"{shorten(label)} (n = {len(values)}; bands: lowest to highest seed)")
+            title = lettering.text(
+                f"{shorten(label)} (n = {len(values)}; bands: lowest to highest seed)"
+            )
             axis.set_title(title, **lettering.style(title))
             axis.grid(alpha=0.3)
             for line in axis.legend().get_texts():
@@ -124,9 +151,11 @@ def draw_over_masks(rows, reference, ylabel, zero, path):
             title = lettering.text(shorten(label))
             axis.set_title(title, **lettering.style(title))
             axis.grid(alpha=0.3)
-        for axis in axes.flat[len(panels):]:
+        for axis in axes.flat[len(panels) :]:
             axis.axis("off")
-        note = "masks   (" + (f"dashed: {lettering.text(shorten(reference))}; " if reference in rows else "")
+        note = "masks   (" + (
+            f"dashed: {lettering.text(shorten(reference))}; " if reference in rows else ""
+        )
         figure.supxlabel(note + "bands: 95% interval over seeds)", fontsize=10)
         figure.supylabel(ylabel, fontsize=10)
         save(figure, path)
@@ -149,16 +178,31 @@ def draw_stages(rows, ylabel, zero, path):
     """
     with styled():
         figure = make_figure(2.6 * len(rows))
-        for (label, lines), axis in zip(rows.items(), figure.subplots(len(rows), sharey=True, squeeze=False).flat):
+        for (label, lines), axis in zip(
+            rows.items(), figure.subplots(len(rows), sharey=True, squeeze=False).flat
+        ):
             stages = list(dict.fromkeys(stage for line in lines.values() for stage in line))
             looks = zip(lines.items(), cycle(COLOURS), cycle(DASHES))
             for k, ((name, line), colour, dash) in enumerate(looks):
                 # Beside each other, or the bars of one would hide those of another.
-                x = np.array([stages.index(stage) for stage in line]) + 0.3 * ((k + 0.5) / len(lines) - 0.5)
+                x = np.array([stages.index(stage) for stage in line]) + 0.3 * (
+                    (k + 0.5) / len(lines) - 0.5
+                )
                 means = np.array([values.mean() for values in line.values()])
                 ends = np.array([(values.min(), values.max()) for values in line.values()]).T
-                axis.errorbar(x, means, np.abs(ends - means), color=colour, linestyle=dash, linewidth=1.5, marker="o",
-                              markersize=4, elinewidth=1, capsize=2, label=lettering.text(name))
+                axis.errorbar(
+                    x,
+                    means,
+                    np.abs(ends - means),
+                    color=colour,
+                    linestyle=dash,
+                    linewidth=1.5,
+                    marker="o",
+                    markersize=4,
+                    elinewidth=1,
+                    capsize=2,
+                    label=lettering.text(name),
+                )
             if zero:
                 axis.axhline(0, color="black", linewidth=0.8)
             axis.set_xticks(range(len(stages)), stages)
@@ -190,14 +234,21 @@ def draw_band(axis, values, colour, dash, label=None):
     """Mean over seeds of values (n, epochs), and the band from lowest to highest."""
     epochs = np.arange(1, values.shape[1] + 1)
     axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
-    axis.plot(epochs, values.mean(0), dash, color=colour, linewidth=1.5, label=label,
-              marker="." if len(epochs) < 10 else None)
+    axis.plot(
+        epochs,
+        values.mean(0),
+        dash,
+        color=colour,
+        linewidth=1.5,
+        label=label,
+        marker="." if len(epochs) < 10 else None,
+    )
 
 
 def shorten(label):
     """A label of at most MOST_LETTERS: of a longer one its beginning and its end, where names made from options differ."""
     half = MOST_LETTERS // 2
-    return label if len(label) <= MOST_LETTERS else label[:half] + "\u2026" + label[-(half - 1):]
+    return label if len(label) <= MOST_LETTERS else label[:half] + "\u2026" + label[-(half - 1) :]
 
 
 def integer_epochs(axis):

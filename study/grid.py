@@ -28,14 +28,22 @@ from study import repeat
 from study.table import EXPERIMENTS, default_name
 
 # What may stand in a grid, with train.py's defaults.
-USUAL = {"tasks": None, "sharing": "hard", "weighting": "equal", "encoder": "unet", "encoder-weights": "none",
-         "encoder-lr": None, "encoder-bn": "train", **dict.fromkeys(registry.CHOSEN)}
+USUAL = {
+    "tasks": None,
+    "sharing": "hard",
+    "weighting": "equal",
+    "encoder": "unet",
+    "encoder-weights": "none",
+    "encoder-lr": None,
+    "encoder-bn": "train",
+    **dict.fromkeys(registry.CHOSEN),
+}
 FOLDERS = {"sharing": "sharing", "weighting": "weighting", "encoder": "encoders"}
 KINDS = {"encoder-lr": float, "masks": int, "teacher": Path}
 NUMBERS = r"[0-9.e]+(-[0-9.e]+)*"
 REHEARSAL = ("--epochs", "5")  # in which images grow as in a whole run
-REHEARSED = 64                 # images of each split
-LOOK = 1 / 3                   # of the time of training on an image, to look at one: forward, and not backward
+REHEARSED = 64  # images of each split
+LOOK = 1 / 3  # of the time of training on an image, to look at one: forward, and not backward
 DATA = Path("datasets/data_new")  # where options say no other: training/options.py
 
 
@@ -48,18 +56,35 @@ def experiments(words):
         if len(tasks) == 1:
             choice |= {key: USUAL[key] for key in ("sharing", "weighting")}
         weighting = choice["weighting"]
-        if weighting != "equal" and re.fullmatch(NUMBERS, weighting) and len(weighting.split("-")) != len(tasks):
+        if (
+            weighting != "equal"
+            and re.fullmatch(NUMBERS, weighting)
+            and len(weighting.split("-")) != len(tasks)
+        ):
             continue
-        as_given = {key.replace("-", "_"): KINDS.get(key, str)(value) if value else value for key, value in choice.items()}
-        name = default_name(SimpleNamespace(**as_given | {"tasks": tasks, "optimizer": None}))  # no choice of a grid
-        options = [f"--{key}={value}" for key, value in choice.items() if key != "tasks" and value != USUAL[key]]
+        as_given = {
+            key.replace("-", "_"): KINDS.get(key, str)(value) if value else value
+            for key, value in choice.items()
+        }
+        name = default_name(
+            SimpleNamespace(**as_given | {"tasks": tasks, "optimizer": None})
+        )  # no choice of a grid
+        options = [
+            f"--{key}={value}"
+            for key, value in choice.items()
+            if key != "tasks" and value != USUAL[key]
+        ]
         command = ("train.py", "--tasks", *tasks, *options, f"--name={name}")
         if found.setdefault(name, command) != command:
-            raise InputError(f"--grid: two experiments would both be called {name}; leave one out, or run it with train.py "
-                             "--name")
+            raise InputError(
+                f"--grid: two experiments would both be called {name}; leave one out, or run it with train.py "
+                "--name"
+            )
     if not found:
-        raise InputError("--grid: no value of weighting is for as many tasks as a value of tasks has; name numbers that "
-                         "fit, or equal")
+        raise InputError(
+            "--grid: no value of weighting is for as many tasks as a value of tasks has; name numbers that "
+            "fit, or equal"
+        )
     return found
 
 
@@ -69,21 +94,31 @@ def parse(words):
     for word in words:
         key, _, text = word.partition("=")
         if key.replace("_", "-") not in USUAL or not text or key.replace("_", "-") in found:
-            raise InputError(f"--grid takes each of {', '.join(USUAL)} once, as in tasks=seg,seg+bbox, and was given "
-                             f"{word[:60]!r}")
+            raise InputError(
+                f"--grid takes each of {', '.join(USUAL)} once, as in tasks=seg,seg+bbox, and was given "
+                f"{word[:60]!r}"
+            )
         # A comma inside a method's settings, as in torchjd:CAGrad:c=0.4,norm_eps=1e-3, joins no values.
         values = re.split(r",(?![^\[]*\])(?!\w+=)", text)
         found[key := key.replace("_", "-")] = list(dict.fromkeys(values))
         for value in values:
-            if not re.fullmatch({float: r"[0-9.]+(e-?[0-9]+)?", int: r"[0-9]+"}.get(KINDS.get(key), ".+"), value):
-                raise InputError(f"--grid {key}={value[:60]} is no value of --{key}; see train.py --help")
+            if not re.fullmatch(
+                {float: r"[0-9.]+(e-?[0-9]+)?", int: r"[0-9]+"}.get(KINDS.get(key), ".+"), value
+            ):
+                raise InputError(
+                    f"--grid {key}={value[:60]} is no value of --{key}; see train.py --help"
+                )
     if "tasks" not in found:
         raise InputError("--grid has to be told the tasks, as in tasks=seg,seg+bbox")
     for task in (task for value in found["tasks"] for task in value.split("+")):
         refuse_unknown("tasks", "tasks", task)
     for key, folder in FOLDERS.items():
         for value in found.get(key, ()):
-            if key != "weighting" or value not in ("equal", "uncertainty") and not re.fullmatch(NUMBERS, value):
+            if (
+                key != "weighting"
+                or value not in ("equal", "uncertainty")
+                and not re.fullmatch(NUMBERS, value)
+            ):
                 refuse_unknown(key, folder, value)
     return {"tasks": found.pop("tasks")} | found
 
@@ -93,7 +128,9 @@ def refuse_unknown(key, folder, value):
     stem, known = value.partition(":")[0], registry.names(folder)
     if stem not in known and stem.rstrip("0123456789") not in known:
         also = "equal, uncertainty, numbers as in 0.8-0.2, " if key == "weighting" else ""
-        raise InputError(f"--grid {key}={value[:60]}: {folder}/ has no {stem[:60]!r}; there is {also}{', '.join(known)}")
+        raise InputError(
+            f"--grid {key}={value[:60]}: {folder}/ has no {stem[:60]!r}; there is {also}{', '.join(known)}"
+        )
 
 
 def fitting(options, command):
@@ -111,8 +148,14 @@ def fitting(options, command):
 def tasks_of(command):
     """The tasks of a command of this grid or of the table."""
     if "--tasks" in command:
-        return list(takewhile(lambda word: not word.startswith("--"), command[command.index("--tasks") + 1:]))
-    return next(experiment.tasks for experiment in EXPERIMENTS.values() if experiment.command == command)
+        return list(
+            takewhile(
+                lambda word: not word.startswith("--"), command[command.index("--tasks") + 1 :]
+            )
+        )
+    return next(
+        experiment.tasks for experiment in EXPERIMENTS.values() if experiment.command == command
+    )
 
 
 def refuse_others(run):
@@ -122,15 +165,28 @@ def refuse_others(run):
     try:
         config = json.loads((run.test_path.parent / "config.json").read_text(encoding="utf-8"))
         were = {key: config.get(key.replace("-", "_"), USUAL[key]) for key in USUAL}
-        were |= {"tasks": " ".join(config["tasks"]), "encoder-weights": config.get("encoder_weights_from") or "none"}
+        were |= {
+            "tasks": " ".join(config["tasks"]),
+            "encoder-weights": config.get("encoder_weights_from") or "none",
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    asked = USUAL | {key: word.partition("=")[2] for word in run.command for key in USUAL if word.startswith(f"--{key}=")}
+    asked = USUAL | {
+        key: word.partition("=")[2]
+        for word in run.command
+        for key in USUAL
+        if word.startswith(f"--{key}=")
+    }
     asked["tasks"] = " ".join(tasks_of(run.command))
-    found = [f"{key} {were[key]} where {asked[key]} is asked for" for key in USUAL
-             if key not in registry.CHOSEN and not repeat.is_same(str(asked[key]), were[key])]
+    found = [
+        f"{key} {were[key]} where {asked[key]} is asked for"
+        for key in USUAL
+        if key not in registry.CHOSEN and not repeat.is_same(str(asked[key]), were[key])
+    ]
     if found:
-        raise InputError(f"{run.test_path.parent} is finished, and with {', '.join(found)}; use another --runs after the --")
+        raise InputError(
+            f"{run.test_path.parent} is finished, and with {', '.join(found)}; use another --runs after the --"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- time
@@ -145,15 +201,26 @@ def plan(commands, waiting, finished, options, data, measures=True):
     width = max(map(len, commands))
     for name, command in commands.items():
         print(f"{name:{width}} {' '.join(command[:-1])}")
-    seconds = {name: found for name in commands if (found := recorded(name, finished, options, data))}
+    seconds = {
+        name: found for name in commands if (found := recorded(name, finished, options, data))
+    }
     from_records = len(seconds)
     if measures:
         unknown = {name_of(run): run for run in reversed(waiting) if name_of(run) not in seconds}
-        for name, run in tqdm(reversed(unknown.items()), "try each experiment", len(unknown), leave=False, disable=None):
+        for name, run in tqdm(
+            reversed(unknown.items()),
+            "try each experiment",
+            len(unknown),
+            leave=False,
+            disable=None,
+        ):
             if found := tried(run, data or DATA):
                 seconds[name] = found.training(found.epochs)
-    print(f"{len(commands)} experiments, {len(waiting)} of {len(waiting) + len(finished)} runs left"
-          + estimate(seconds, [name_of(run) for run in waiting], from_records), flush=True)
+    print(
+        f"{len(commands)} experiments, {len(waiting)} of {len(waiting) + len(finished)} runs left"
+        + estimate(seconds, [name_of(run) for run in waiting], from_records),
+        flush=True,
+    )
 
 
 def estimate(seconds, names, from_records):
@@ -163,10 +230,17 @@ def estimate(seconds, names, from_records):
         return ""
     minutes, tried = max(1, round(sum(known) / 60)), len(seconds) - from_records
     sources = [f"{from_records} experiments by their earlier runs"] * (from_records > 0) + [
-        f"{tried} by {REHEARSAL[1]} epochs of {REHEARSED} images"] * (tried > 0)
-    more = f", beside {len(names) - len(known)} of which nothing is known" if len(known) < len(names) else ""
-    return (f": about {minutes // 60} h {minutes % 60:02} min of training steps, one run after another "
-            f"({' and '.join(sources)}){more}; validation comes on top")
+        f"{tried} by {REHEARSAL[1]} epochs of {REHEARSED} images"
+    ] * (tried > 0)
+    more = (
+        f", beside {len(names) - len(known)} of which nothing is known"
+        if len(known) < len(names)
+        else ""
+    )
+    return (
+        f": about {minutes // 60} h {minutes % 60:02} min of training steps, one run after another "
+        f"({' and '.join(sources)}){more}; validation comes on top"
+    )
 
 
 def name_of(run):
@@ -188,6 +262,7 @@ class Tried:
     """What a short run tells of a whole one, in seconds: an_image, of training on an image once; beside, from the start of Python to
     the last picture, what is neither training nor looking at the validation and test splits. images: {split: number}; epochs: of the
     whole run."""
+
     an_image: float
     beside: float
     images: dict
@@ -212,20 +287,39 @@ def tried(run, data):
     for key, usual in (("epochs", 60), ("limit", None), ("masks", None)):
         asked.add_argument(f"--{key}", type=int, default=usual)
     known, _ = asked.parse_known_args(run.command[2:])
-    images = {split: min(known.limit or n, n) for split, n in contract.describe(data)["splits"].items()}
+    images = {
+        split: min(known.limit or n, n) for split, n in contract.describe(data)["splits"].items()
+    }
     few = {split: min(REHEARSED, n) for split, n in images.items()}
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         masks = [f"--masks={min(known.masks, few['train'] // 4 + 1)}"] if known.masks else []
         command = [*run.command, *REHEARSAL, f"--limit={few['train']}", f"--runs={place}", *masks]
-        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace",
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+        )
         if done.returncode:
             last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-            cli.warn(f"{name_of(run)} could not be tried with {few['train']} images, and may be refused: {last}")
+            cli.warn(
+                f"{name_of(run)} could not be tried with {few['train']} images, and may be refused: {last}"
+            )
             return None
-        with open(Path(place) / name_of(run) / run.test_path.parent.name / "log.csv", newline="", encoding="utf-8") as file:
+        with open(
+            Path(place) / name_of(run) / run.test_path.parent.name / "log.csv",
+            newline="",
+            encoding="utf-8",
+        ) as file:
             rows = list(csv.DictReader(file))
     seconds, trained = time.monotonic() - begin, sum(float(row["seconds"]) for row in rows)
     an_image = trained / len(rows) / few["train"]
-    return Tried(an_image, max(seconds - trained - looking(an_image, len(rows), few), 0.0), images, known.epochs)
+    return Tried(
+        an_image,
+        max(seconds - trained - looking(an_image, len(rows), few), 0.0),
+        images,
+        known.epochs,
+    )

@@ -24,9 +24,9 @@ import cli
 from cli import InputError, usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
-POLL = 0.5       # seconds between two looks at a cluster
-RETRIES = 100    # of a run whose worker or time is lost: each goes on from its last epoch
-LOOK = 30        # seconds between two looks at Slurm's queue
+POLL = 0.5  # seconds between two looks at a cluster
+RETRIES = 100  # of a run whose worker or time is lost: each goes on from its last epoch
+LOOK = 30  # seconds between two looks at Slurm's queue
 # Exit statuses of what a signal has ended; the last is what Slurm sends all processes of a job some time before its end.
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -getattr(signal, "SIGUSR2", signal.SIGTERM))
 
@@ -44,7 +44,9 @@ def local(runs, jobs, report, args):
                 run, slot = waiting.pop(0), slots.pop(0)
                 report.begin(run, slot)
                 active[run] = slot, start(run.command, cores[slot])
-                threading.Thread(target=read, args=(run, active[run][1], lines), daemon=True).start()
+                threading.Thread(
+                    target=read, args=(run, active[run][1], lines), daemon=True
+                ).start()
             run, line = lines.get()
             if line is not None:
                 report.line(run, line)
@@ -53,7 +55,12 @@ def local(runs, jobs, report, args):
             slots.append(slot)
             report.end(run, slot, process.wait())
     except BaseException as stop:
-        end_all(active, lines, report, signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
+        end_all(
+            active,
+            lines,
+            report,
+            signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM,
+        )
         raise
 
 
@@ -61,7 +68,10 @@ def cores_of_slots(jobs):
     """The cores of each of so many slots, a set; None where a slot may use all."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // jobs
-    return [set(cores[slot * each:(slot + 1) * each]) if jobs > 1 and each else None for slot in range(jobs)]
+    return [
+        set(cores[slot * each : (slot + 1) * each]) if jobs > 1 and each else None
+        for slot in range(jobs)
+    ]
 
 
 def start(command, cores=None):
@@ -74,8 +84,17 @@ def start(command, cores=None):
         os.sched_setaffinity(0, cores)
     try:
         # In a session of its own, as Ctrl-C would reach it directly, and then once more from here.
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                   encoding="utf-8", errors="replace", env={**os.environ, **more}, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **more},
+            start_new_session=True,
+        )
     finally:
         if cores:
             os.sched_setaffinity(0, before)
@@ -120,10 +139,15 @@ class Command:
         self.words, self.process = words, None
 
     def __call__(self):
-        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, env={
-            **os.environ, "PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())})
+        self.process = subprocess.Popen(
+            self.words,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())},
+        )
         status = self.process.wait()
-        if status in STOPPED:  # the signal has reached the run before this process, which it is meant for as well
+        if (
+            status in STOPPED
+        ):  # the signal has reached the run before this process, which it is meant for as well
             time.sleep(60)
         return status
 
@@ -145,14 +169,22 @@ def slurm(runs, jobs, report, args, cluster="slurm"):
     try:
         import submitit
     except ImportError:
-        raise InputError("--launcher slurm takes submitit; install it with 'pip install -r requirements-slurm.txt'") from None
+        raise InputError(
+            "--launcher slurm takes submitit; install it with 'pip install -r requirements-slurm.txt'"
+        ) from None
     folder = args.folder / ".slurm"
     try:
         executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=RETRIES)
     except RuntimeError as error:
-        raise InputError(f"--launcher slurm: {error}; use --launcher local, or start this where Slurm is") from None
-    executor.update_parameters(name="experiments", timeout_min=args.time, cpus_per_task=args.cores,
-                               **({"slurm_partition": args.partition} if args.partition else {}))
+        raise InputError(
+            f"--launcher slurm: {error}; use --launcher local, or start this where Slurm is"
+        ) from None
+    executor.update_parameters(
+        name="experiments",
+        timeout_min=args.time,
+        cpus_per_task=args.cores,
+        **({"slurm_partition": args.partition} if args.partition else {}),
+    )
     with executor.batch():
         submitted = {run: executor.submit(Command(run.command)) for run in runs}
     for slot, run in enumerate(runs):
@@ -165,13 +197,19 @@ def slurm(runs, jobs, report, args, cluster="slurm"):
                 has_result = job.paths.result_pickle.exists()
                 if has_result or gone(job):
                     del submitted[run]
-                    for line in (job.stdout() or "").splitlines() + (job.stderr() or "").splitlines():
+                    for line in (job.stdout() or "").splitlines() + (
+                        job.stderr() or ""
+                    ).splitlines():
                         if not line.startswith("submitit "):
                             report.line(run, line)
                     if not has_result:
                         report.line(run, "its job has left Slurm's queue without a result")
                     # Else its command's exit status, unless it ended with an error.
-                    report.end(run, runs.index(run), job.result() if has_result and job.exception() is None else 1)
+                    report.end(
+                        run,
+                        runs.index(run),
+                        job.result() if has_result and job.exception() is None else 1,
+                    )
     except BaseException:
         for job in submitted.values():
             job.cancel()
@@ -188,7 +226,9 @@ class Gone:
     def __call__(self, job):
         if time.monotonic() > self.looked + LOOK:
             self.looked = time.monotonic()
-            done = subprocess.run(["squeue", "--noheader", "--array", "--format=%i"], capture_output=True, text=True)
+            done = subprocess.run(
+                ["squeue", "--noheader", "--array", "--format=%i"], capture_output=True, text=True
+            )
             if done.returncode == 0:  # else nobody knows, and the next look will tell
                 queued = set(done.stdout.split())
                 self.missing = {key: n + 1 for key, n in self.missing.items() if key not in queued}
@@ -204,13 +244,21 @@ def on_ray(runs, jobs, report, args):
     try:
         import ray
     except ImportError:
-        raise InputError("--launcher ray takes Ray; install it with 'pip install -r requirements-ray.txt'") from None
+        raise InputError(
+            "--launcher ray takes Ray; install it with 'pip install -r requirements-ray.txt'"
+        ) from None
     if not ray.is_initialized():
         try:
-            ray.init(args.address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
+            ray.init(
+                args.address,
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+                log_to_driver=False,
+            )
         except ConnectionError as error:
-            raise InputError(f"--address {args.address}: there is no Ray cluster ({str(error).splitlines()[0]}); start one "
-                             "with 'ray start --head', or leave it out") from None
+            raise InputError(
+                f"--address {args.address}: there is no Ray cluster ({str(error).splitlines()[0]}); start one "
+                "with 'ray start --head', or leave it out"
+            ) from None
     remote = ray.remote(num_cpus=args.cores, max_retries=RETRIES)(perform)
     waiting = {remote.remote(run.command, os.getcwd()): run for run in runs}
     for slot, run in enumerate(runs):
@@ -234,9 +282,16 @@ def on_ray(runs, jobs, report, args):
 
 def perform(command, folder):
     """In a worker: a command from its beginning to its end; (exit status, the lines that it printed)."""
-    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, errors="replace",
-                               env={**os.environ, "PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())})
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())},
+    )
     try:
         lines = process.stdout.read().splitlines()
         return process.wait(), lines
@@ -266,6 +321,10 @@ def as_number(text):
 def jobs_by_default(commands):
     """As many runs at once as there are cores for; one where a GPU is likely to compute."""
     words = [word for command in commands for word in command]
-    if sys.platform == "darwin" or Path("/dev/nvidia0").exists() or any(word in ("cuda", "--device=cuda") for word in words):
+    if (
+        sys.platform == "darwin"
+        or Path("/dev/nvidia0").exists()
+        or any(word in ("cuda", "--device=cuda") for word in words)
+    ):
         return 1
     return max(1, usable_cores() // cores_of(commands))

@@ -17,21 +17,24 @@ from data import contract
 from study import grid
 
 ALL = "all"
-SIZES = (25, 50, 100, 200, 800, ALL)   # numbers of masks; the primary outcome is a mean over PRIMARY
+SIZES = (25, 50, 100, 200, 800, ALL)  # numbers of masks; the primary outcome is a mean over PRIMARY
 PRIMARY = (50, 100, 200)
-SHARE = 0.2            # of the loss that auxiliary tasks have together
-EPOCHS, LEAST = 8, 1   # of a run; where a budget is too small even for the least design, fewer
+SHARE = 0.2  # of the loss that auxiliary tasks have together
+EPOCHS, LEAST = 8, 1  # of a run; where a budget is too small even for the least design, fewer
 LEAST_SEEDS = 2
-PLANNED = 0.85         # of --hours; runs side by side slow each other down, and a short run does not tell all
-FIRST = "first"        # what the folder of the networks that others start from is called, beside the runs
+PLANNED = (
+    0.85  # of --hours; runs side by side slow each other down, and a short run does not tell all
+)
+FIRST = "first"  # what the folder of the networks that others start from is called, beside the runs
 HOW = ("--threads=1",)  # so that a machine of any number of cores makes the same runs
-COLUMN = "LABEL"       # stands for the column of index.csv that is the cheap label
+COLUMN = "LABEL"  # stands for the column of index.csv that is the cheap label
 
 
 @dataclass(frozen=True)
 class Arm:
     """What is trained beside segmentation, by which options; `needs` of the data; starts: whether it starts from a network that has
     learned the label first."""
+
     tasks: tuple
     options: tuple = ()
     needs: tuple = ()
@@ -66,6 +69,7 @@ BLOCKS = (
 @dataclass(frozen=True)
 class Cell:
     """One run: an arm, a number of masks or ALL, a seed; or, without masks, the network that "label first" starts from."""
+
     arm: str
     masks: object
     seed: int
@@ -78,7 +82,9 @@ def groups(known):
     fitting, found, before = {size: nearest(size, known["masks"]) for size in SIZES}, [], set()
     for of_block, sizes, seeds in BLOCKS:
         for seed in seeds:
-            group = dict.fromkeys(Cell(arm, fitting[size], seed) for size in sizes for arm in of_block if arm in arms)
+            group = dict.fromkeys(
+                Cell(arm, fitting[size], seed) for size in sizes for arm in of_block if arm in arms
+            )
             found.append([cell for cell in group if cell not in before])
             before |= set(group)
     return [group for group in found if group]
@@ -97,12 +103,19 @@ def chosen(every, seconds, budget, jobs, epochs=None):
              trained and is left out. It is asked of no cell beyond those that fit.
     budget   a function: the seconds that are left, which `seconds` uses up where it has to try.
     """
+
     def cost(group, epochs):
         return sum(seconds(cell, epochs) or 0 for cell in group) / jobs
 
     if epochs is None:
-        epochs = next((n for n in range(EPOCHS, LEAST, -1)
-                       if sum(cost(group, n) for group in every[:LEAST_SEEDS]) <= budget()), LEAST)
+        epochs = next(
+            (
+                n
+                for n in range(EPOCHS, LEAST, -1)
+                if sum(cost(group, n) for group in every[:LEAST_SEEDS]) <= budget()
+            ),
+            LEAST,
+        )
     taken, spent = [], 0.0
     for k, group in enumerate(every):
         spent += cost(group, epochs)
@@ -118,11 +131,15 @@ def knowledge(data):
     kinds = contract.describe(data)["kinds"]["train"]
     column = column_of(data)
     if "masks" not in kinds:
-        raise InputError(f"{data} has no masks.h5, and the study is about masks; prepare it with --masks")
+        raise InputError(
+            f"{data} has no masks.h5, and the study is about masks; prepare it with --masks"
+        )
     masks = count_masks(data)
     if masks < 2 * SIZES[0]:
-        raise InputError(f"{data} has {masks} training images with a mask, and the study takes {2 * SIZES[0]}, as there would be "
-                         "nothing to compare")
+        raise InputError(
+            f"{data} has {masks} training images with a mask, and the study takes {2 * SIZES[0]}, as there would be "
+            "nothing to compare"
+        )
     return {"needs": set(kinds) | ({COLUMN} if column else set()), "column": column, "masks": masks}
 
 
@@ -145,8 +162,10 @@ def count_masks(data):
     """How many training images have a mask, at least in part."""
     file, dataset = contract.open_rechunked(data, "train", "masks")
     with file:
-        return sum(int((part != contract.UNLABELLED).reshape(len(part), -1).any(1).sum())
-                   for _, part in contract.slabs(dataset, len(dataset)))
+        return sum(
+            int((part != contract.UNLABELLED).reshape(len(part), -1).any(1).sum())
+            for _, part in contract.slabs(dataset, len(dataset))
+        )
 
 
 def name_of(arm, masks):
@@ -163,11 +182,19 @@ def weighting(tasks):
 
 def command(cell, known, folder, epochs):
     """The script and options of a cell's run."""
+
     def of(text):
         return text.replace(COLUMN, known["column"] or "")
 
     if cell.masks is None:
-        return ("train.py", "--tasks", of(f"column:{COLUMN}"), f"--name={name_of(cell.arm, None)}", *HOW, f"--epochs={epochs}")
+        return (
+            "train.py",
+            "--tasks",
+            of(f"column:{COLUMN}"),
+            f"--name={name_of(cell.arm, None)}",
+            *HOW,
+            f"--epochs={epochs}",
+        )
     arm = ARMS[cell.arm]
     weights, options = weighting(arm.tasks), list(arm.options)
     if weights:
@@ -175,9 +202,18 @@ def command(cell, known, folder, epochs):
     if cell.masks != ALL:
         options.append(f"--masks={cell.masks}")
     if arm.starts:
-        options.append(f"--init={first_folder(folder) / name_of(cell.arm, None) / f'seed{cell.seed}' / 'best.pt'}")
-    return ("train.py", "--tasks", *map(of, arm.tasks), *options, f"--name={name_of(cell.arm, cell.masks)}", *HOW,
-            f"--epochs={epochs}")
+        options.append(
+            f"--init={first_folder(folder) / name_of(cell.arm, None) / f'seed{cell.seed}' / 'best.pt'}"
+        )
+    return (
+        "train.py",
+        "--tasks",
+        *map(of, arm.tasks),
+        *options,
+        f"--name={name_of(cell.arm, cell.masks)}",
+        *HOW,
+        f"--epochs={epochs}",
+    )
 
 
 def first_folder(folder):
@@ -187,7 +223,9 @@ def first_folder(folder):
 
 def firsts(taken):
     """The runs that others among these start from."""
-    return list(dict.fromkeys(Cell(cell.arm, None, cell.seed) for cell in taken if ARMS[cell.arm].starts))
+    return list(
+        dict.fromkeys(Cell(cell.arm, None, cell.seed) for cell in taken if ARMS[cell.arm].starts)
+    )
 
 
 def in_words(taken, known, epochs):
@@ -198,10 +236,15 @@ def in_words(taken, known, epochs):
         for cell in taken:
             if cell.arm == arm:
                 seeds.setdefault(cell.masks, []).append(cell.seed)
-        sizes = ", ".join(f"{masks} masks ({len(of_size)} seeds)" for masks, of_size in seeds.items())
+        sizes = ", ".join(
+            f"{masks} masks ({len(of_size)} seeds)" for masks, of_size in seeds.items()
+        )
         what = "+".join(ARMS[arm].tasks).replace(COLUMN, known["column"] or "")
         lines.append(f"{arm:16} {what}: {sizes}")
-    return [*lines, f"{len(taken)} runs of {epochs} epochs; {known['masks']} training images have a mask"]
+    return [
+        *lines,
+        f"{len(taken)} runs of {epochs} epochs; {known['masks']} training images have a mask",
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- planning
@@ -220,18 +263,31 @@ def plan(make, folder, options, data, hours, jobs):
 
     def run_of(cell, epochs):
         place = first_folder(folder) if cell.masks is None else folder
-        return make(name_of(cell.arm, cell.masks), cell.seed, command(cell, known, folder, epochs), place)
+        return make(
+            name_of(cell.arm, cell.masks), cell.seed, command(cell, known, folder, epochs), place
+        )
 
     if hours is None:
         taken, epochs = sum(every, []), epochs or EPOCHS
     else:
         end = time.monotonic() + 3600 * hours * PLANNED
-        taken, epochs = chosen(every, Times(run_of, data or grid.DATA), lambda: end - time.monotonic(), jobs, epochs)
+        taken, epochs = chosen(
+            every, Times(run_of, data or grid.DATA), lambda: end - time.monotonic(), jobs, epochs
+        )
         if not any(cell.arm == "seg" for cell in taken):
-            raise InputError("segmentation alone cannot be trained on these data; the reason stands above")
-    runs, start = [run_of(cell, epochs) for cell in taken], [run_of(cell, epochs) for cell in firsts(taken)]
+            raise InputError(
+                "segmentation alone cannot be trained on these data; the reason stands above"
+            )
+    runs, start = (
+        [run_of(cell, epochs) for cell in taken],
+        [run_of(cell, epochs) for cell in firsts(taken)],
+    )
     before = next((k for k, cell in enumerate(taken) if ARMS[cell.arm].starts), len(taken))
-    return runs, [runs[:before], start, runs[before:]], "\n".join(in_words(taken, known, epochs)) + "\n"
+    return (
+        runs,
+        [runs[:before], start, runs[before:]],
+        "\n".join(in_words(taken, known, epochs)) + "\n",
+    )
 
 
 def epochs_of(folder, options):

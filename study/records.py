@@ -18,8 +18,22 @@ import registry
 from cli import InputError
 from study.table import DICE, METRICS
 
-TEST_KEYS = ("experiment", "seed", *METRICS, "n_images", "epochs", "best_epoch", "parameters", "train_seconds",
-             "images_per_second", "split_hash", "border", "size", "device", "precision")
+TEST_KEYS = (
+    "experiment",
+    "seed",
+    *METRICS,
+    "n_images",
+    "epochs",
+    "best_epoch",
+    "parameters",
+    "train_seconds",
+    "images_per_second",
+    "split_hash",
+    "border",
+    "size",
+    "device",
+    "precision",
+)
 TEXT_KEYS = {"experiment", "split_hash", "border", "device", "precision"}
 CONFIG_KEYS = {"options": dict, "images": dict, "versions": dict, "tasks": list}
 PIXELS = ("intersection", "predicted", "target")
@@ -37,6 +51,7 @@ class Run:
     """A finished run. config and test are its JSON files; history its log, a dict of (epochs,) arrays, NaN where a cell is
     empty; names its N test images that have a mask, and counts (N, 3) their pixels in intersection, prediction and target;
     tasks {name: Task}, which know what they learned from the training split."""
+
     experiment: str
     seed: int
     config: dict
@@ -65,7 +80,11 @@ class Run:
         """Whether a weighting of weighting/ changed what the losses weigh, and the log says how."""
         weights = [self.history.get(f"weight_{task}") for task in self.tasks]
         are_known = all(values is not None and np.isfinite(values).all() for values in weights)
-        return is_named(self.config.get("weighting")) and are_known and any(np.ptp(values) for values in weights)
+        return (
+            is_named(self.config.get("weighting"))
+            and are_known
+            and any(np.ptp(values) for values in weights)
+        )
 
 
 def is_named(weighting):
@@ -79,13 +98,17 @@ def dice_score(counts):
     Source: Dice, "Measures of the Amount of Ecologic Association Between Species", 1945.
     """
     intersection, predicted, target = np.moveaxis(np.asarray(counts, float), -1, 0)
-    return np.where(predicted + target > 0, 2 * intersection / np.maximum(predicted + target, 1), 1.0)
+    return np.where(
+        predicted + target > 0, 2 * intersection / np.maximum(predicted + target, 1), 1.0
+    )
 
 
 def read_runs(root):
     """All runs under a folder, by experiment and seed, and [(folder, reason)] of those that cannot be used."""
     if not root.is_dir():
-        raise InputError(f"there is no folder {root}; run 'python experiments.py' first or name the folder with --runs")
+        raise InputError(
+            f"there is no folder {root}; run 'python experiments.py' first or name the folder with --runs"
+        )
     runs, left_out = [], []
     for folder in run_folders(root):
         try:
@@ -98,8 +121,11 @@ def read_runs(root):
 
 def run_folders(root):
     """The folders two levels down, and those one level down that hold none or cannot be looked into; hidden ones aside."""
+
     def inside(folder):
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(
+            path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
 
     found = []
     for experiment in inside(root):
@@ -121,7 +147,9 @@ def read_run(folder):
     if not (folder / "config.json").exists():
         raise Unusable("it is no run folder (it has no config.json)")
     if not (folder / "test.json").exists():
-        raise Unusable("the run is not finished (it has no test.json); the same command with --resume goes on with it")
+        raise Unusable(
+            "the run is not finished (it has no test.json); the same command with --resume goes on with it"
+        )
     config = read_config(folder / "config.json")
     tasks = make_tasks(config)
     test = read_test(folder / "test.json", tasks)
@@ -130,22 +158,32 @@ def read_run(folder):
         raise Unusable(f"it holds a run of {experiment}, seed {seed}, so it was copied or renamed")
     for key in ("experiment", "split_hash", "border", "size"):
         if config.get(key) != test[key]:
-            raise Unusable(f"config.json and test.json differ in {key} ({config.get(key)} and {test[key]})")
+            raise Unusable(
+                f"config.json and test.json differ in {key} ({config.get(key)} and {test[key]})"
+            )
     for key in ("seed", "epochs"):
         if config["options"].get(key) != test[key]:
-            raise Unusable(f"config.json and test.json differ in {key} ({config['options'].get(key)} and {test[key]})")
+            raise Unusable(
+                f"config.json and test.json differ in {key} ({config['options'].get(key)} and {test[key]})"
+            )
     history = read_log(folder / "log.csv", config, test["epochs"])
     refuse_untaught(tasks, config, test, history)
     measured = tasks | absent_tasks(tasks)
     columns = PerImage(folder / "test_per_image.csv", measured)
     if len(columns.names) != test["n_images"]:
-        raise Unusable(f"test_per_image.csv has {len(columns.names)} images, test.json {test['n_images']}")
+        raise Unusable(
+            f"test_per_image.csv has {len(columns.names)} images, test.json {test['n_images']}"
+        )
     names, counts = read_pixels(columns, test["size"])
     for key, again in measure_again(measured, columns).items():
         if key not in test:  # an earlier version did not measure it
             continue
         recorded = test[key]
-        if (again is None) != (recorded is None) or again is not None and not abs(again - recorded) <= TOLERANCE:
+        if (
+            (again is None) != (recorded is None)
+            or again is not None
+            and not abs(again - recorded) <= TOLERANCE
+        ):
             raise Unusable(f"{key} in test.json is {recorded}, and {again} from test_per_image.csv")
     return Run(experiment, seed, config, test, history, names, counts, tasks)
 
@@ -178,8 +216,11 @@ def make_tasks(config):
     from tasks import Task  # here, as experiments.py starts without PyTorch
 
     names, settings = config["tasks"], config.get("settings", {})
-    if not all(isinstance(name, str) for name in names) or not isinstance(settings, dict) or not all(
-            isinstance(learned, dict) for learned in settings.values()):
+    if (
+        not all(isinstance(name, str) for name in names)
+        or not isinstance(settings, dict)
+        or not all(isinstance(learned, dict) for learned in settings.values())
+    ):
         raise Unusable("config.json does not say its tasks and what they learned")
     try:
         tasks = registry.tasks(names)
@@ -194,23 +235,35 @@ def make_tasks(config):
         raise Unusable("none of its tasks measures dice, by which rows are compared")
     for name, task in tasks.items():
         if not task.settings and not task.metrics and type(task).learn is not Task.learn:
-            raise Unusable(f"config.json does not say what its task {name} learned of the training split")
+            raise Unusable(
+                f"config.json does not say what its task {name} learned of the training split"
+            )
     return tasks
 
 
 def absent_tasks(tasks):
     """Tasks of the published study that a run does not have, {name: Task}: its records must not hold anything of them."""
     own = {key for task in tasks.values() for key in task.metrics}
-    return {name: task for name, task in registry.tasks(registry.PUBLISHED).items()
-            if name not in tasks and not own & task.metrics.keys()}
+    return {
+        name: task
+        for name, task in registry.tasks(registry.PUBLISHED).items()
+        if name not in tasks and not own & task.metrics.keys()
+    }
 
 
 def read_test(path, tasks):
     test = read_json(path)
     for name, task in tasks.items():
         if task.metrics and not test.keys() & task.metrics.keys():
-            raise Unusable(f"{path.name} lacks {next(iter(task.metrics))}, which its task {name} measures")
-    others = [key for task in tasks.values() for key in task.metrics if key in test and key not in TEST_KEYS]
+            raise Unusable(
+                f"{path.name} lacks {next(iter(task.metrics))}, which its task {name} measures"
+            )
+    others = [
+        key
+        for task in tasks.values()
+        for key in task.metrics
+        if key in test and key not in TEST_KEYS
+    ]
     for key in (*TEST_KEYS, *others):
         if key not in test:
             raise Unusable(f"{path.name} lacks {key}")
@@ -219,7 +272,11 @@ def read_test(path, tasks):
             raise Unusable(f"its test images could not measure {key}")
         if value is None and key in (*METRICS, *others):
             continue
-        right = isinstance(value, str) if key in TEXT_KEYS else type(value) in (int, float) and math.isfinite(value)
+        right = (
+            isinstance(value, str)
+            if key in TEXT_KEYS
+            else type(value) in (int, float) and math.isfinite(value)
+        )
         if not right:
             raise Unusable(f"{key} in {path.name} is {value!r}")
     return test
@@ -235,12 +292,22 @@ def refuse_untaught(tasks, config, test, history):
     for name, task in tasks.items():
         if isinstance(taught, dict):
             counts = taught.get(name)
-            counts = list(counts.values()) if isinstance(counts, dict) else counts if isinstance(counts, list) else [counts]
+            counts = (
+                list(counts.values())
+                if isinstance(counts, dict)
+                else counts
+                if isinstance(counts, list)
+                else [counts]
+            )
             if not counts or not all(type(count) is int and count > 0 for count in counts):
-                raise Unusable(f"nothing taught it the task {name} (config.json: taught {taught.get(name)})")
+                raise Unusable(
+                    f"nothing taught it the task {name} (config.json: taught {taught.get(name)})"
+                )
         elif task.metrics and all(test.get(key) is None for key in task.metrics):
-            raise Unusable(f"it does not say that anything taught it the task {name}, and {next(iter(task.metrics))} was "
-                           "not measured")
+            raise Unusable(
+                f"it does not say that anything taught it the task {name}, and {next(iter(task.metrics))} was "
+                "not measured"
+            )
         elif not history.get(f"train_loss_{name}", np.ones(1)).any():
             raise Unusable(f"nothing taught it the task {name} (its loss is 0 in every epoch)")
 
@@ -259,7 +326,9 @@ def read_csv(path, fields):
         raise Unusable(f"{path.name} lacks the column {missing[0]}")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
-            raise Unusable(f"{path.name} has {len(row)} cells in line {number} and {len(header)} columns")
+            raise Unusable(
+                f"{path.name} has {len(row)} cells in line {number} and {len(header)} columns"
+            )
     if not rows:
         raise Unusable(f"{path.name} has no rows")
     return dict(zip(header, map(list, zip(*rows))))
@@ -284,10 +353,13 @@ def numbers(path, field, cells, kind=float):
 def read_log(path, config, epochs):
     weights = tuple(f"weight_{task}" for task in config["tasks"])
     # Under a weighting of weighting/ that makes a gradient in another way there are none.
-    has_none = config.get("weighting", "").partition(":")[0] in registry.names("weighting") and not any(
-        field in read_csv(path, LOG_FIELDS) for field in weights)
+    has_none = config.get("weighting", "").partition(":")[0] in registry.names(
+        "weighting"
+    ) and not any(field in read_csv(path, LOG_FIELDS) for field in weights)
     needed = LOG_FIELDS if has_none else (*LOG_FIELDS, *weights)
-    history = {field: numbers(path, field, cells) for field, cells in read_csv(path, needed).items()}
+    history = {
+        field: numbers(path, field, cells) for field, cells in read_csv(path, needed).items()
+    }
     found = history["epoch"]
     if len(found) != epochs or (found != np.arange(1, len(found) + 1)).any():
         raise Unusable(f"{path.name} does not hold the epochs 1 to {epochs}, each once")
@@ -327,16 +399,28 @@ class PerImage(dict):
 
 def read_pixels(columns, size):
     """Names of the images that have a mask, and their counts (N, 3), which give each image's dice."""
-    counts, recorded = np.stack([columns[key].numpy() for key in PIXELS], 1), columns["dice"].numpy()
+    counts, recorded = (
+        np.stack([columns[key].numpy() for key in PIXELS], 1),
+        columns["dice"].numpy(),
+    )
     unlabelled = np.isnan(counts).all(1) & np.isnan(recorded)
-    possible = (counts >= 0).all(1) & (counts[:, 0] <= counts[:, 1:].min(1)) & (counts[:, 1:].max(1) <= size**2)
+    possible = (
+        (counts >= 0).all(1)
+        & (counts[:, 0] <= counts[:, 1:].min(1))
+        & (counts[:, 1:].max(1) <= size**2)
+    )
     agrees = np.abs(recorded - dice_score(counts)) <= TOLERANCE
-    for right, what in ((possible, "has impossible pixel counts"), (agrees, "has a dice that its pixel counts do not give")):
+    for right, what in (
+        (possible, "has impossible pixel counts"),
+        (agrees, "has a dice that its pixel counts do not give"),
+    ):
         wrong = ~(right | unlabelled)
         if wrong.any():
             line = wrong.argmax()
             raise Unusable(f"line {line + 2} of {columns.path.name} ({columns.names[line]}) {what}")
-    return tuple(np.array(columns.names)[~unlabelled].tolist()), counts[~unlabelled].astype(np.int64)
+    return tuple(np.array(columns.names)[~unlabelled].tolist()), counts[~unlabelled].astype(
+        np.int64
+    )
 
 
 def measure_again(tasks, columns):
@@ -348,6 +432,8 @@ def measure_again(tasks, columns):
         except Unusable:
             raise
         except Exception as error:  # a task is a user's own file, and may have changed since
-            raise Unusable(f"what the task {name} measured cannot be taken anew from {columns.path.name}: "
-                           f"{error!r}") from None
+            raise Unusable(
+                f"what the task {name} measured cannot be taken anew from {columns.path.name}: "
+                f"{error!r}"
+            ) from None
     return metrics

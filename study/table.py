@@ -25,6 +25,7 @@ class Experiment:
     published: test Dice in percent after 60 epochs, from one run, and the same without the inflation of its formula: divided
     by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or 369 test images, which the study does not say, so this figure
     is inferred."""
+
     name: str
     command: tuple
     tasks: tuple
@@ -39,48 +40,109 @@ class Experiment:
 
     def fits(self, config):
         """Whether a run's config.json is of this experiment; those of earlier versions do not say the weighting."""
-        return (config["tasks"] == list(self.tasks) and config.get("weighting", self.weighting) == self.weighting
-                and all(config.get(key, usual) == usual for key, usual in AXES.items()))
+        return (
+            config["tasks"] == list(self.tasks)
+            and config.get("weighting", self.weighting) == self.weighting
+            and all(config.get(key, usual) == usual for key, usual in AXES.items())
+        )
 
 
 def _split(text, *published):
-    return Experiment(f"split_{text.replace('-', '_')}", ("oeq_splits.py", "--split", text), ALL, text, "all three tasks",
-                      f"{text} (seg-cls-bbox)", published)
+    return Experiment(
+        f"split_{text.replace('-', '_')}",
+        ("oeq_splits.py", "--split", text),
+        ALL,
+        text,
+        "all three tasks",
+        f"{text} (seg-cls-bbox)",
+        published,
+    )
 
 
 ALL = ("seg", "cls", "bbox")
-EXPERIMENTS = {experiment.name: experiment for experiment in (
-    Experiment("mtl", ("train_mtl.py",), ALL, "equal", "all three tasks", "1/3 each", (90.21, 86.7)),
-    Experiment(BASELINE, ("train_baseline.py",), ("seg",), "equal", "segmentation alone", "1", (92.94, 89.3)),
-    Experiment("ablation_cls", ("train_ablation_cls.py",), ("seg", "cls"), "equal", "segmentation and classification",
-               "1/2 each", (88.04, 84.6)),
-    Experiment("ablation_bbox", ("train_ablation_bbox.py",), ("seg", "bbox"), "equal", "segmentation and head box",
-               "1/2 each", (92.75, 89.1)),
-    Experiment("uncertainty", ("oeq_uncertainty.py",), ALL, "uncertainty", "all three tasks",
-               "learned (Kendall et al. 2018)", (87.73, 84.3)),
-    _split("80-10-10", 91.80, 88.2),
-    _split("75-15-15", 91.54, 88.0),
-    _split("50-25-25", 91.29, 87.7),
-    _split("25-25-50", 90.32, 86.8),
-    _split("25-50-25", 89.83, 86.3),
-)}
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "mtl", ("train_mtl.py",), ALL, "equal", "all three tasks", "1/3 each", (90.21, 86.7)
+        ),
+        Experiment(
+            BASELINE,
+            ("train_baseline.py",),
+            ("seg",),
+            "equal",
+            "segmentation alone",
+            "1",
+            (92.94, 89.3),
+        ),
+        Experiment(
+            "ablation_cls",
+            ("train_ablation_cls.py",),
+            ("seg", "cls"),
+            "equal",
+            "segmentation and classification",
+            "1/2 each",
+            (88.04, 84.6),
+        ),
+        Experiment(
+            "ablation_bbox",
+            ("train_ablation_bbox.py",),
+            ("seg", "bbox"),
+            "equal",
+            "segmentation and head box",
+            "1/2 each",
+            (92.75, 89.1),
+        ),
+        Experiment(
+            "uncertainty",
+            ("oeq_uncertainty.py",),
+            ALL,
+            "uncertainty",
+            "all three tasks",
+            "learned (Kendall et al. 2018)",
+            (87.73, 84.3),
+        ),
+        _split("80-10-10", 91.80, 88.2),
+        _split("75-15-15", 91.54, 88.0),
+        _split("50-25-25", 91.29, 87.7),
+        _split("25-25-50", 90.32, 86.8),
+        _split("25-50-25", 89.83, 86.3),
+    )
+}
 
 
 def default_name(args):
     """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty,
     seg_bbox_mtan_0.8-0.2_masks100, of what differs from the defaults."""
-    parts = [*args.tasks, *(part for part, usual in (
-        (args.sharing, "hard"), (args.weighting, "equal"), (args.encoder, "unet"), (Path(args.encoder_weights).stem, "none"),
-        (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"), (f"bn-{args.encoder_bn}", "bn-train"),
-        (args.optimizer, None), (f"masks{args.masks}", "masksNone"), (f"scenes-{args.scenes}", "scenes-None"),
-        (f"teacher-{args.teacher and args.teacher.stem}", "teacher-None")) if part != usual)]
+    parts = [
+        *args.tasks,
+        *(
+            part
+            for part, usual in (
+                (args.sharing, "hard"),
+                (args.weighting, "equal"),
+                (args.encoder, "unet"),
+                (Path(args.encoder_weights).stem, "none"),
+                (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"),
+                (f"bn-{args.encoder_bn}", "bn-train"),
+                (args.optimizer, None),
+                (f"masks{args.masks}", "masksNone"),
+                (f"scenes-{args.scenes}", "scenes-None"),
+                (f"teacher-{args.teacher and args.teacher.stem}", "teacher-None"),
+            )
+            if part != usual
+        ),
+    ]
     return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def markdown():
     """The experiments as a Markdown table."""
     rows = [("experiment", "command", "trains", "loss weights"), ("---",) * 4]
-    rows += [(f"`{one.name}`", f"`python {' '.join(one.command)}`", one.trains, one.weights) for one in EXPERIMENTS.values()]
+    rows += [
+        (f"`{one.name}`", f"`python {' '.join(one.command)}`", one.trains, one.weights)
+        for one in EXPERIMENTS.values()
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

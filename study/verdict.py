@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ALPHA = 0.05      # two-sided; after Holm's correction the chance of one false verdict or more in a whole table
+ALPHA = 0.05  # two-sided; after Holm's correction the chance of one false verdict or more in a whole table
 POWER = 0.8
-MIN_SEEDS = 5     # of the same seeds as the baseline's; a spread estimated from fewer is worth too little
-MAX_SEEDS = 100   # above this, "how many seeds" is answered by "more than"
+MIN_SEEDS = (
+    5  # of the same seeds as the baseline's; a spread estimated from fewer is worth too little
+)
+MAX_SEEDS = 100  # above this, "how many seeds" is answered by "more than"
 RESAMPLES = 10_000
 
 
@@ -110,6 +112,7 @@ class Comparison:
     two seeds; adjusted (Holm's p), verdict (1 helps, -1 hurts, 0 cannot be told) and needed (seeds, or None where above
     MAX_SEEDS) take MIN_SEEDS. Where rows have several baselines: baseline, choice, in which alone they differ, and number.
     """
+
     experiment: str
     differences: np.ndarray
     images: tuple
@@ -137,7 +140,9 @@ def compare(rows, baseline):
     rows: dict of experiment -> dict of seed -> (N,) values of the N test images, the same images in all.
     Returns a list of Comparison in the order of rows; empty without a baseline.
     """
-    return compare_pairs(rows, [(experiment, baseline, "") for experiment in rows if experiment != baseline])
+    return compare_pairs(
+        rows, [(experiment, baseline, "") for experiment in rows if experiment != baseline]
+    )
 
 
 def compare_pairs(rows, pairs):
@@ -149,10 +154,19 @@ def compare_pairs(rows, pairs):
         if not seeds:
             continue
         per_image = np.array([of_seed[seed] - reference[seed] for seed in seeds])
-        found = Comparison(experiment, per_image.mean(1), bootstrap_interval(per_image.mean(0)), baseline=baseline,
-                           choice=choice, number=len(comparisons) + 1 if choice else None)
+        found = Comparison(
+            experiment,
+            per_image.mean(1),
+            bootstrap_interval(per_image.mean(0)),
+            baseline=baseline,
+            choice=choice,
+            number=len(comparisons) + 1 if choice else None,
+        )
         if found.n >= 2:
-            found.interval, found.p = t_interval(found.differences)[1:], float(paired_p(found.differences))
+            found.interval, found.p = (
+                t_interval(found.differences)[1:],
+                float(paired_p(found.differences)),
+            )
         comparisons.append(found)
     judged = [found for found in comparisons if found.n >= MIN_SEEDS]
     adjusted = holm([found.p for found in judged])

@@ -22,6 +22,7 @@ ALONE = "seg"
 class Study:
     """The runs by arm, number of masks and seed: {arm: {n: {seed: Run}}}, the arms in the order in which they are given; whole: the
     number of masks that there are, or None where no run has them all."""
+
     runs: dict
     whole: int | None
 
@@ -48,15 +49,23 @@ def arm_of(run):
     words = "+".join(name.removeprefix("column:") for name in run.tasks)
     if run.config.get("init"):
         words += " after another task"
-    return words + "".join(f", {run.config[key]}" for key, usual in AXES.items()
-                           if key != "encoder_weights" and run.config.get(key, usual) != usual) + (
-        " pretrained" if run.config.get("encoder_weights") else "")
+    return (
+        words
+        + "".join(
+            f", {run.config[key]}"
+            for key, usual in AXES.items()
+            if key != "encoder_weights" and run.config.get(key, usual) != usual
+        )
+        + (" pretrained" if run.config.get("encoder_weights") else "")
+    )
 
 
 def masks_of(run):
     """How many masks taught a run."""
     taught = run.config.get("taught", {}).get("seg", 0)
-    return run.config["options"].get("masks") or (sum(taught.values()) if isinstance(taught, dict) else taught)
+    return run.config["options"].get("masks") or (
+        sum(taught.values()) if isinstance(taught, dict) else taught
+    )
 
 
 def is_study(runs):
@@ -68,12 +77,16 @@ def is_study(runs):
 def study_of(runs):
     """The Study of some runs. Raises cli.InputError for two of one arm, size and seed."""
     found = {ALONE: {}}
-    whole = max((masks_of(run) for run in runs if not run.config["options"].get("masks")), default=None)
+    whole = max(
+        (masks_of(run) for run in runs if not run.config["options"].get("masks")), default=None
+    )
     for run in runs:
         place = found.setdefault(arm_of(run), {}).setdefault(masks_of(run), {})
         if run.seed in place:
-            raise InputError(f"{run.label} and {place[run.seed].label} are both of {arm_of(run)} with {masks_of(run)} masks and "
-                             f"seed {run.seed}; move one out of the folder")
+            raise InputError(
+                f"{run.label} and {place[run.seed].label} are both of {arm_of(run)} with {masks_of(run)} masks and "
+                f"seed {run.seed}; move one out of the folder"
+            )
         place[run.seed] = run
     return Study(found, whole)
 
@@ -95,7 +108,10 @@ def primary(study):
 
     def of(arm):
         seeds = set.intersection(*(set(study.runs[arm].get(n, ())) for n in sizes))
-        return {seed: np.mean([100 * study.runs[arm][n][seed].dice for n in sizes], 0) for seed in sorted(seeds)}
+        return {
+            seed: np.mean([100 * study.runs[arm][n][seed].dice for n in sizes], 0)
+            for seed in sorted(seeds)
+        }
 
     return verdict.compare({arm: of(arm) for arm in study.runs}, ALONE)
 
@@ -112,14 +128,18 @@ def draws(study, arm, seed=0):
     seeds are drawn, and not runs, as runs of one seed share subset, weights and order.
     """
     sizes = np.array(study.sizes)
-    seeds = sorted({seed for name in (ALONE, arm) for of_size in study.runs[name].values() for seed in of_size})
+    seeds = sorted(
+        {seed for name in (ALONE, arm) for of_size in study.runs[name].values() for seed in of_size}
+    )
     tables = np.full((2, len(seeds), len(sizes)), np.nan)
     for table, name in zip(tables, (ALONE, arm)):
         for k, n in enumerate(sizes):
             for of_seed, value in study.values(name, n).items():
                 table[seeds.index(of_seed), k] = value
     rng = np.random.default_rng(seed)
-    picked = np.concatenate([np.arange(len(seeds))[None], rng.integers(0, len(seeds), (RESAMPLES, len(seeds)))])
+    picked = np.concatenate(
+        [np.arange(len(seeds))[None], rng.integers(0, len(seeds), (RESAMPLES, len(seeds)))]
+    )
     return sizes, *(mean_of_known(table[picked]) for table in (tables[0], tables[1] - tables[0]))
 
 
@@ -148,6 +168,7 @@ def equivalent(sizes, curve, value):
 class Worth:
     """An arm at n masks is as good as segmentation alone with so many: masks, and its 95% interval; 0 and infinity stand for less and
     more than were tried."""
+
     n: int
     masks: float
     interval: tuple
@@ -160,10 +181,19 @@ def worths(study, arm):
     for k, n in enumerate(sizes):
         if n == study.whole or np.isnan(gains[0, k]):
             continue
-        values = np.array([equivalent(sizes, curve, value) for curve, value in zip(alone, alone[:, k] + gains[:, k])])
+        values = np.array(
+            [
+                equivalent(sizes, curve, value)
+                for curve, value in zip(alone, alone[:, k] + gains[:, k])
+            ]
+        )
         known = values[1:][~np.isnan(values[1:])]
         # "nearest", as between a number and infinity there is nothing.
-        ends = tuple(np.quantile(known, (verdict.ALPHA / 2, 1 - verdict.ALPHA / 2), method="nearest").tolist())
+        ends = tuple(
+            np.quantile(
+                known, (verdict.ALPHA / 2, 1 - verdict.ALPHA / 2), method="nearest"
+            ).tolist()
+        )
         found.append(Worth(int(n), values[0], ends))
     return found
 
@@ -184,5 +214,9 @@ def crossings(study, arm):
     sizes, _, every = draws(study, arm)
     values = np.array([crossing(sizes, gains) for gains in every])
     known = values[1:][~np.isnan(values[1:])]
-    ends = tuple(np.quantile(known, (verdict.ALPHA / 2, 1 - verdict.ALPHA / 2)).tolist()) if len(known) else None
+    ends = (
+        tuple(np.quantile(known, (verdict.ALPHA / 2, 1 - verdict.ALPHA / 2)).tolist())
+        if len(known)
+        else None
+    )
     return values[0], ends, len(known) / RESAMPLES

@@ -22,6 +22,7 @@ class Metric:
 
     percent: a share that tables give in percent; note: what it is the mean of, where that goes without saying for nobody.
     """
+
     label: str
     unit: str = ""
     higher: bool = True
@@ -64,10 +65,14 @@ class Task(ABC):
 
     def __init__(self, name, argument=None):
         if argument is not None:
-            raise InputError(f"the task {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
+            raise InputError(
+                f"the task {name.partition(':')[0]} takes nothing after a colon, and was {name!r}"
+            )
         self.name = name
         self.settings = {}  # what `learn` found: plain values, kept with the network
-        self.temperature = 1.0  # by which `answer` divides logits of classes (training/calibration.py)
+        self.temperature = (
+            1.0  # by which `answer` divides logits of classes (training/calibration.py)
+        )
 
     def learn(self, dataset):
         """Look at the training split before the network is built, and fill `settings`.
@@ -95,7 +100,11 @@ class Task(ABC):
         """(B,) bool: whose target is known, at least in part."""
         if target.is_floating_point():
             return ~target.flatten(1).isnan().all(dim=1) if target.ndim > 1 else ~target.isnan()
-        return (target != UNLABELLED).flatten(1).any(dim=1) if target.ndim > 1 else target != UNLABELLED
+        return (
+            (target != UNLABELLED).flatten(1).any(dim=1)
+            if target.ndim > 1
+            else target != UNLABELLED
+        )
 
     def flip(self, target):
         """The target of one image that is mirrored left to right."""
@@ -213,7 +222,9 @@ def blend(maps, windows):
     mean.
     """
     sizes = windows[:, 2:].unique(dim=0)
-    shape = [round(side / share) for side, share in zip(maps.shape[-2:], sizes.amin(0).flip(0).tolist())]
+    shape = [
+        round(side / share) for side, share in zip(maps.shape[-2:], sizes.amin(0).flip(0).tolist())
+    ]
     mean = maps.new_zeros(maps.shape[1], *shape)
     for size in sizes:
         total, weight = torch.zeros_like(mean), maps.new_zeros(shape)
@@ -223,7 +234,10 @@ def blend(maps, windows):
             columns = slice(round(left * shape[1]), round((left + width) * shape[1]))
             sides = rows.stop - rows.start, columns.stop - columns.start
             tent = torch.outer(*[0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs() for n in sides])
-            total[:, rows, columns] += tent * F.interpolate(maps[k, None], size=sides, mode="bilinear", align_corners=False)[0]
+            total[:, rows, columns] += (
+                tent
+                * F.interpolate(maps[k, None], size=sides, mode="bilinear", align_corners=False)[0]
+            )
             weight[rows, columns] += tent
         mean += total / weight / len(sizes)
     return mean

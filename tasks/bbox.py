@@ -55,13 +55,17 @@ class Bbox(Task):
         Source: Rezatofighi et al., "Generalized Intersection over Union", 2019; the sum with L1 as in DETR (Carion et al.
         2020).
         """
-        from torchvision import ops  # here, as it takes as long to import as PyTorch, and only teaching and measuring need it
+        from torchvision import (
+            ops,
+        )  # here, as it takes as long to import as PyTorch, and only teaching and measuring need it
 
         has_box = self.labelled(target)
         if not has_box.any():
             return nothing(output)
         boxes, target = output[has_box], target[has_box]
-        return F.l1_loss(boxes, target) + ops.generalized_box_iou_loss(boxes, target, reduction="mean")
+        return F.l1_loss(boxes, target) + ops.generalized_box_iou_loss(
+            boxes, target, reduction="mean"
+        )
 
     def measure(self, output, target):
         from torchvision import ops
@@ -75,7 +79,9 @@ class Bbox(Task):
         nearly = held >= HOLDS
         best = torch.where(nearly, held - area, -1).argmax() if nearly.any() else held.argmax()
         left, top, width, height = windows[best].tolist()
-        return outputs[best] * torch.tensor([width, height, width, height]) + torch.tensor([left, top, left, top])
+        return outputs[best] * torch.tensor([width, height, width, height]) + torch.tensor(
+            [left, top, left, top]
+        )
 
     def draw(self, panel, value, is_target):
         panel.boxes.append(_pixels(value, *panel.image.shape[-2:]))

@@ -29,11 +29,16 @@ class Cls(Task):
 
     def learn(self, dataset):
         """What the classes are called; nothing where that is cat and dog, as networks of earlier versions have it."""
-        names = getattr(dataset, "summary", {}).get("classes", CLASSES)  # a stand-in may have columns alone
+        names = getattr(dataset, "summary", {}).get(
+            "classes", CLASSES
+        )  # a stand-in may have columns alone
         self.settings = {} if names == CLASSES else {"classes": list(names)}
 
     def value(self, raw):
-        return [None if label == UNLABELLED else self.classes[label] for label in self.target(raw).tolist()]
+        return [
+            None if label == UNLABELLED else self.classes[label]
+            for label in self.target(raw).tolist()
+        ]
 
     def lacking(self, counts):
         if len(counts) != 1:
@@ -67,13 +72,20 @@ class Cls(Task):
 
     def measure(self, output, target):
         known = target < len(CLASSES)
-        return {"correct": blank((output.argmax(dim=1) == target).long(), known), "label": blank(target, known)}
+        return {
+            "correct": blank((output.argmax(dim=1) == target).long(), known),
+            "label": blank(target, known),
+        }
 
     def summarise(self, measured):
         """None where only one class occurs, which a network that always says the same would get right; records of earlier
         versions do not have the labels."""
         labels = measured["label"][~measured["label"].isnan()] if "label" in measured else None
-        return {"accuracy": None if labels is not None and len(labels.unique()) < 2 else mean(measured["correct"])}
+        return {
+            "accuracy": None
+            if labels is not None and len(labels.unique()) < 2
+            else mean(measured["correct"])
+        }
 
     def classified(self, output, target):
         known = target < len(CLASSES)

@@ -23,10 +23,14 @@ MAX_CLASSES = 1000  # more are names or free text, of which every image has its 
 class Column(Task):
     def __init__(self, name, argument=None):
         if not argument:
-            raise InputError(f"the task {name!r} does not say which column of index.csv; write for example column:breed")
+            raise InputError(
+                f"the task {name!r} does not say which column of index.csv; write for example column:breed"
+            )
         if "." in argument:
-            raise InputError(f"the column {argument!r} has a dot in its name, which no part of a network can have; rename it in "
-                             "index.csv")
+            raise InputError(
+                f"the column {argument!r} has a dot in its name, which no part of a network can have; rename it in "
+                "index.csv"
+            )
         super().__init__(name)
         self.column = argument
         self.needs, self.labels = (f"index:{argument}",), f"an entry in the column {argument}"
@@ -37,9 +41,15 @@ class Column(Task):
         if not self.settings:
             return {}
         if self._is_number():
-            return {f"{self.key}_mae": Metric(f"{self.column} error", "as in index.csv", higher=False)}
-        return {f"{self.key}_accuracy": Metric(f"{self.column} accuracy", percent=True),
-                f"{self.key}_balanced_accuracy": Metric(f"{self.column} balanced accuracy", percent=True, note="mean over classes")}
+            return {
+                f"{self.key}_mae": Metric(f"{self.column} error", "as in index.csv", higher=False)
+            }
+        return {
+            f"{self.key}_accuracy": Metric(f"{self.column} accuracy", percent=True),
+            f"{self.key}_balanced_accuracy": Metric(
+                f"{self.column} balanced accuracy", percent=True, note="mean over classes"
+            ),
+        }
 
     @property
     def flags(self):
@@ -65,18 +75,24 @@ class Column(Task):
         if known and None not in values:
             deviation = float(np.std(values))
             if not deviation > 0:
-                raise InputError(f"{where} holds one number only, {values[0]:g}, which teaches nothing; leave the task out")
+                raise InputError(
+                    f"{where} holds one number only, {values[0]:g}, which teaches nothing; leave the task out"
+                )
             self.settings = {"mean": float(np.mean(values)), "deviation": deviation}
             return
         classes = sorted(set(known))
         if len(classes) < 2:
             what = f"one value only, {classes[0]!r}" if classes else "empty cells only"
-            raise InputError(f"{where} holds {what}, which teaches nothing; leave the task out, or fill the column in")
+            raise InputError(
+                f"{where} holds {what}, which teaches nothing; leave the task out, or fill the column in"
+            )
         if len(classes) > MAX_CLASSES or len(classes) == len(known):
             numbers = sum(value is not None for value in values)
             other = next(cell for cell, value in zip(known, values) if value is None)
             odd = f"; {numbers} of its cells are numbers and {other!r} is none" if numbers else ""
-            raise InputError(f"{where} has {len(classes)} different values in {len(known)} cells, too many for classes{odd}")
+            raise InputError(
+                f"{where} has {len(classes)} different values in {len(known)} cells, too many for classes{odd}"
+            )
         self.settings = {"classes": classes}
 
     def _is_number(self):
@@ -88,9 +104,13 @@ class Column(Task):
             values = [math.nan if not cell else _number(cell) for cell in cells]
             if None in values:
                 other = cells[values.index(None)][:60]
-                raise InputError(f"the column {self.column!r} of index.csv holds numbers, and {other!r} is none; put it right "
-                                 "or leave the cell empty")
-            return torch.tensor([(value - self.settings["mean"]) / self.settings["deviation"] for value in values])
+                raise InputError(
+                    f"the column {self.column!r} of index.csv holds numbers, and {other!r} is none; put it right "
+                    "or leave the cell empty"
+                )
+            return torch.tensor(
+                [(value - self.settings["mean"]) / self.settings["deviation"] for value in values]
+            )
         index = {name: k for k, name in enumerate(self.settings["classes"])}
         return torch.tensor([index.get(cell, len(index)) if cell else EMPTY for cell in cells])
 
@@ -119,16 +139,24 @@ class Column(Task):
         if self._is_number():
             error = (output[:, 0].double() - target.double()).abs() * self.settings["deviation"]
             return {f"{self.key}_mae": blank(error, known)}
-        return {f"{self.key}_correct": blank((output.argmax(dim=1) == target).long(), known),
-                f"{self.key}_class": blank(target, known)}
+        return {
+            f"{self.key}_correct": blank((output.argmax(dim=1) == target).long(), known),
+            f"{self.key}_class": blank(target, known),
+        }
 
     def summarise(self, measured):
         """Balanced accuracy is the mean over classes of the share that is right (Brodersen et al. 2010)."""
         if self._is_number():
             return super().summarise(measured)
         correct, of_class = measured[f"{self.key}_correct"], measured[f"{self.key}_class"]
-        shares = [correct[of_class == k].double().mean() for k in of_class.unique() if not k.isnan()]
-        return dict(zip(self.metrics, (mean(correct), torch.stack(shares).mean().item() if shares else None)))
+        shares = [
+            correct[of_class == k].double().mean() for k in of_class.unique() if not k.isnan()
+        ]
+        return dict(
+            zip(
+                self.metrics, (mean(correct), torch.stack(shares).mean().item() if shares else None)
+            )
+        )
 
     def classified(self, output, target):
         if self._is_number():
@@ -139,7 +167,7 @@ class Column(Task):
     def answer(self, output, height, width):
         """A number in the column's unit, or (name of the class, its probability)."""
         if self._is_number():
-            return (output[0].item() * self.settings["deviation"] + self.settings["mean"])
+            return output[0].item() * self.settings["deviation"] + self.settings["mean"]
         probability, winner = (output / self.temperature).softmax(dim=0).max(dim=0)
         return self.settings["classes"][winner], probability.item()
 
@@ -158,7 +186,9 @@ class Column(Task):
         return f"{self.column} {name}" + ("" if probability is None else f" {probability:.0%}")
 
     def cells(self, value, height, width):
-        return [float(f"{value:.6g}")] if isinstance(value, float) else [value[0], round(value[1], 4)]
+        return (
+            [float(f"{value:.6g}")] if isinstance(value, float) else [value[0], round(value[1], 4)]
+        )
 
 
 def _number(text):

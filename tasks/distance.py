@@ -21,10 +21,15 @@ class Distance(Task):
     panel = "distance"
 
     def value(self, raw):
-        return [True if known else None for known in (raw["masks"] != UNLABELLED).flatten(1).any(1).tolist()]
+        return [
+            True if known else None
+            for known in (raw["masks"] != UNLABELLED).flatten(1).any(1).tolist()
+        ]
 
     def target(self, raw):
-        return torch.stack([torch.from_numpy(_signed_distance(mask[0].numpy())) for mask in raw["masks"]])[:, None]
+        return torch.stack(
+            [torch.from_numpy(_signed_distance(mask[0].numpy())) for mask in raw["masks"]]
+        )[:, None]
 
     def head(self, channels):
         return SegDecoder(channels)
@@ -44,10 +49,14 @@ class Distance(Task):
 
     def answer(self, output, height, width):
         """The distance at each pixel, (H, W) float."""
-        return F.interpolate(output[None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        return F.interpolate(
+            output[None], size=(height, width), mode="bilinear", align_corners=False
+        )[0, 0]
 
     def draw(self, panel, value, is_target):
-        strength = (value.abs().nan_to_num() * 4).clamp(0, 1)[..., None]   # (H, W, 1); a quarter of a side is full colour
+        strength = (value.abs().nan_to_num() * 4).clamp(0, 1)[
+            ..., None
+        ]  # (H, W, 1); a quarter of a side is full colour
         colour = torch.where(value[..., None] > 0, INSIDE, OUTSIDE)
         panel.image = (255 + (colour - 255) * strength).to(torch.uint8).permute(2, 0, 1)
 
@@ -58,10 +67,18 @@ class Distance(Task):
 def _signed_distance(mask):
     """(H, W) uint8 of 1, 0 and 255 -> (H, W) float32: distance of each pixel's centre to the edge of the nearest pixel of
     the other kind, in sides."""
-    from scipy.ndimage import distance_transform_edt  # here, because only this needs it and it takes a while to import
+    from scipy.ndimage import (
+        distance_transform_edt,
+    )  # here, because only this needs it and it takes a while to import
 
     side, pet, ground = max(mask.shape), mask == 1, mask == 0
-    to_ground = distance_transform_edt(~ground) - 0.5 if ground.any() else np.full(mask.shape, NO_CONTOUR * side)
-    to_pet = distance_transform_edt(~pet) - 0.5 if pet.any() else np.full(mask.shape, NO_CONTOUR * side)
+    to_ground = (
+        distance_transform_edt(~ground) - 0.5
+        if ground.any()
+        else np.full(mask.shape, NO_CONTOUR * side)
+    )
+    to_pet = (
+        distance_transform_edt(~pet) - 0.5 if pet.any() else np.full(mask.shape, NO_CONTOUR * side)
+    )
     signed = np.where(pet, to_ground, -to_pet) / side
     return np.where(mask == UNLABELLED, np.nan, signed).astype(np.float32)

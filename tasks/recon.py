@@ -18,7 +18,10 @@ class Recon(Task):
     def target(self, raw):
         image = raw["image"]
         quarter = [-(-side // 4) for side in image.shape[-2:]]
-        return F.interpolate(image.float().contiguous(), size=quarter, mode="bilinear", antialias=True) / 255
+        return (
+            F.interpolate(image.float().contiguous(), size=quarter, mode="bilinear", antialias=True)
+            / 255
+        )
 
     def head(self, channels):
         return PlainDecoder(channels[-1], 3)
@@ -32,7 +35,9 @@ class Recon(Task):
 
     def answer(self, output, height, width):
         """(3, H, W) uint8."""
-        image = F.interpolate(output[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        image = F.interpolate(
+            output[None], size=(height, width), mode="bilinear", align_corners=False
+        )[0]
         return (255 * image.clamp(0, 1)).round().to(torch.uint8)
 
     def draw(self, panel, value, is_target):

@@ -24,7 +24,9 @@ import data_rechunk  # noqa: E402  (the path comes first)
 @pytest.fixture(scope="session", autouse=True)
 def no_memory(tmp_path_factory):
     """What runs remember of this machine for later ones stays among the tests; scripts that they start inherit it."""
-    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(
+        tmp_path_factory.mktemp("cache")
+    )
 
 
 def write_data(folder, counts, size=64, seed=0):
@@ -41,12 +43,17 @@ def write_data(folder, counts, size=64, seed=0):
         for k in range(n):
             side = int(rng.integers(size // 4, size // 2))
             x, y = (int(v) for v in rng.integers(0, size - side, 2))
-            images[k, y:y + side, x:x + side, 2 * labels[k, 0]] += 120
-            masks[k, y:y + side, x:x + side] = 1
+            images[k, y : y + side, x : x + side, 2 * labels[k, 0]] += 120
+            masks[k, y : y + side, x : x + side] = 1
             if k < n - 1:
                 boxes[k] = x, y, x + side / 2, y + side / 2
         (folder / split).mkdir(parents=True)
-        for kind, array in (("images", images), ("masks", masks), ("bboxes", boxes), ("binary", labels)):
+        for kind, array in (
+            ("images", images),
+            ("masks", masks),
+            ("bboxes", boxes),
+            ("binary", labels),
+        ):
             with h5py.File(folder / split / f"{kind}.h5", "w") as file:
                 file[kind] = array
     return folder
@@ -75,7 +82,10 @@ def write_more(folder):
         trimaps[:, :, 1:][masks[:, :, 1:] != masks[:, :, :-1]] = 3
         with h5py.File(split / "trimaps.h5", "w") as file:
             file["trimaps"] = trimaps
-        cells = [(("pug", "boxer", "sphynx", "")[k % 4], "" if k % 5 == 4 else str(1 + k % 3)) for k in range(len(masks))]
+        cells = [
+            (("pug", "boxer", "sphynx", "")[k % 4], "" if k % 5 == 4 else str(1 + k % 3))
+            for k in range(len(masks))
+        ]
         lines = [f"{k},{split.name}_{k},{breed},{age}" for k, (breed, age) in enumerate(cells)]
         (split / "index.csv").write_text("\n".join(["row,name,breed,age", *lines, ""]))
     return folder
@@ -84,13 +94,21 @@ def write_more(folder):
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory):
     """The images of `data`, with a trimap each, and breed and age of most. Read it, do not change it."""
-    return rechunk(write_more(write_data(tmp_path_factory.mktemp("rich") / "pets", {"train": 24, "val": 10, "test": 10})))
+    return rechunk(
+        write_more(
+            write_data(
+                tmp_path_factory.mktemp("rich") / "pets", {"train": 24, "val": 10, "test": 10}
+            )
+        )
+    )
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A re-chunked data folder of 24, 10 and 10 images of 64 px. Read it, do not change it."""
-    return rechunk(write_data(tmp_path_factory.mktemp("data") / "pets", {"train": 24, "val": 10, "test": 10}))
+    return rechunk(
+        write_data(tmp_path_factory.mktemp("data") / "pets", {"train": 24, "val": 10, "test": 10})
+    )
 
 
 @pytest.fixture(scope="module")

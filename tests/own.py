@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from oxford import a_trimap, noise
 from PIL import Image
 
 import data_prepare
 from cli import InputError
-from oxford import a_trimap, noise
 
 
 def photograph(folder, name, ending=".JPG", size=(64, 48), **save):
@@ -23,8 +23,10 @@ def photograph(folder, name, ending=".JPG", size=(64, 48), **save):
 
 def ellipse(size=(64, 48), shift=0):
     """(H, W) bool, an ellipse in the middle, moved to the right by `shift` pixels."""
-    y, x = np.mgrid[:size[1], :size[0]]
-    return ((x - size[0] / 2 - shift) / (size[0] / 4)) ** 2 + ((y - size[1] / 2) / (size[1] / 3)) ** 2 < 1
+    y, x = np.mgrid[: size[1], : size[0]]
+    return ((x - size[0] / 2 - shift) / (size[0] / 4)) ** 2 + (
+        (y - size[1] / 2) / (size[1] / 3)
+    ) ** 2 < 1
 
 
 def save_mask(folder, name, values, ending=".png", **save):
@@ -54,7 +56,9 @@ def own(place, masks, **photos):
 
 def prepare(out, *options, size=32):
     """Run data_prepare.py in this process; returns the data folder."""
-    data_prepare.main(data_prepare.parse_args([*map(str, options), "--out", str(out), "--size", str(size)]))
+    data_prepare.main(
+        data_prepare.parse_args([*map(str, options), "--out", str(out), "--size", str(size)])
+    )
     return out
 
 
@@ -77,25 +81,51 @@ def lay_out(place):
         (place / "voc" / "JPEGImages").mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, place / "voc" / "JPEGImages" / f"{name}.jpg")
         save_mask(place / "masks", name, ellipse())
-        save_mask(place / "classes", name, np.where(ellipse(), 5, np.where(ellipse(shift=20), 1, 7)).astype(np.uint8))
+        save_mask(
+            place / "classes",
+            name,
+            np.where(ellipse(), 5, np.where(ellipse(shift=20), 1, 7)).astype(np.uint8),
+        )
         save_mask(place / "trimaps", name, a_trimap(64, 48))
         save_mask(place / "voc" / "SegmentationClass", name, palette(ellipse() * 13))
-    lines = [f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},4,4,30,30\n" for k, name in enumerate(names)]
+    lines = [
+        f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},4,4,30,30\n" for k, name in enumerate(names)
+    ]
     (place / "labels.csv").write_text("".join(["filename,class,age,xmin,ymin,xmax,ymax\n", *lines]))
     for split, members in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
         (place / f"{split}.txt").write_text("\n".join(members))
     square = [[10, 8, 30, 8, 30, 28, 10, 28]]
-    write_coco(place / "coco.json", {f"{name}.JPG": (64, 48) for name in names},
-               [(f"{name}.JPG", ("horse", "pony")[k % 2], square, {}) for k, name in enumerate(names)], ("horse", "pony"))
+    write_coco(
+        place / "coco.json",
+        {f"{name}.JPG": (64, 48) for name in names},
+        [(f"{name}.JPG", ("horse", "pony")[k % 2], square, {}) for k, name in enumerate(names)],
+        ("horse", "pony"),
+    )
 
 
 def write_coco(path, images, annotations, categories=("pet",)):
     """images: {file name: (width, height)}; annotations: (file name, category, segmentation, more keys)."""
     ids = {name: k for k, name in enumerate(images, 1)}
-    path.write_text(json.dumps({
-        "images": [{"id": ids[name], "file_name": name, "width": w, "height": h} for name, (w, h) in images.items()],
-        "annotations": [{"id": k, "image_id": ids[name], "category_id": categories.index(category) + 1,
-                         "segmentation": segmentation, "iscrowd": 0, **more}
-                        for k, (name, category, segmentation, more) in enumerate(annotations, 1)],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)]}))
+    path.write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"id": ids[name], "file_name": name, "width": w, "height": h}
+                    for name, (w, h) in images.items()
+                ],
+                "annotations": [
+                    {
+                        "id": k,
+                        "image_id": ids[name],
+                        "category_id": categories.index(category) + 1,
+                        "segmentation": segmentation,
+                        "iscrowd": 0,
+                        **more,
+                    }
+                    for k, (name, category, segmentation, more) in enumerate(annotations, 1)
+                ],
+                "categories": [{"id": k, "name": name} for k, name in enumerate(categories, 1)],
+            }
+        )
+    )
     return path

@@ -24,7 +24,9 @@ def layout(root):
 
 
 def noise(name, width, height):
-    pixels = np.random.default_rng(zlib.crc32(os.fsencode(name))).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(zlib.crc32(os.fsencode(name))).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
     return Image.fromarray(pixels)
 
 
@@ -38,18 +40,26 @@ def halves(width=64, height=48):
 def a_trimap(width, height):
     """Pet in the middle third, a border of 3 pixels around it."""
     trimap = np.full((height, width), 2, np.uint8)
-    trimap[height // 3 - 3:2 * height // 3 + 3, width // 3 - 3:2 * width // 3 + 3] = 3
-    trimap[height // 3:2 * height // 3, width // 3:2 * width // 3] = 1
+    trimap[height // 3 - 3 : 2 * height // 3 + 3, width // 3 - 3 : 2 * width // 3 + 3] = 3
+    trimap[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = 1
     return trimap
 
 
 def voc(box, frame):
-    corners = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box))
-    size = f"<size><width>{frame[0]}</width><height>{frame[1]}</height><depth>3</depth></size>" if frame else ""
+    corners = "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)
+    )
+    size = (
+        f"<size><width>{frame[0]}</width><height>{frame[1]}</height><depth>3</depth></size>"
+        if frame
+        else ""
+    )
     return f"<annotation>{size}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
 
 
-def add(root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", ending=".jpg", **save):
+def add(
+    root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", ending=".jpg", **save
+):
     """Add a photograph of 64 x 48 noise, or the given one; trimap: an array or an image; box None leaves the XML out."""
     image = noise(name, 64, 48) if image is None else image
     trimap = a_trimap(*image.size) if trimap is None else trimap
@@ -70,7 +80,11 @@ def real(variable):
 
 
 def prepare(root, out, *options):
-    data_prepare.main(data_prepare.parse_args(["--root", str(root), "--out", str(out), "--size", "32", *map(str, options)]))
+    data_prepare.main(
+        data_prepare.parse_args(
+            ["--root", str(root), "--out", str(out), "--size", "32", *map(str, options)]
+        )
+    )
     return out
 
 
@@ -108,7 +122,10 @@ def names(out, split="test"):
 def all_of(root, out, *options):
     """Prepare a folder as one split: {name: its arrays by kind}."""
     arrays, rows = read(prepare(root, out, "--fractions", "0-0-100", *options))
-    return {row["name"]: {kind: array[k] for kind, array in arrays.items()} for k, row in enumerate(rows)}
+    return {
+        row["name"]: {kind: array[k] for kind, array in arrays.items()}
+        for k, row in enumerate(rows)
+    }
 
 
 def left_out(text):

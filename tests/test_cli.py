@@ -42,29 +42,39 @@ def one_line(text):
 
 # ------------------------------------------------------------------------------------------- exit status
 
+
 def ends_with(error):
     def main(args):
         raise error
+
     with pytest.raises(SystemExit) as end:
         cli.run(main, None)
     return end.value.code
 
 
-@pytest.mark.parametrize("error, status, words", [
-    (cli.InputError("the file is wrong; make another"), 2, "the file is wrong; make another"),
-    (OSError(errno.ENOSPC, "No space left on device", "x.h5"), 2, "No space left"),
-    (PermissionError(errno.EACCES, "Permission denied", "x.h5"), 2, "Permission denied"),
-    (KeyboardInterrupt(), 130, "SIGINT"), (cli.Terminated(), 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    "error, status, words",
+    [
+        (cli.InputError("the file is wrong; make another"), 2, "the file is wrong; make another"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.h5"), 2, "No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.h5"), 2, "Permission denied"),
+        (KeyboardInterrupt(), 130, "SIGINT"),
+        (cli.Terminated(), 143, "SIGTERM"),
+    ],
+)
 def test_status_and_one_line(error, status, words, capsys):
     assert ends_with(error) == status
     captured = capsys.readouterr()
     assert one_line(captured.err) and words in captured.err and captured.out == ""
 
 
-@pytest.mark.parametrize("error", [ValueError("ours"), ZeroDivisionError(), OSError(errno.ENOENT, "No such file", "x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("ours"), ZeroDivisionError(), OSError(errno.ENOENT, "No such file", "x")]
+)
 def test_a_fault_of_ours_keeps_its_traceback(error):
     def main(args):
         raise error
+
     with pytest.raises(type(error)):
         cli.run(main, None)
 
@@ -84,11 +94,15 @@ def script(tmp_path, body):
 def test_a_fault_of_ours_ends_a_process_with_1_and_a_traceback(tmp_path):
     command = script(tmp_path, "def main(args): return 1 / 0\ncli.run(main, None)")
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+    assert (
+        done.returncode == 1 and "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+    )
 
 
 def test_a_real_sigterm_lets_clean_up_run_and_ends_with_143(tmp_path):
-    command = script(tmp_path, """
+    command = script(
+        tmp_path,
+        """
 import time
 def main(args):
     try:
@@ -96,8 +110,11 @@ def main(args):
         time.sleep(60)
     finally:
         print("cleaned", flush=True)
-cli.run(main, None)""")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+cli.run(main, None)""",
+    )
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate()
@@ -105,12 +122,17 @@ cli.run(main, None)""")
 
 
 def test_a_reader_that_leaves_gets_no_traceback(tmp_path):
-    command = script(tmp_path, """
+    command = script(
+        tmp_path,
+        """
 def main(args):
     sys.stdin.readline()
     print("nobody reads this")
-cli.run(main, None)""")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+cli.run(main, None)""",
+    )
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.close()
         process.stdin.close()
         assert process.stderr.read() == b""
@@ -119,7 +141,9 @@ cli.run(main, None)""")
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_inside_a_destructor_is_not_lost(number, status, tmp_path):
-    command = script(tmp_path, """
+    command = script(
+        tmp_path,
+        """
 import time
 class Slow:
     def __del__(self):
@@ -128,8 +152,11 @@ class Slow:
 def main(args):
     Slow()
     time.sleep(60)
-cli.run(main, None)""")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+cli.run(main, None)""",
+    )
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         _, err = process.communicate()
@@ -137,13 +164,16 @@ cli.run(main, None)""")
 
 
 def test_a_worker_does_not_outlive_a_main_process_that_was_killed(tmp_path):
-    command = script(tmp_path, """
+    command = script(
+        tmp_path,
+        """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(2, initializer=cli.follow_parent)
     print(pool.submit(os.getpid).result(), flush=True)
-    time.sleep(60)""")
+    time.sleep(60)""",
+    )
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     os.kill(int(process.stdout.readline()), 0)  # it lives
     process.kill()
@@ -157,6 +187,7 @@ if __name__ == "__main__":
 
 
 # ------------------------------------------------------------------------------------------ option types
+
 
 def test_integer_takes_its_range_and_nothing_else():
     parse = cli.integer(1, 10)
@@ -177,7 +208,18 @@ def test_percentages_are_three_numbers():
     assert cli.percentages("75-15-15") == (75.0, 15.0, 15.0)
     assert cli.percentages("0-0-100") == (0.0, 0.0, 100.0)
     assert cli.percentages("33.5-33.5-33") == (33.5, 33.5, 33.0)
-    for text in ("80-20", "80-10-5-5", "80--10-30", "-10-60-50", "nan-50-50", "inf-0-0", "0-0-0", "a-b-c", "", "80,10,10"):
+    for text in (
+        "80-20",
+        "80-10-5-5",
+        "80--10-30",
+        "-10-60-50",
+        "nan-50-50",
+        "inf-0-0",
+        "0-0-0",
+        "a-b-c",
+        "",
+        "80,10,10",
+    ):
         with pytest.raises(argparse.ArgumentTypeError):
             cli.percentages(text)
 
@@ -193,25 +235,30 @@ def test_a_parser_error_is_one_line_and_says_where_help_is(capsys):
 
 # -------------------------------------------------------------------------- wrong use of the data scripts
 
-@pytest.mark.parametrize("argv, words", [
-    ([], "--root"),
-    (["--root", "a", "--synthetic", "20"], "not allowed with"),
-    (["--synthetic", "0"], "--synthetic"),
-    (["--synthetic", "-5"], "--synthetic"),
-    (["--synthetic", "many"], "many"),
-    (["--synthetic", "20", "--size", "0"], "--size"),
-    (["--synthetic", "20", "--size", "31"], "31"),
-    (["--synthetic", "20", "--size", "100000"], "--size"),
-    (["--synthetic", "20", "--size", "nan"], "nan"),
-    (["--synthetic", "20", "--seed", "-1"], "--seed"),
-    (["--synthetic", "20", "--seed", "1.5"], "--seed"),
-    (["--synthetic", "20", "--fractions", "80-10-20"], "110"),
-    (["--synthetic", "20", "--fractions", "80-10"], "80-10"),
-    (["--synthetic", "20", "--fractions", "nan-50-50"], "nan-50-50"),
-    (["--synthetic", "20", "--fractions", "0-0-0"], "0-0-0"),
-    (["--synthetic", "20", "--border", "both"], "both"),
-    (["--synthetic", "20", "--nonsense"], "--nonsense"),
-    (["--synthetic", "20", "extra"], "extra")])
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], "--root"),
+        (["--root", "a", "--synthetic", "20"], "not allowed with"),
+        (["--synthetic", "0"], "--synthetic"),
+        (["--synthetic", "-5"], "--synthetic"),
+        (["--synthetic", "many"], "many"),
+        (["--synthetic", "20", "--size", "0"], "--size"),
+        (["--synthetic", "20", "--size", "31"], "31"),
+        (["--synthetic", "20", "--size", "100000"], "--size"),
+        (["--synthetic", "20", "--size", "nan"], "nan"),
+        (["--synthetic", "20", "--seed", "-1"], "--seed"),
+        (["--synthetic", "20", "--seed", "1.5"], "--seed"),
+        (["--synthetic", "20", "--fractions", "80-10-20"], "110"),
+        (["--synthetic", "20", "--fractions", "80-10"], "80-10"),
+        (["--synthetic", "20", "--fractions", "nan-50-50"], "nan-50-50"),
+        (["--synthetic", "20", "--fractions", "0-0-0"], "0-0-0"),
+        (["--synthetic", "20", "--border", "both"], "both"),
+        (["--synthetic", "20", "--nonsense"], "--nonsense"),
+        (["--synthetic", "20", "extra"], "extra"),
+    ],
+)
 def test_prepare_refuses_wrong_use(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert status_of(data_prepare, argv) == 2
@@ -275,14 +322,21 @@ def test_rechunk_without_a_data_set_says_how_to_make_one(flags, tmp_path, capsys
 
 
 def test_the_real_scripts_end_with_2_and_one_line(tmp_path):
-    for name, argv in (("data_prepare.py", ["--synthetic", "0"]), ("data_prepare.py", ["--root", "nowhere"]),
-                       ("data_rechunk.py", ["--data", "nowhere"])):
-        done = subprocess.run([sys.executable, ROOT / name, *argv], cwd=tmp_path, capture_output=True, text=True)
+    for name, argv in (
+        ("data_prepare.py", ["--synthetic", "0"]),
+        ("data_prepare.py", ["--root", "nowhere"]),
+        ("data_rechunk.py", ["--data", "nowhere"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, ROOT / name, *argv], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == 2 and one_line(done.stderr) and done.stdout == "", (name, done)
         assert done.stderr.startswith(name)
 
 
-def test_a_path_with_line_breaks_or_of_great_length_gives_one_short_line(tmp_path, monkeypatch, capsys):
+def test_a_path_with_line_breaks_or_of_great_length_gives_one_short_line(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a-file").write_text("x")
     for path in ("a\nb", "x" * 5000, "a-file/inside"):

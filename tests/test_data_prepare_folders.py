@@ -8,13 +8,13 @@ import unicodedata
 
 import numpy as np
 import pytest
+from oxford import add, all_of, halves, layout, left_out, names, noise, pets, prepare, read, refused  # noqa: F401
 from PIL import Image
 
 import data_prepare
 import data_rechunk
 from data import contract
 from data.sources import oxford
-from oxford import add, all_of, halves, layout, left_out, names, noise, pets, prepare, read, refused  # noqa: F401
 
 
 def lines_with(text, words):
@@ -27,9 +27,23 @@ def write_list(root, name, lines, encode=str.encode):
 
 # ----------------------------------------------------------------------------------------- endings and stems
 
-@pytest.mark.parametrize("ending, kind", [
-    (".JPG", "JPEG"), (".jpeg", "JPEG"), (".Jpeg", "JPEG"), (".jfif", "JPEG"), (".png", "PNG"), (".PNG", "PNG"),
-    (".webp", "WEBP"), (".TIF", "TIFF"), (".bmp", "BMP"), (".gif", "GIF"), (".jp2", "JPEG2000")])
+
+@pytest.mark.parametrize(
+    "ending, kind",
+    [
+        (".JPG", "JPEG"),
+        (".jpeg", "JPEG"),
+        (".Jpeg", "JPEG"),
+        (".jfif", "JPEG"),
+        (".png", "PNG"),
+        (".PNG", "PNG"),
+        (".webp", "WEBP"),
+        (".TIF", "TIFF"),
+        (".bmp", "BMP"),
+        (".gif", "GIF"),
+        (".jp2", "JPEG2000"),
+    ],
+)
 def test_photographs_of_every_format_and_ending_are_taken(ending, kind, tmp_path, capfd):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1", halves(), ending=ending, format=kind)
@@ -38,7 +52,10 @@ def test_photographs_of_every_format_and_ending_are_taken(ending, kind, tmp_path
         path.rename(path.with_suffix(path.suffix.upper()))
     samples = all_of(root, tmp_path / "data")
     assert sorted(samples) == ["Bengal_1", "pug_1"]
-    assert all(sample["masks"].any() and not np.isnan(sample["bboxes"]).any() for sample in samples.values())
+    assert all(
+        sample["masks"].any() and not np.isnan(sample["bboxes"]).any()
+        for sample in samples.values()
+    )
     captured = capfd.readouterr()
     assert left_out(captured.out) == {} and captured.err == ""
 
@@ -58,21 +75,35 @@ def test_names_that_occur_twice_are_left_out_and_named(tmp_path, capsys):
     text = capsys.readouterr().out
     assert left_out(text) == {
         "Bengal_1": "3 photographs have this name (Bengal_1.JPG, Bengal_1.PNG, Bengal_1.jpg); keep one of them",
-        "Bengal_2": "2 trimaps have this name (Bengal_2.PNG, Bengal_2.png); keep one of them"}
-    assert "without a head box, because it cannot be used: 1\n  Bengal_3: 2 files have its name (Bengal_3.XML, " \
+        "Bengal_2": "2 trimaps have this name (Bengal_2.PNG, Bengal_2.png); keep one of them",
+    }
+    assert (
+        "without a head box, because it cannot be used: 1\n  Bengal_3: 2 files have its name (Bengal_3.XML, "
         "Bengal_3.xml)\n" in text
+    )
 
 
 def test_other_files_among_the_photographs_are_named_and_hidden_ones_are_not(tmp_path, capsys):
     root = layout(tmp_path / "pets")
     for name in ("Bengal_1", "pug_1"):
         add(root, name)
-    for name in ("Bengal_2.mat", "Thumbs.db", "read me", "z.txt", ".DS_Store", "._Bengal_1.jpg", "._Bengal_2.mat"):
+    for name in (
+        "Bengal_2.mat",
+        "Thumbs.db",
+        "read me",
+        "z.txt",
+        ".DS_Store",
+        "._Bengal_1.jpg",
+        "._Bengal_2.mat",
+    ):
         (root / "images" / name).write_bytes(b"\0\5\x16\7")
     (root / "images" / "Bengal").mkdir()
     prepare(root, tmp_path / "data", "--fractions", "0-0-100")
     text = capsys.readouterr().out
-    assert f"no photographs, by their names: 5 in {root / 'images'} (Bengal/, Bengal_2.mat, Thumbs.db and 2 more)\n" in text
+    assert (
+        f"no photographs, by their names: 5 in {root / 'images'} (Bengal/, Bengal_2.mat, Thumbs.db and 2 more)\n"
+        in text
+    )
     assert left_out(text) == {}
 
 
@@ -92,7 +123,15 @@ def test_names_in_every_script_are_kept_and_found_again(tmp_path, capfd):
     root = layout(tmp_path / "pets")
     spelt = {name: unicodedata.normalize("NFD", name) for name in (f"cat_{KOREAN}_1", "Zoë_1")}
     assert all(len(apart) > len(name) for name, apart in spelt.items())
-    whole = ["cat_猫_1", "dog_犬_2", "Ünïcode_🐈_1", "cat $x_1$ 100%_1", "猫_7", "cat_new\nline_1", "cat\t_1"]
+    whole = [
+        "cat_猫_1",
+        "dog_犬_2",
+        "Ünïcode_🐈_1",
+        "cat $x_1$ 100%_1",
+        "猫_7",
+        "cat_new\nline_1",
+        "cat\t_1",
+    ]
     for name in (*spelt.values(), *whole):
         add(root, name)
     notes = root / "annotations"
@@ -114,19 +153,46 @@ def test_a_photograph_whose_name_is_no_text_is_left_out(tmp_path, capfd):
     (root / "annotations" / "trimaps" / "Bengal\n_1.png").unlink()
     assert sorted(all_of(root, tmp_path / "data")) == ["Bengal_2", "pug_1"]
     captured = capfd.readouterr()
-    assert left_out(captured.out) == {"Bengal\\n_1": "it has no trimap",
-                                      "Tabby\\xff_1": "its name holds bytes that are no text; rename it"}
+    assert left_out(captured.out) == {
+        "Bengal\\n_1": "it has no trimap",
+        "Tabby\\xff_1": "its name holds bytes that are no text; rename it",
+    }
     assert captured.err == ""
 
 
 # -------------------------------------------------------------------------------------------------- species
 
-@pytest.mark.parametrize("name, species", [
-    ("Bengal_1", 0), ("beagle_1", 1), ("Tom", 0), ("Ünal_1", 0), ("ünal_1", 1),  # as the archives have it
-    ("cat_001", 0), ("cat", 0), ("cat.12", 0), ("cat1", 0), ("cats_3", 0), ("CAT-1", 0), ("cat (3)", 0),
-    ("dog_001", 1), ("Dog_001", 1), ("DOG7", 1), ("Dogs-1", 1), ("Dog", 1),
-    ("catfish_1", 1), ("Dogge_1", 0), ("Catalan_1", 0), ("my_cat_1", 1),  # no words of their own, or not the first one
-    ("猫_1", None), ("7_cats", None), ("_cat", None), ("cat猫_1", 1)])
+
+@pytest.mark.parametrize(
+    "name, species",
+    [
+        ("Bengal_1", 0),
+        ("beagle_1", 1),
+        ("Tom", 0),
+        ("Ünal_1", 0),
+        ("ünal_1", 1),  # as the archives have it
+        ("cat_001", 0),
+        ("cat", 0),
+        ("cat.12", 0),
+        ("cat1", 0),
+        ("cats_3", 0),
+        ("CAT-1", 0),
+        ("cat (3)", 0),
+        ("dog_001", 1),
+        ("Dog_001", 1),
+        ("DOG7", 1),
+        ("Dogs-1", 1),
+        ("Dog", 1),
+        ("catfish_1", 1),
+        ("Dogge_1", 0),
+        ("Catalan_1", 0),
+        ("my_cat_1", 1),  # no words of their own, or not the first one
+        ("猫_1", None),
+        ("7_cats", None),
+        ("_cat", None),
+        ("cat猫_1", 1),
+    ],
+)
 def test_what_a_name_says_of_the_species(name, species):
     assert oxford.species_of(name)[0] == species
 
@@ -137,10 +203,17 @@ def test_cats_and_dogs_by_their_names_without_a_list(tmp_path, capfd):
         add(root, name)
     rows = read(prepare(root, tmp_path / "data", "--fractions", "0-0-100"))[1]
     assert {row["name"]: row["species"] for row in rows} == {
-        "cat_001": "cat", "cat_002": "cat", "Dog_001": "dog", "Bengal_1": "cat", "beagle_1": "dog"}
+        "cat_001": "cat",
+        "cat_002": "cat",
+        "Dog_001": "dog",
+        "Bengal_1": "cat",
+        "beagle_1": "dog",
+    }
     captured = capfd.readouterr()
-    assert "cat or dog by the first letter (a capital is a cat): 2; by the word cat or dog that the name begins with: 3\n" \
+    assert (
+        "cat or dog by the first letter (a capital is a cat): 2; by the word cat or dog that the name begins with: 3\n"
         in captured.out
+    )
     assert captured.err == ""
     reasons = left_out(captured.out)
     assert sorted(reasons) == ["7_1", "猫_1"]
@@ -153,42 +226,69 @@ def test_where_the_name_says_nothing_the_list_does(tmp_path, capsys):
         add(root, name)
     write_list(root, "list.txt", ["猫_1 1 1 1", "犬_1 2 2 1", "7_1 3 2 2"])
     rows = read(prepare(root, tmp_path / "data", "--fractions", "0-0-100"))[1]
-    assert {row["name"]: row["species"] for row in rows} == {"猫_1": "cat", "犬_1": "dog", "7_1": "dog", "Bengal_1": "cat"}
-    assert "cat or dog by list.txt: 3; by the first letter (a capital is a cat): 1\n" in capsys.readouterr().out
+    assert {row["name"]: row["species"] for row in rows} == {
+        "猫_1": "cat",
+        "犬_1": "dog",
+        "7_1": "dog",
+        "Bengal_1": "cat",
+    }
+    assert (
+        "cat or dog by list.txt: 3; by the first letter (a capital is a cat): 1\n"
+        in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("names_, species, rule", [
-    (["felix_1", "tom_1"], "dogs", "the first letter (a capital is a cat)"),
-    (["Rex_1", "Rover_2"], "cats", "the first letter (a capital is a cat)"),
-    (["cat_1", "cat_2"], "cats", "the word cat or dog")])
-def test_one_species_only_is_said_loudly_with_the_rule_and_the_way_out(names_, species, rule, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "names_, species, rule",
+    [
+        (["felix_1", "tom_1"], "dogs", "the first letter (a capital is a cat)"),
+        (["Rex_1", "Rover_2"], "cats", "the first letter (a capital is a cat)"),
+        (["cat_1", "cat_2"], "cats", "the word cat or dog"),
+    ],
+)
+def test_one_species_only_is_said_loudly_with_the_rule_and_the_way_out(
+    names_, species, rule, tmp_path, capsys
+):
     root = layout(tmp_path / "pets")
     for name in names_:
         add(root, name)
     prepare(root, tmp_path / "data", "--fractions", "0-0-100")
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"warning: all photographs (2) are taken for {species}, by {rule}" in err
+    assert (
+        err.count("\n") == 1
+        and f"warning: all photographs (2) are taken for {species}, by {rule}" in err
+    )
     assert "cat_ or dog_" in err and str(root / "annotations" / "list.txt") in err
 
 
 # ----------------------------------------------------------------------------------------------------- lists
 
+
 def utf_16(text):
     return codecs.BOM_UTF16_LE + text.replace("\n", "\r\n").encode("utf-16-le")
 
 
-@pytest.mark.parametrize("encode", [
-    str.encode, lambda text: codecs.BOM_UTF8 + text.encode(), lambda text: text.replace("\n", "\r\n").encode(),
-    lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(), utf_16,
-    lambda text: text.replace(" ", "\t").encode()],
-    ids=["plain", "BOM", "CRLF", "BOM and CRLF", "UTF-16", "tabs"])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        str.encode,
+        lambda text: codecs.BOM_UTF8 + text.encode(),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(),
+        utf_16,
+        lambda text: text.replace(" ", "\t").encode(),
+    ],
+    ids=["plain", "BOM", "CRLF", "BOM and CRLF", "UTF-16", "tabs"],
+)
 def test_lists_are_read_as_windows_programs_write_them(encode, tmp_path, capsys):
     root = layout(tmp_path / "pets")
     for name in ("Zoë_1", "pug_1", "Bengal_1"):
         add(root, name, box=None)
     write_list(root, "list.txt", ["Zoë_1 2 2 1", "pug_1 1 2 1"], encode)
     write_list(root, "trainval.txt", ["Zoë_1 2 2 1", "pug_1 1 2 1"], encode)
-    assert names(prepare(root, tmp_path / "data", "--fractions", "0-0-100", "--only", "trainval")) == ["pug_1"]
+    assert names(
+        prepare(root, tmp_path / "data", "--fractions", "0-0-100", "--only", "trainval")
+    ) == ["pug_1"]
     assert left_out(capsys.readouterr().out) == {"Zoë_1": "its name says cat and list.txt says dog"}
 
 
@@ -197,7 +297,10 @@ def test_a_list_with_commas_is_refused_with_what_to_write(tmp_path):
     add(root, "Bengal_1")
     write_list(root, "list.txt", ["Bengal_1,1,1,1"], lambda text: codecs.BOM_UTF8 + text.encode())
     message = refused(root, tmp_path / "data")
-    assert "list.txt, line 1: 'Bengal_1,1,1,1' should be NAME CLASS-ID SPECIES BREED-ID with spaces between" in message
+    assert (
+        "list.txt, line 1: 'Bengal_1,1,1,1' should be NAME CLASS-ID SPECIES BREED-ID with spaces between"
+        in message
+    )
 
 
 def test_names_of_a_list_without_a_photograph_are_counted(tmp_path, capsys):
@@ -206,10 +309,14 @@ def test_names_of_a_list_without_a_photograph_are_counted(tmp_path, capsys):
         add(root, name)
     write_list(root, "list.txt", [f"Bengal_{k} 1 1 1" for k in range(1, 6)])
     prepare(root, tmp_path / "data", "--fractions", "0-0-100")
-    assert "named in list.txt and not in images: 4 (Bengal_2, Bengal_3, Bengal_4 and 1 more)\n" in capsys.readouterr().out
+    assert (
+        "named in list.txt and not in images: 4 (Bengal_2, Bengal_3, Bengal_4 and 1 more)\n"
+        in capsys.readouterr().out
+    )
 
 
 # ---------------------------------------------------------------------------------------- the official halves
+
 
 @pytest.fixture
 def official(pets, tmp_path):  # noqa: F811
@@ -218,10 +325,16 @@ def official(pets, tmp_path):  # noqa: F811
     shutil.copytree(pets, root)
     of = {"trainval": [], "test": []}
     for path in sorted((root / "images").iterdir()):
-        of["test" if int(path.stem.rpartition("_")[2]) // 4 % 4 == 0 else "trainval"].append(path.stem)
+        of["test" if int(path.stem.rpartition("_")[2]) // 4 % 4 == 0 else "trainval"].append(
+            path.stem
+        )
     scene = noise("scene", 17, 16).resize((170, 160), Image.Resampling.NEAREST)
-    for half, name, image in (("trainval", "Bengal_1", scene.point(lambda v: v // 2 + 60)), ("test", "Bengal_2", scene),
-                              ("trainval", "Bengal_3", scene.resize((100, 80))), ("trainval", "Bengal_4", halves())):
+    for half, name, image in (
+        ("trainval", "Bengal_1", scene.point(lambda v: v // 2 + 60)),
+        ("test", "Bengal_2", scene),
+        ("trainval", "Bengal_3", scene.resize((100, 80))),
+        ("trainval", "Bengal_4", halves()),
+    ):
         add(root, name, image)
         of[half].append(name)
     for half, members in of.items():
@@ -230,10 +343,17 @@ def official(pets, tmp_path):  # noqa: F811
 
 
 def split_of(out):
-    return {name: split for split in contract.SPLITS if (out / split).is_dir() for name in names(out, split)}
+    return {
+        name: split
+        for split in contract.SPLITS
+        if (out / split).is_dir()
+        for name in names(out, split)
+    }
 
 
-def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(official, tmp_path, capsys):
+def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(
+    official, tmp_path, capsys
+):
     root, of = official
     add(root, "pug_nowhere")
     out = prepare(root, tmp_path / "data", "--official-split", "--fractions", "75-25-0")
@@ -243,10 +363,14 @@ def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(of
     rest = set(of["trainval"]) - {"Bengal_1", "Bengal_3"}
     assert {name for name, split in home.items() if split != "test"} == rest
     assert sum(split == "val" for split in home.values()) == round(len(rest) / 4)
-    assert left_out(text) == dict.fromkeys(("Bengal_1", "Bengal_3"), "it shows the same as Bengal_2 of the test half")
+    assert left_out(text) == dict.fromkeys(
+        ("Bengal_1", "Bengal_3"), "it shows the same as Bengal_2 of the test half"
+    )
     assert "near-duplicates of the test half left out of the trainval half: 2\n" in text
     n = len(of["trainval"] + of["test"])
-    assert f"photographs named in trainval.txt and test.txt: {n}; others, not looked at: 1\n" in text
+    assert (
+        f"photographs named in trainval.txt and test.txt: {n}; others, not looked at: 1\n" in text
+    )
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     contract.verify(out)
 
@@ -256,13 +380,28 @@ def test_near_duplicates_of_the_trainval_half_stay_together(official, tmp_path, 
     write_list(root, "test.txt", [f"{name} 1 1 1" for name in of["test"] if name != "Bengal_2"])
     write_list(root, "trainval.txt", [f"{name} 1 1 1" for name in (*of["trainval"], "Bengal_2")])
     for seed in range(4):
-        home = split_of(prepare(root, tmp_path / str(seed), "--official-split", "--fractions", "50-50-0", "--seed", seed))
+        home = split_of(
+            prepare(
+                root,
+                tmp_path / str(seed),
+                "--official-split",
+                "--fractions",
+                "50-50-0",
+                "--seed",
+                seed,
+            )
+        )
         assert home["Bengal_1"] == home["Bengal_2"] == home["Bengal_3"] != "test"
         text = capsys.readouterr().out
-        assert "  Bengal_1, Bengal_2, Bengal_3\n" in text and "left out of the trainval half: 0\n" in text
+        assert (
+            "  Bengal_1, Bengal_2, Bengal_3\n" in text
+            and "left out of the trainval half: 0\n" in text
+        )
 
 
-def test_nine_tenths_of_the_trainval_half_are_for_training_unless_said_otherwise(official, tmp_path):
+def test_nine_tenths_of_the_trainval_half_are_for_training_unless_said_otherwise(
+    official, tmp_path
+):
     root, of = official
     home = list(split_of(prepare(root, tmp_path / "data", "--official-split")).values())
     n = len(of["trainval"]) - 2
@@ -274,15 +413,21 @@ def test_nine_tenths_of_the_trainval_half_are_for_training_unless_said_otherwise
 @pytest.mark.parametrize("half", ["trainval", "test"])
 def test_only_one_half(half, official, tmp_path, capsys):
     root, of = official
-    (root / "annotations" / f"{'test' if half == 'trainval' else 'trainval'}.txt").unlink()  # not needed
+    (
+        root / "annotations" / f"{'test' if half == 'trainval' else 'trainval'}.txt"
+    ).unlink()  # not needed
     out = prepare(root, tmp_path / "data", "--only", half, "--fractions", "50-25-25")
     home = split_of(out)
     assert set(home) == set(of[half]) and set(home.values()) == {"train", "val", "test"}
-    assert f"photographs named in {half}.txt: {len(of[half])}; others, not looked at: {44 - len(of[half])}\n" \
+    assert (
+        f"photographs named in {half}.txt: {len(of[half])}; others, not looked at: {44 - len(of[half])}\n"
         in capsys.readouterr().out
+    )
 
 
-def test_a_folder_of_one_half_alone_and_that_half_of_the_whole_folder_are_the_same(official, tmp_path):
+def test_a_folder_of_one_half_alone_and_that_half_of_the_whole_folder_are_the_same(
+    official, tmp_path
+):
     root, of = official
     whole = prepare(root, tmp_path / "whole", "--only", "trainval", "--fractions", "50-25-25")
     for name in of["test"]:
@@ -293,20 +438,33 @@ def test_a_folder_of_one_half_alone_and_that_half_of_the_whole_folder_are_the_sa
         assert rows == others and all(a[kind].tobytes() == b[kind].tobytes() for kind in a)
 
 
-def test_photographs_that_a_half_names_and_that_are_not_there_are_counted(official, tmp_path, capsys):
+def test_photographs_that_a_half_names_and_that_are_not_there_are_counted(
+    official, tmp_path, capsys
+):
     root, of = official
     (root / "images" / "Bengal_2.jpg").unlink()
     prepare(root, tmp_path / "data", "--official-split")
-    assert "named in trainval.txt and test.txt and not in images: 1 (Bengal_2)\n" in capsys.readouterr().out
+    assert (
+        "named in trainval.txt and test.txt and not in images: 1 (Bengal_2)\n"
+        in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("options, half", [(["--official-split"], "trainval"), (["--official-split"], "test"),
-                                           (["--only", "test"], "test")])
+@pytest.mark.parametrize(
+    "options, half",
+    [
+        (["--official-split"], "trainval"),
+        (["--official-split"], "test"),
+        (["--only", "test"], "test"),
+    ],
+)
 def test_a_list_that_is_missing_or_names_nothing_here_is_refused(options, half, official, tmp_path):
     root, _ = official
     path = root / "annotations" / f"{half}.txt"
     path.write_text("# nothing\n\nSphynx_1 1 1 1\n")
-    assert f"{path} names no photograph of {root / 'images'}" in refused(root, tmp_path / "data", *options)
+    assert f"{path} names no photograph of {root / 'images'}" in refused(
+        root, tmp_path / "data", *options
+    )
     path.unlink()
     assert f"{path} is missing" in refused(root, tmp_path / "data", *options)
 
@@ -317,12 +475,19 @@ def test_halves_that_share_a_photograph_are_refused(official, tmp_path):
     assert "both name Bengal_4" in refused(root, tmp_path / "data", "--official-split")
 
 
-@pytest.mark.parametrize("argv, words", [
-    (["--root", "x", "--official-split", "--only", "test"], "not allowed with"),
-    (["--root", "x", "--official-split", "--fractions", "80-10-10"], "third number of --fractions"),
-    (["--synthetic", "20", "--official-split"], "drawn pets have no official halves"),
-    (["--synthetic", "20", "--only", "trainval"], "drawn pets have no official halves"),
-    (["--root", "x", "--only", "train"], "--only")])
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--root", "x", "--official-split", "--only", "test"], "not allowed with"),
+        (
+            ["--root", "x", "--official-split", "--fractions", "80-10-10"],
+            "third number of --fractions",
+        ),
+        (["--synthetic", "20", "--official-split"], "drawn pets have no official halves"),
+        (["--synthetic", "20", "--only", "trainval"], "drawn pets have no official halves"),
+        (["--root", "x", "--only", "train"], "--only"),
+    ],
+)
 def test_contradictions_are_refused(argv, words, capsys):
     with pytest.raises(SystemExit) as error:
         data_prepare.parse_args(argv)
@@ -342,6 +507,18 @@ def test_the_download_and_one_half_of_it(official, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", fake)
     out = tmp_path / "data"
-    data_prepare.main(data_prepare.parse_args(
-        ["--download", str(tmp_path / "there"), "--out", str(out), "--size", "32", "--only", "trainval"]))
+    data_prepare.main(
+        data_prepare.parse_args(
+            [
+                "--download",
+                str(tmp_path / "there"),
+                "--out",
+                str(out),
+                "--size",
+                "32",
+                "--only",
+                "trainval",
+            ]
+        )
+    )
     assert set(split_of(out)) == set(of["trainval"])

@@ -8,17 +8,20 @@ import sys
 import time
 
 import pytest
+from conftest import ROOT
+from oxford import add, layout, names, noise, pets, prepare, refused  # noqa: F401  (pets is a fixture)
 
 import data_prepare
 from cli import InputError
-from conftest import ROOT
 from data import contract
-from oxford import add, layout, names, noise, pets, prepare, refused  # noqa: F401  (pets is a fixture)
 
 # ---------------------------------------------------------------------------------------- the output folder
 
+
 def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def test_an_existing_folder_is_refused_and_replaced_with_force(pets, tmp_path):
@@ -32,7 +35,10 @@ def test_an_existing_folder_is_refused_and_replaced_with_force(pets, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-@pytest.mark.parametrize("foreign", ["photographs/a.jpg", "train/a.jpg", "val/sub/b.txt", ".hidden", "test/images.h5.bak"])
+@pytest.mark.parametrize(
+    "foreign",
+    ["photographs/a.jpg", "train/a.jpg", "val/sub/b.txt", ".hidden", "test/images.h5.bak"],
+)
 def test_force_deletes_nothing_but_a_data_folder(foreign, pets, tmp_path):
     out = tmp_path / "mine"
     (out / foreign).parent.mkdir(parents=True)
@@ -87,6 +93,7 @@ def test_a_link_is_followed(pets, tmp_path):
 
 # -------------------------------------------------------------------------------------------- interruptions
 
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     root = layout(tmp_path_factory.mktemp("many"))
@@ -107,12 +114,28 @@ def group_is_gone(group):
     return False
 
 
-@pytest.mark.parametrize("stop, everyone, status", [
-    (signal.SIGTERM, False, 143), (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)], ids=["TERM", "Ctrl-C", "KILL"])
-def test_an_interrupted_run_leaves_nothing_under_its_name(stop, everyone, status, many, tmp_path, tmp_path_factory):
+@pytest.mark.parametrize(
+    "stop, everyone, status",
+    [(signal.SIGTERM, False, 143), (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)],
+    ids=["TERM", "Ctrl-C", "KILL"],
+)
+def test_an_interrupted_run_leaves_nothing_under_its_name(
+    stop, everyone, status, many, tmp_path, tmp_path_factory
+):
     out = tmp_path / "data"
-    command = [sys.executable, ROOT / "data_prepare.py", "--root", many, "--out", out, "--size", "448"]
-    with open(tmp_path_factory.mktemp("log") / "log", "w+") as log:  # no pipe: workers that stay would hold it open
+    command = [
+        sys.executable,
+        ROOT / "data_prepare.py",
+        "--root",
+        many,
+        "--out",
+        out,
+        "--size",
+        "448",
+    ]
+    with open(
+        tmp_path_factory.mktemp("log") / "log", "w+"
+    ) as log:  # no pipe: workers that stay would hold it open
         run = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         while not list(tmp_path.glob(".*/train/images.h5")):
             assert run.poll() is None, "ended before it wrote"
@@ -135,9 +158,12 @@ def test_an_interrupted_run_leaves_nothing_under_its_name(stop, everyone, status
 
 
 def test_a_full_disk_leaves_nothing(many, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "data_prepare.py", "--root", many, "--out", tmp_path / "data"],
-                          capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20)))
+    done = subprocess.run(
+        [sys.executable, ROOT / "data_prepare.py", "--root", many, "--out", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20)),
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "space" in done.stderr and done.stdout == ""
     assert list(tmp_path.iterdir()) == []

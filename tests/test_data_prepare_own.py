@@ -7,8 +7,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from own import ellipse, own, palette, photograph, prepare, refused, save_mask, write_coco
+from oxford import left_out, names, noise, read
 from PIL import Image
 from scipy import ndimage
+from tiny import arguments
 
 import data_prepare
 import data_rechunk
@@ -16,15 +19,13 @@ import train_baseline
 import train_mtl
 from data import contract
 from dataloader_mtl import MTLDataset
-from oxford import left_out, names, noise, read
-from own import ellipse, own, palette, photograph, prepare, refused, save_mask, write_coco
-from tiny import arguments
 from training import checkpoint, targets
 
 N = 60
 
 
 # ------------------------------------------------------------------------------------------------- ways in
+
 
 def contour(mask):
     """The corners of a mask without holes, as a polygon in pixels: left edges down, right edges up."""
@@ -47,13 +48,23 @@ def sixty(tmp_path_factory):
         save_mask(place / "masks", name, mask.astype(np.uint8) * 255)
         save_mask(place / "palettes", name, palette(mask))
         save_mask(place / "voc" / "SegmentationClass", name, palette(mask * 8))
-        save_mask(place / "cut-outs", name,
-                  Image.merge("RGBA", (*Image.open(photo).split(), Image.fromarray(mask * np.uint8(255)))))
-    write_coco(place / "coco.json", {f"{name}.JPG": (64, 48) for name in masks},
-               [(f"{name}.JPG", "pet", [contour(mask)], {}) for name, mask in masks.items()])
+        save_mask(
+            place / "cut-outs",
+            name,
+            Image.merge(
+                "RGBA", (*Image.open(photo).split(), Image.fromarray(mask * np.uint8(255)))
+            ),
+        )
+    write_coco(
+        place / "coco.json",
+        {f"{name}.JPG": (64, 48) for name in masks},
+        [(f"{name}.JPG", "pet", [contour(mask)], {}) for name, mask in masks.items()],
+    )
     photos = ["--images", place / "photos"]
     return {way: [*photos, "--masks", place / way] for way in ("masks", "palettes", "cut-outs")} | {
-        "coco": [*photos, "--coco", place / "coco.json"], "voc": ["--voc", place / "voc"]}, masks
+        "coco": [*photos, "--coco", place / "coco.json"],
+        "voc": ["--voc", place / "voc"],
+    }, masks
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,9 @@ def test_every_way_in_gives_the_same_data_and_trains(way, sixty, plain, tmp_path
             inside = ndimage.binary_erosion(right, np.ones((3, 3)))
             around = ndimage.binary_dilation(right, np.ones((3, 3)))
             assert inside.any() and not around.all()
-            assert (mask[inside] == 1).all() and not mask[~around].any()  # to a pixel of the contour
+            assert (mask[inside] == 1).all() and not mask[
+                ~around
+            ].any()  # to a pixel of the contour
             assert way in ("cut-outs", "coco") or (mask == right).all()
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out), "--check"]))
@@ -91,20 +104,38 @@ def test_the_stored_mask_is_the_files_own(sixty, plain):
     for split in contract.SPLITS:
         arrays, index = read(plain, split)
         for row, mask in zip(index, arrays["masks"][..., 0]):
-            assert (mask == sixty[1][row["name"]][np.ix_(rows.astype(int), columns.astype(int))]).all()
+            assert (
+                mask == sixty[1][row["name"]][np.ix_(rows.astype(int), columns.astype(int))]
+            ).all()
 
 
 def test_the_files_say_that_255_is_unlabelled_and_nothing_of_a_border(plain):
     with h5py.File(plain / "train" / "masks.h5", "r") as file:
-        assert dict(file.attrs) | {"split_hash": ""} == {"border": "unknown", "unlabelled": 255, "split_hash": ""}
+        assert dict(file.attrs) | {"split_hash": ""} == {
+            "border": "unknown",
+            "unlabelled": 255,
+            "split_hash": "",
+        }
 
 
 def test_pictures_of_every_format_with_masks_of_other_formats_in_sub_folders(tmp_path, capsys):
-    formats = {".tif": "TIFF", ".GIF": "GIF", ".webp": "WEBP", ".bmp": "BMP", ".avif": "AVIF", ".PNG": "PNG",
-               ".jpeg": "JPEG"}
+    formats = {
+        ".tif": "TIFF",
+        ".GIF": "GIF",
+        ".webp": "WEBP",
+        ".bmp": "BMP",
+        ".avif": "AVIF",
+        ".PNG": "PNG",
+        ".jpeg": "JPEG",
+    }
     for k, (ending, kind) in enumerate(formats.items()):
         photograph(tmp_path / "photos", f"farm/{kind}/Ünal {k}", ending, format=kind)
-        save_mask(tmp_path / "masks", f"farm/{kind}/U\u0308nal {k}", ellipse(), (".TIF", ".gif", ".png")[k % 3])
+        save_mask(
+            tmp_path / "masks",
+            f"farm/{kind}/U\u0308nal {k}",
+            ellipse(),
+            (".TIF", ".gif", ".png")[k % 3],
+        )
     noise("cmyk", 64, 48).convert("CMYK").save(tmp_path / "photos" / "farm" / "cmyk.jpg")
     deep = np.asarray(noise("deep", 64, 48).convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "photos" / "farm" / "deep.png")
@@ -114,14 +145,28 @@ def test_pictures_of_every_format_with_masks_of_other_formats_in_sub_folders(tmp
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos" / "farm" / "TIFF")
     (tmp_path / "photos" / "farm" / "up").symlink_to(tmp_path / "photos")
-    out = prepare(tmp_path / "data", "--images", tmp_path / "photos", "--masks", tmp_path / "masks", "--fractions",
-                  "0-0-100")
+    out = prepare(
+        tmp_path / "data",
+        "--images",
+        tmp_path / "photos",
+        "--masks",
+        tmp_path / "masks",
+        "--fractions",
+        "0-0-100",
+    )
     arrays, rows = read(out)
     masked = {row["name"] for row, mask in zip(rows, arrays["masks"]) if (mask != 255).any()}
     assert masked == {f"farm/{kind}/Ünal {k}" for k, kind in enumerate(formats.values())}
-    assert {row["name"] for row in rows} - masked == {"farm/cmyk", "farm/deep", "farm/p", "again/Ünal 0"}
+    assert {row["name"] for row in rows} - masked == {
+        "farm/cmyk",
+        "farm/deep",
+        "farm/p",
+        "again/Ünal 0",
+    }
     text = capsys.readouterr().out
-    assert "without a mask, so unlabelled: 4 (again/Ünal 0, farm/cmyk, farm/deep and 1 more)\n" in text
+    assert (
+        "without a mask, so unlabelled: 4 (again/Ünal 0, farm/cmyk, farm/deep and 1 more)\n" in text
+    )
     assert "no photographs, by their names: 1 in" in text and left_out(text) == {}
 
 
@@ -129,17 +174,27 @@ def test_pictures_alone_and_pictures_that_cannot_be_read(tmp_path, capsys):
     for name in ("a", "b", "twice"):
         photograph(tmp_path / "photos", name)
     photograph(tmp_path / "photos", "twice", ".png", format="PNG")
-    (tmp_path / "photos" / "damaged.jpg").write_bytes((tmp_path / "photos" / "a.JPG").read_bytes()[:300])
+    (tmp_path / "photos" / "damaged.jpg").write_bytes(
+        (tmp_path / "photos" / "a.JPG").read_bytes()[:300]
+    )
     (tmp_path / "photos" / "link.jpg").symlink_to("nowhere")
     (tmp_path / "photos" / "itself.jpg").symlink_to("itself.jpg")
-    (tmp_path / "photos" / "no\udcfftext.jpg").write_bytes((tmp_path / "photos" / "a.JPG").read_bytes())
+    (tmp_path / "photos" / "no\udcfftext.jpg").write_bytes(
+        (tmp_path / "photos" / "a.JPG").read_bytes()
+    )
     out = prepare(tmp_path / "data", "--images", tmp_path / "photos", "--fractions", "0-0-100")
     arrays, rows = read(out)
     assert sorted(row["name"] for row in rows) == ["a", "b"] and arrays.keys() == {"images"}
     reasons = left_out(capsys.readouterr().out)
-    assert reasons["twice"] == "2 photographs have this name (twice.JPG, twice.png); keep one of them"
+    assert (
+        reasons["twice"] == "2 photographs have this name (twice.JPG, twice.png); keep one of them"
+    )
     assert reasons["no\\xfftext"] == "its name holds bytes that are no text; rename it"
-    assert "incomplete" in reasons["damaged"] and "no such file" in reasons["link"] and "itself" in reasons
+    assert (
+        "incomplete" in reasons["damaged"]
+        and "no such file" in reasons["link"]
+        and "itself" in reasons
+    )
 
 
 def test_a_turned_photograph_has_its_mask_as_one_sees_it(tmp_path, capsys):
@@ -149,38 +204,80 @@ def test_a_turned_photograph_has_its_mask_as_one_sees_it(tmp_path, capsys):
     photograph(tmp_path / "photos", "lying", ".png", format="PNG", exif=exif)
     save_mask(tmp_path / "masks", "turned", ellipse((48, 64)))
     save_mask(tmp_path / "masks", "lying", ellipse())
-    (tmp_path / "l.csv").write_text("file,xmin,ymin,xmax,ymax\nturned,12,16,24,48\nlying,12,16,24,48\n")
-    out = prepare(tmp_path / "data", "--images", tmp_path / "photos", "--masks", tmp_path / "masks",
-                  "--labels", tmp_path / "l.csv", "--fractions", "0-0-100")
+    (tmp_path / "l.csv").write_text(
+        "file,xmin,ymin,xmax,ymax\nturned,12,16,24,48\nlying,12,16,24,48\n"
+    )
+    out = prepare(
+        tmp_path / "data",
+        "--images",
+        tmp_path / "photos",
+        "--masks",
+        tmp_path / "masks",
+        "--labels",
+        tmp_path / "l.csv",
+        "--fractions",
+        "0-0-100",
+    )
     arrays, rows = read(out)
     of = {row["name"]: k for k, row in enumerate(rows)}
-    upright = noise("turned", 64, 48).transpose(Image.Transpose.ROTATE_270).resize((32, 32), Image.Resampling.BILINEAR)
+    upright = (
+        noise("turned", 64, 48)
+        .transpose(Image.Transpose.ROTATE_270)
+        .resize((32, 32), Image.Resampling.BILINEAR)
+    )
     assert (arrays["images"][of["turned"]] == np.asarray(upright)).all()
-    assert arrays["bboxes"][of["turned"]].tolist() == [8, 8, 16, 24] and np.isnan(arrays["bboxes"][of["lying"]]).all()
+    assert (
+        arrays["bboxes"][of["turned"]].tolist() == [8, 8, 16, 24]
+        and np.isnan(arrays["bboxes"][of["lying"]]).all()
+    )
     text = capsys.readouterr().out
-    assert "not turned as their EXIF orientation says, because only so they fit their mask or box file: 1 (lying)\n" in text
-    assert "without a box, because it cannot be used: 1\n  lying: it is of the upright photograph, and the mask" in text
+    assert (
+        "not turned as their EXIF orientation says, because only so they fit their mask or box file: 1 (lying)\n"
+        in text
+    )
+    assert (
+        "without a box, because it cannot be used: 1\n  lying: it is of the upright photograph, and the mask"
+        in text
+    )
 
 
 # -------------------------------------------------------------------------------------------------- splits
 
+
 def home(out):
-    return {name: split for split in contract.SPLITS if (out / split).is_dir() for name in names(out, split)}
+    return {
+        name: split
+        for split in contract.SPLITS
+        if (out / split).is_dir()
+        for name in names(out, split)
+    }
 
 
 def test_a_split_by_lists_with_endings_marks_and_what_is_in_none(tmp_path, capsys):
     options = own(tmp_path, {f"sub/p{k}": ellipse() for k in range(9)})
-    lists = {"val": "\ufeffsub/p0.JPG\r\nsub\\p1.jpg\r\n", "train": "# kept\nsub/p2\n\n./sub/p3.png\nsub/p4\n",
-             "test": "sub/p5\nsub/p6\n"}
+    lists = {
+        "val": "\ufeffsub/p0.JPG\r\nsub\\p1.jpg\r\n",
+        "train": "# kept\nsub/p2\n\n./sub/p3.png\nsub/p4\n",
+        "test": "sub/p5\nsub/p6\n",
+    }
     for split, text in lists.items():
         (tmp_path / f"{split}.txt").write_bytes(text.encode())
-    out = prepare(tmp_path / "data", *options, "--split-files", *(tmp_path / f"{split}.txt" for split in lists))
-    assert home(out) == {f"sub/p{k}": split for k, split in enumerate(["val"] * 2 + ["train"] * 3 + ["test"] * 2)}
+    out = prepare(
+        tmp_path / "data",
+        *options,
+        "--split-files",
+        *(tmp_path / f"{split}.txt" for split in lists),
+    )
+    assert home(out) == {
+        f"sub/p{k}": split for k, split in enumerate(["val"] * 2 + ["train"] * 3 + ["test"] * 2)
+    }
     assert "in none of the lists, so not used: 2 (sub/p7, sub/p8)\n" in capsys.readouterr().out
     photograph(tmp_path / "photos", "no\udcfftext")
     (tmp_path / "one").write_bytes(b"sub/p0\nno\xfftext.JPG\n")
     out = prepare(tmp_path / "bytes", *options, "--split-files", tmp_path / "one")
-    assert home(out) == {"sub/p0": "train"} and list(left_out(capsys.readouterr().out)) == ["no\\xfftext"]
+    assert home(out) == {"sub/p0": "train"} and list(left_out(capsys.readouterr().out)) == [
+        "no\\xfftext"
+    ]
     (tmp_path / "one").write_bytes("\n".join(f"sub/p{k}" for k in range(4)).encode("utf-16"))
     (tmp_path / "two").write_text("sub/p8")
     out = prepare(tmp_path / "again", *options, "--split-files", tmp_path / "one", tmp_path / "two")
@@ -192,28 +289,45 @@ def test_folders_called_as_splits_are_splits_unless_fractions_are_given(tmp_path
     of = {f"{folder}/p{k}": split for folder, split in folders.items() for k in range(4)}
     options = own(tmp_path, {name: ellipse() for name in of})
     assert home(prepare(tmp_path / "data", *options)) == of
-    assert "split as their folders say; --fractions shuffles them instead\n" in capsys.readouterr().out
-    assert set(home(prepare(tmp_path / "shuffled", *options, "--fractions", "100-0-0")).values()) == {"train"}
+    assert (
+        "split as their folders say; --fractions shuffles them instead\n" in capsys.readouterr().out
+    )
+    assert set(
+        home(prepare(tmp_path / "shuffled", *options, "--fractions", "100-0-0")).values()
+    ) == {"train"}
     photograph(tmp_path / "photos", "other/p")
     out = prepare(tmp_path / "more", *options)
     assert len(home(out)) == 13 and home(out) != of
-    assert "folders train and val and test are no split, as 1 of 13 photographs lie in none of them\n" in \
-        capsys.readouterr().out
+    assert (
+        "folders train and val and test are no split, as 1 of 13 photographs lie in none of them\n"
+        in capsys.readouterr().out
+    )
 
 
-def test_a_copy_across_given_splits_is_left_out_of_the_earlier_one_and_a_near_duplicate_is_named(tmp_path, capsys):
-    options = own(tmp_path, {f"{folder}/p{k}": ellipse() for folder in ("train", "val", "test") for k in range(3)})
+def test_a_copy_across_given_splits_is_left_out_of_the_earlier_one_and_a_near_duplicate_is_named(
+    tmp_path, capsys
+):
+    options = own(
+        tmp_path,
+        {f"{folder}/p{k}": ellipse() for folder in ("train", "val", "test") for k in range(3)},
+    )
     for copy in ("train/p0", "val/p1"):
         shutil.copy(tmp_path / "photos" / "test" / "p2.JPG", tmp_path / "photos" / f"{copy}.JPG")
     scene = noise("scene", 17, 16).resize((68, 51), Image.Resampling.NEAREST)
     scene.save(tmp_path / "photos" / "train" / "p2.JPG", format="PNG")
-    scene.point(lambda value: value // 2 + 60).save(tmp_path / "photos" / "val" / "p2.JPG", format="PNG")
+    scene.point(lambda value: value // 2 + 60).save(
+        tmp_path / "photos" / "val" / "p2.JPG", format="PNG"
+    )
     out = prepare(tmp_path / "data", *options)
     captured = capsys.readouterr()
-    assert left_out(captured.out) == dict.fromkeys(("train/p0", "val/p1"), "it is the same image as test/p2 of test")
+    assert left_out(captured.out) == dict.fromkeys(
+        ("train/p0", "val/p1"), "it is the same image as test/p2 of test"
+    )
     assert len(home(out)) == 7 and "left where they are given: 1 (256-bit" in captured.out
     assert "  train/p2 (train), val/p2 (val)\n" in captured.out
-    assert captured.err.count("\n") == 1 and "train/p2" in captured.err and "warning" in captured.err
+    assert (
+        captured.err.count("\n") == 1 and "train/p2" in captured.err and "warning" in captured.err
+    )
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     contract.verify(out)
 
@@ -222,9 +336,13 @@ def test_near_duplicates_stay_together_where_the_split_is_shuffled(tmp_path, cap
     options = own(tmp_path, {f"p{k:02}": ellipse() for k in range(12)})
     scene = noise("scene", 17, 16).resize((64, 48), Image.Resampling.NEAREST)
     for k in range(3):
-        scene.point(lambda value, k=k: value // (k + 1) + 20 * k).save(tmp_path / "photos" / f"p{k:02}.JPG", format="PNG")
+        scene.point(lambda value, k=k: value // (k + 1) + 20 * k).save(
+            tmp_path / "photos" / f"p{k:02}.JPG", format="PNG"
+        )
     for seed in range(3):
-        found = home(prepare(tmp_path / f"data{seed}", *options, "--fractions", "34-33-33", "--seed", seed))
+        found = home(
+            prepare(tmp_path / f"data{seed}", *options, "--fractions", "34-33-33", "--seed", seed)
+        )
         assert found["p00"] == found["p01"] == found["p02"]
         assert "near-duplicates kept together: 1 groups, 3 images" in capsys.readouterr().out
 
@@ -235,25 +353,42 @@ def test_breeds_classes_or_folders_are_spread_evenly(tmp_path):
     lines = [f"{name},{'xyz'[k % 3]},{'uv'[k // 12]}" for k, name in enumerate(masks)]
     found = home(prepare(tmp_path / "folders", *options))
     assert sorted((name[0], split) for name, split in found.items()) == sorted(
-        (folder, split) for folder in "ab" for split, n in (("train", 6), ("val", 3), ("test", 3)) for _ in range(n))
-    for column, of in (("class", lambda name: "xyz"[int(name[-2:]) % 3]),
-                       ("breed", lambda name: "uv"[int(name[-2:]) // 12])):
-        (tmp_path / "labels.csv").write_text("\n".join([f"image,class,{'breed' if column == 'breed' else 'b'}", *lines]))
+        (folder, split)
+        for folder in "ab"
+        for split, n in (("train", 6), ("val", 3), ("test", 3))
+        for _ in range(n)
+    )
+    for column, of in (
+        ("class", lambda name: "xyz"[int(name[-2:]) % 3]),
+        ("breed", lambda name: "uv"[int(name[-2:]) // 12]),
+    ):
+        (tmp_path / "labels.csv").write_text(
+            "\n".join([f"image,class,{'breed' if column == 'breed' else 'b'}", *lines])
+        )
         found = home(prepare(tmp_path / column, *options, "--labels", tmp_path / "labels.csv"))
-        counts = [sum(of(name) == value and split == "val" for name, split in found.items())
-                  for value in set(map(of, masks))]
+        counts = [
+            sum(of(name) == value and split == "val" for name, split in found.items())
+            for value in set(map(of, masks))
+        ]
         assert sum(counts) == 6 and max(counts) - min(counts) == 0
 
 
 # ------------------------------------------------------------------------------------------------- classes
 
+
 def test_horses_are_called_horses(tmp_path, data, capsys, no_pictures):
     """Classification of two classes of one's own: in the records, in the words, in a script that names its tasks."""
     options = own(tmp_path, {f"p{k:02}": ellipse() for k in range(24)})
-    lines = [f"p{k:02},{'horse' if k % 2 else 'alpaca'},10,8,40,30" for k in range(23)] + ["p23,,,,,"]
+    lines = [f"p{k:02},{'horse' if k % 2 else 'alpaca'},10,8,40,30" for k in range(23)] + [
+        "p23,,,,,"
+    ]
     (tmp_path / "labels.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *lines]))
-    out = prepare(tmp_path / "data", *options, "--labels", tmp_path / "labels.csv", "--fractions", "50-25-25")
-    assert ["all", "24", "24", "12", "11", "23"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    out = prepare(
+        tmp_path / "data", *options, "--labels", tmp_path / "labels.csv", "--fractions", "50-25-25"
+    )
+    assert ["all", "24", "24", "12", "11", "23"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
     for split in contract.SPLITS:
         arrays, rows = read(out, split)
         for row, label, box in zip(rows, arrays["binary"][:, 0], arrays["bboxes"]):
@@ -262,18 +397,26 @@ def test_horses_are_called_horses(tmp_path, data, capsys, no_pictures):
             assert np.isnan(box).all() or box.tolist() == pytest.approx([5, 16 / 3, 20, 20])
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out), "--check"]))
-    assert "'alpaca'" in capsys.readouterr().out and contract.describe(out)["classes"] == ("alpaca", "horse")
+    assert "'alpaca'" in capsys.readouterr().out and contract.describe(out)["classes"] == (
+        "alpaca",
+        "horse",
+    )
     argv = [out, tmp_path / "runs", "--epochs", "1"]
     train_mtl.main(arguments(*argv))
     train_mtl.main(arguments(*argv, "--resume"))  # finished, with the same settings
     shutil.rmtree(out)
     train_mtl.main(arguments(*argv, "--resume"))  # and its data gone
     model, info = checkpoint.load_model(tmp_path / "runs" / "mtl" / "seed0" / "best.pt")
-    assert info["settings"] == {"cls": {"classes": ["alpaca", "horse"]}} and model.task["cls"].classes == ("alpaca", "horse")
+    assert info["settings"] == {"cls": {"classes": ["alpaca", "horse"]}} and model.task[
+        "cls"
+    ].classes == ("alpaca", "horse")
     others = MTLDataset(data, "test", tasks=model.task.values())
     capsys.readouterr()
     targets.warn_of_unmeasured(others)
-    assert "has the classes cat and dog, and cls was taught alpaca and horse" in capsys.readouterr().err
+    assert (
+        "has the classes cat and dog, and cls was taught alpaca and horse"
+        in capsys.readouterr().err
+    )
     model.task["cls"].temperature = 1.0
     assert model.task["cls"].answer(torch.tensor([0.0, 9.0]), 1, 1)[0] == "horse"
     assert model.task["cls"].truth(torch.tensor(0), 1, 1) == ("alpaca", None)
@@ -281,25 +424,41 @@ def test_horses_are_called_horses(tmp_path, data, capsys, no_pictures):
 
 # ------------------------------------------------------------------------------------------------- refusals
 
-@pytest.mark.parametrize("argv, words", [
-    (["--images", "x", "--root", "y"], "not allowed with"), (["--voc", "x", "--images", "y"], "not allowed with"),
-    (["--root", "x", "--masks", "y"], "--masks needs"), (["--voc", "x", "--masks", "y"], "--masks needs"),
-    (["--root", "x", "--coco", "y"], "--coco needs"), (["--coco", "y"], "required"), (["--masks", "y"], "required"),
-    (["--images", "x", "--masks", "y", "--coco", "z"], "both say what is foreground"),
-    (["--root", "x", "--labels", "y"], "--labels and --split-files are for"),
-    (["--synthetic", "20", "--split-files", "y"], "--labels and --split-files are for"),
-    (["--images", "x", "--foreground", "1"], "--foreground is for"),
-    (["--root", "x", "--foreground", "1"], "--foreground is for"),
-    (["--images", "x", "--masks", "y", "--foreground", "cat"], "whole numbers"),
-    (["--images", "x", "--masks", "y", "--foreground", "-1"], "--foreground"),
-    (["--images", "x", "--trimaps"], "--trimaps is for"), (["--root", "x", "--trimaps"], "--trimaps is for"),
-    (["--images", "x", "--masks", "y", "--trimaps", "--foreground", "1"], "both say what is foreground"),
-    (["--images", "x", "--leave-out"], "--leave-out is for"),
-    (["--images", "x", "--masks", "y", "--border", "ignore"], "--border is for"),
-    (["--images", "x", "--split-files", "a", "b", "c", "d"], "at most three"),
-    (["--images", "x", "--split-files", "a", "--fractions", "80-10-10"], "--split-files and --fractions"),
-    (["--images", "x", "--official-split"], "--official-split and --only"),
-    (["--voc", "x", "--only", "test"], "--official-split and --only")])
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--images", "x", "--root", "y"], "not allowed with"),
+        (["--voc", "x", "--images", "y"], "not allowed with"),
+        (["--root", "x", "--masks", "y"], "--masks needs"),
+        (["--voc", "x", "--masks", "y"], "--masks needs"),
+        (["--root", "x", "--coco", "y"], "--coco needs"),
+        (["--coco", "y"], "required"),
+        (["--masks", "y"], "required"),
+        (["--images", "x", "--masks", "y", "--coco", "z"], "both say what is foreground"),
+        (["--root", "x", "--labels", "y"], "--labels and --split-files are for"),
+        (["--synthetic", "20", "--split-files", "y"], "--labels and --split-files are for"),
+        (["--images", "x", "--foreground", "1"], "--foreground is for"),
+        (["--root", "x", "--foreground", "1"], "--foreground is for"),
+        (["--images", "x", "--masks", "y", "--foreground", "cat"], "whole numbers"),
+        (["--images", "x", "--masks", "y", "--foreground", "-1"], "--foreground"),
+        (["--images", "x", "--trimaps"], "--trimaps is for"),
+        (["--root", "x", "--trimaps"], "--trimaps is for"),
+        (
+            ["--images", "x", "--masks", "y", "--trimaps", "--foreground", "1"],
+            "both say what is foreground",
+        ),
+        (["--images", "x", "--leave-out"], "--leave-out is for"),
+        (["--images", "x", "--masks", "y", "--border", "ignore"], "--border is for"),
+        (["--images", "x", "--split-files", "a", "b", "c", "d"], "at most three"),
+        (
+            ["--images", "x", "--split-files", "a", "--fractions", "80-10-10"],
+            "--split-files and --fractions",
+        ),
+        (["--images", "x", "--official-split"], "--official-split and --only"),
+        (["--voc", "x", "--only", "test"], "--official-split and --only"),
+    ],
+)
 def test_options_that_do_not_go_together_are_refused(argv, words, capsys):
     with pytest.raises(SystemExit) as error:
         data_prepare.parse_args(argv)
@@ -318,8 +477,12 @@ def test_folders_that_do_not_go_together_are_refused(tmp_path):
     assert "is no folder" in refused(out, "--images", photos, "--masks", tmp_path / "nowhere")
     assert "both" in refused(out, "--images", photos, "--masks", photos)
     assert "a_mask" in refused(out, "--images", photos, "--masks", tmp_path / "others")
-    assert "no mask with the name" in refused(out, "--images", photos, "--masks", tmp_path / "empty")
-    assert "lies in" in refused(photos / "data", *options) and "lies in" in refused(masks / "data", *options)
+    assert "no mask with the name" in refused(
+        out, "--images", photos, "--masks", tmp_path / "empty"
+    )
+    assert "lies in" in refused(photos / "data", *options) and "lies in" in refused(
+        masks / "data", *options
+    )
     (out / "synthetic").mkdir(parents=True)
     for folder in (photos, masks):
         shutil.move(folder, out / "synthetic" / folder.name)
@@ -328,34 +491,64 @@ def test_folders_that_do_not_go_together_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text("file\na\n")
     shutil.copytree(out / "synthetic" / "photos", tmp_path / "elsewhere")
     shutil.move(tmp_path / "labels.csv", out / "synthetic")
-    assert "would replace" in refused(out, "--images", tmp_path / "elsewhere", "--labels", out / "synthetic" / "labels.csv",
-                                      "--force")
+    assert "would replace" in refused(
+        out,
+        "--images",
+        tmp_path / "elsewhere",
+        "--labels",
+        out / "synthetic" / "labels.csv",
+        "--force",
+    )
     assert "no folder JPEGImages" in refused(tmp_path / "new", "--voc", tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("lists, words", [
-    ({"train.txt": "p0\np1\nnowhere\n"}, "train.txt, line 3: 'nowhere' is no photograph of"),
-    ({"train.txt": "p0\n", "test.txt": "p1\np0\n"}, "test.txt, line 2: 'p0' stands in the list of train too"),
-    ({"train.txt": "# nothing\n"}, "names no photograph"),
-    ({"train.txt": "p0\n", "mine.txt": "p1\n"}, "mine.txt is not told apart by its name"),
-    ({"val.txt": "p0\n", "valid.txt": "p1\n"}, "valid.txt is not told apart by its name"),
-    ({"missing": None}, "cannot be read")])
+@pytest.mark.parametrize(
+    "lists, words",
+    [
+        ({"train.txt": "p0\np1\nnowhere\n"}, "train.txt, line 3: 'nowhere' is no photograph of"),
+        (
+            {"train.txt": "p0\n", "test.txt": "p1\np0\n"},
+            "test.txt, line 2: 'p0' stands in the list of train too",
+        ),
+        ({"train.txt": "# nothing\n"}, "names no photograph"),
+        ({"train.txt": "p0\n", "mine.txt": "p1\n"}, "mine.txt is not told apart by its name"),
+        ({"val.txt": "p0\n", "valid.txt": "p1\n"}, "valid.txt is not told apart by its name"),
+        ({"missing": None}, "cannot be read"),
+    ],
+)
 def test_lists_that_say_nothing_or_too_much_are_refused(lists, words, tmp_path):
     options = own(tmp_path, {f"p{k}": ellipse() for k in range(3)})
     for name, text in lists.items():
         if text is not None:
             (tmp_path / name).write_text(text)
-    assert words in refused(tmp_path / "data", *options, "--split-files", *(tmp_path / name for name in lists))
+    assert words in refused(
+        tmp_path / "data", *options, "--split-files", *(tmp_path / name for name in lists)
+    )
 
 
 def test_a_mask_that_cannot_be_used_is_refused_by_name_or_left_out_when_asked(tmp_path, capsys):
-    options = own(tmp_path, {"a": ellipse(), "b": ellipse(), "classes": ellipse() * np.uint8(7), "sizes": ellipse((48, 64)),
-                             "half": ellipse((32, 24))})
+    options = own(
+        tmp_path,
+        {
+            "a": ellipse(),
+            "b": ellipse(),
+            "classes": ellipse() * np.uint8(7),
+            "sizes": ellipse((48, 64)),
+            "half": ellipse((32, 24)),
+        },
+    )
     message = refused(tmp_path / "data", *options)
-    assert "2 masks cannot be used; classes: its mask holds the values 0, 7; it should hold" in message
-    assert "sizes: its mask is 48 x 64 and the photograph 64 x 48" in message and "--leave-out" in message
+    assert (
+        "2 masks cannot be used; classes: its mask holds the values 0, 7; it should hold" in message
+    )
+    assert (
+        "sizes: its mask is 48 x 64 and the photograph 64 x 48" in message
+        and "--leave-out" in message
+    )
     out = prepare(tmp_path / "data", *options, "--leave-out", "--fractions", "0-0-100")
-    assert sorted(names(out)) == ["a", "b", "half"] and sorted(left_out(capsys.readouterr().out)) == ["classes", "sizes"]
+    assert sorted(names(out)) == ["a", "b", "half"] and sorted(
+        left_out(capsys.readouterr().out)
+    ) == ["classes", "sizes"]
     assert read(out)[0]["masks"].any(axis=(1, 2, 3)).all()
 
 
@@ -365,7 +558,8 @@ def test_a_list_without_one_usable_photograph_is_refused(tmp_path):
     (tmp_path / "train.txt").write_text("p0\np1\n")
     (tmp_path / "test.txt").write_text("p2\n")
     assert "the test split has no usable photograph" in refused(
-        tmp_path / "data", *options, "--split-files", tmp_path / "train.txt", tmp_path / "test.txt")
+        tmp_path / "data", *options, "--split-files", tmp_path / "train.txt", tmp_path / "test.txt"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="other permissions")

@@ -6,21 +6,27 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, prepare, read, voc
 from PIL import Image
 
 import data_prepare
 import data_rechunk
 from cli import InputError, processes
-from conftest import ROOT
 from data import sample as data_sample
 from data import writing
-from oxford import a_trimap, add, all_of, layout, left_out, names, noise, only, prepare, read, voc
 
 ORIENTATION = 0x0112
 # How a picture lies in a file that says: turn it like this to have it upright.
-LYING = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_270}
+LYING = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 def tagged(tag):
@@ -35,8 +41,11 @@ def same(sample, other):
 
 # ---------------------------------------------------------------------------------------------- orientation
 
+
 @pytest.mark.parametrize("width, height", [(60, 60), (64, 48)])
-def test_a_turned_photograph_is_stored_as_its_upright_twin_bit_for_bit(width, height, tmp_path, capsys):
+def test_a_turned_photograph_is_stored_as_its_upright_twin_bit_for_bit(
+    width, height, tmp_path, capsys
+):
     root, twins = layout(tmp_path / "pets"), layout(tmp_path / "twins")
     for tag in range(1, 9):
         image = noise(str(tag), width, height)
@@ -48,9 +57,14 @@ def test_a_turned_photograph_is_stored_as_its_upright_twin_bit_for_bit(width, he
     expected = all_of(twins, tmp_path / "expected")
     assert "EXIF" not in capsys.readouterr().out
     samples = all_of(root, tmp_path / "data")
-    assert sorted(samples) == sorted(expected) and all(same(samples[name], expected[name]) for name in samples)
+    assert sorted(samples) == sorted(expected) and all(
+        same(samples[name], expected[name]) for name in samples
+    )
     text = capsys.readouterr().out
-    assert "turned upright, as their EXIF orientation says: 7 (Bengal_2, Bengal_3, Bengal_4 and 4 more)\n" in text
+    assert (
+        "turned upright, as their EXIF orientation says: 7 (Bengal_2, Bengal_3, Bengal_4 and 4 more)\n"
+        in text
+    )
     assert "not turned" not in text
 
 
@@ -63,20 +77,47 @@ def test_a_photograph_whose_trimap_fits_it_only_as_it_lies_stays_so(tag, tmp_pat
     samples, expected = all_of(root, tmp_path / "data"), all_of(twins, tmp_path / "expected")
     assert all(same(samples[name], expected[name]) for name in expected)
     text = capsys.readouterr().out
-    assert "not turned as their EXIF orientation says, because only so they fit their trimap or box file: 2 " \
-        "(Bengal_0, Bengal_1)\n" in text and "turned upright" not in text
+    assert (
+        "not turned as their EXIF orientation says, because only so they fit their trimap or box file: 2 "
+        "(Bengal_0, Bengal_1)\n"
+        in text
+        and "turned upright" not in text
+    )
 
 
-@pytest.mark.parametrize("trimap, frame, turned", [
-    ((30, 30), (60, 59), False), ((30, 30), (59, 60), True), ((30, 30), None, True), ((30, 30), (120, 118), False),
-    ((30, 30), (118, 120), True), ((60, 59), None, False), ((59, 60), None, True), ((60, 59), (59, 60), False),
-    ((59, 60), (60, 59), True)])
-def test_of_a_nearly_square_photograph_the_exact_trimap_decides_then_the_box_file(trimap, frame, turned, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "trimap, frame, turned",
+    [
+        ((30, 30), (60, 59), False),
+        ((30, 30), (59, 60), True),
+        ((30, 30), None, True),
+        ((30, 30), (120, 118), False),
+        ((30, 30), (118, 120), True),
+        ((60, 59), None, False),
+        ((59, 60), None, True),
+        ((60, 59), (59, 60), False),
+        ((59, 60), (60, 59), True),
+    ],
+)
+def test_of_a_nearly_square_photograph_the_exact_trimap_decides_then_the_box_file(
+    trimap, frame, turned, tmp_path, capsys
+):
     root = layout(tmp_path / "pets")
     image = noise("n", 60, 59)
-    add(root, "Bengal_1", image, a_trimap(*trimap), exif=tagged(6), box=(5, 5, 20, 20) if frame else None, frame=frame)
+    add(
+        root,
+        "Bengal_1",
+        image,
+        a_trimap(*trimap),
+        exif=tagged(6),
+        box=(5, 5, 20, 20) if frame else None,
+        frame=frame,
+    )
     stored = only(root, tmp_path / "data")["images"]
-    assert (stored == writing.stretch(image.transpose(Image.Transpose.ROTATE_270) if turned else image, 32)).all()
+    assert (
+        stored
+        == writing.stretch(image.transpose(Image.Transpose.ROTATE_270) if turned else image, 32)
+    ).all()
     assert ("not turned" in capsys.readouterr().out) != turned
 
 
@@ -88,7 +129,10 @@ def test_a_box_that_was_drawn_on_the_other_shape_is_not_used(tmp_path, capsys):
     assert np.isnan(samples["Bengal_1"]["bboxes"]).all()
     assert samples["Bengal_2"]["bboxes"].tolist() == pytest.approx([10 / 3, 5 / 4, 10, 25 / 4])
     text = capsys.readouterr().out
-    assert "used: 1\n  Bengal_1: it was drawn on 64 x 48 and the photograph beside its trimap is 48 x 64\n" in text
+    assert (
+        "used: 1\n  Bengal_1: it was drawn on 64 x 48 and the photograph beside its trimap is 48 x 64\n"
+        in text
+    )
 
 
 def test_near_duplicates_are_told_by_the_picture_as_it_is_stored(tmp_path, capsys):
@@ -99,18 +143,24 @@ def test_near_duplicates_are_told_by_the_picture_as_it_is_stored(tmp_path, capsy
     add(root, "Bengal_scene", scene)
     add(root, "Bengal_turned", scene.transpose(LYING[6]), a_trimap(170, 160), exif=tagged(6))
     prepare(root, tmp_path / "data", "--fractions", "50-0-50")
-    assert "1 groups, 2 images" in (text := capsys.readouterr().out) and "  Bengal_scene, Bengal_turned\n" in text
+    assert (
+        "1 groups, 2 images" in (text := capsys.readouterr().out)
+        and "  Bengal_scene, Bengal_turned\n" in text
+    )
 
 
 @pytest.mark.parametrize("tag", [0, 9, 300])
 def test_an_orientation_that_does_not_exist_turns_nothing(tag, tmp_path, capsys):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1", exif=tagged(tag))
-    assert (only(root, tmp_path / "data")["images"] == writing.stretch(noise("Bengal_1", 64, 48), 32)).all()
+    assert (
+        only(root, tmp_path / "data")["images"] == writing.stretch(noise("Bengal_1", 64, 48), 32)
+    ).all()
     assert "EXIF" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------- photographs through the reader
+
 
 def test_deep_grey_and_transparency_are_stored_as_their_plain_twins(tmp_path):
     root, twins = layout(tmp_path / "pets"), layout(tmp_path / "twins")
@@ -136,27 +186,49 @@ def test_damaged_photographs_are_left_out_without_a_word_on_the_terminal(tmp_pat
         add(root, f"Bengal_{kind}", format=kind)
         path = root / "images" / f"Bengal_{kind}.jpg"
         content = path.read_bytes()
-        path.write_bytes(content[:len(content) // 2] + bytes(40) if kind == "TIFF" else content[:len(content) // 2])
+        path.write_bytes(
+            content[: len(content) // 2] + bytes(40)
+            if kind == "TIFF"
+            else content[: len(content) // 2]
+        )
     tags = root / "images" / "Bengal_TIFF.jpg"
     tags.write_bytes(tags.read_bytes()[:4] + b"\xff\xff\xff\x7f" + tags.read_bytes()[8:])
     out = prepare(root, tmp_path / "data", "--fractions", "0-0-100")
     captured = capfd.readouterr()
     assert captured.err == "" and sorted(names(out)) == ["Bengal_1", "pug_1"]
     reasons = left_out(captured.out)
-    assert len(reasons) == 5 and all("its photograph cannot be decoded: " in reason for reason in reasons.values())
+    assert len(reasons) == 5 and all(
+        "its photograph cannot be decoded: " in reason for reason in reasons.values()
+    )
     assert all(str(root) not in reason for reason in reasons.values())
 
 
 def test_a_huge_photograph_takes_little_memory(tmp_path):
     """108 megapixels as a telephone gives them: 324 MB decoded, and the trimap 108."""
     root = layout(tmp_path / "pets")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((12000, 9000)).save(
-        root / "images" / "Bengal_1.jpg", quality=50)
-    Image.fromarray(a_trimap(12000, 9000)).save(root / "annotations" / "trimaps" / "Bengal_1.png", compress_level=1)
-    argv = [sys.executable, ROOT / "data_prepare.py", "--root", root, "--out", tmp_path / "data", "--fractions", "0-0-100"]
-    code = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize(
+        (12000, 9000)
+    ).save(root / "images" / "Bengal_1.jpg", quality=50)
+    Image.fromarray(a_trimap(12000, 9000)).save(
+        root / "annotations" / "trimaps" / "Bengal_1.png", compress_level=1
+    )
+    argv = [
+        sys.executable,
+        ROOT / "data_prepare.py",
+        "--root",
+        root,
+        "--out",
+        tmp_path / "data",
+        "--fractions",
+        "0-0-100",
+    ]
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10) < 600
     assert names(tmp_path / "data") == ["Bengal_1"]
 
@@ -173,14 +245,17 @@ def test_a_process_that_was_ended_is_said_in_one_sentence():
 def test_a_photograph_that_changes_meanwhile_is_refused_by_name(tmp_path):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
-    sample, = data_prepare.oxford.list_samples(root).samples
+    (sample,) = data_prepare.oxford.list_samples(root).samples
     assert writing.inspect((sample, 32))[1] is None
     sample.image_path.write_bytes(b"")
-    with pytest.raises(InputError, match="Bengal_1.jpg has changed while it was read: .* the file is empty"):
+    with pytest.raises(
+        InputError, match="Bengal_1.jpg has changed while it was read: .* the file is empty"
+    ):
         writing.convert((sample, 32, "pet", False))
 
 
 # --------------------------------------------------------------------------------------------------- masks
+
 
 def palette(indices):
     """Indices with colours whose brightness says something else."""
@@ -203,7 +278,8 @@ AS_MASKS = {
     "bits": (lambda: Image.fromarray(pet_mask()), 1),
     "palette": (lambda: palette(pet_mask().astype(np.uint8)), 1),
     "deep": (lambda: Image.fromarray(pet_mask().astype(np.uint16) * 65535), 65535),
-    "rgba": (lambda: Image.fromarray(pet_mask().astype(np.uint8) * 255).convert("RGBA"), 255)}
+    "rgba": (lambda: Image.fromarray(pet_mask().astype(np.uint8) * 255).convert("RGBA"), 255),
+}
 
 
 def test_masks_and_trimaps_of_every_kind_are_read_and_said(tmp_path, capsys):
@@ -225,7 +301,10 @@ def test_masks_and_trimaps_of_every_kind_are_read_and_said(tmp_path, capsys):
         elif name != "without_border":
             assert (trimap == whole).all()
     for white, count in ((1, 3), (255, 2), (65535, 1)):
-        assert f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border): {count} (" in text
+        assert (
+            f"masks of 0 and {white} read as trimaps ({white} pet, 0 background, no border): {count} ("
+            in text
+        )
     assert "masks of" not in capsys.readouterr().out
 
 
@@ -233,11 +312,21 @@ def test_trimaps_are_stored_as_they_are_and_an_ignored_border_is_unlabelled(tmp_
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1", trimap=a_trimap(64, 64), image=noise("Bengal_1", 64, 64))
     expected = a_trimap(64, 64)[::2, ::2]  # nearest, at half the side
-    stored = {border: only(root, tmp_path / border, "--border", border) for border in ("pet", "background", "ignore")}
+    stored = {
+        border: only(root, tmp_path / border, "--border", border)
+        for border in ("pet", "background", "ignore")
+    }
     for border, value in (("pet", 1), ("background", 0), ("ignore", 255)):
         trimap, mask = stored[border]["trimaps"][:, :, 0], stored[border]["masks"][:, :, 0]
-        assert set(np.unique(trimap)) == {1, 2, 3} and abs((trimap == 3).mean() - (expected == 3).mean()) < 0.05
-        assert (mask[trimap == 1] == 1).all() and (mask[trimap == 2] == 0).all() and (mask[trimap == 3] == value).all()
+        assert (
+            set(np.unique(trimap)) == {1, 2, 3}
+            and abs((trimap == 3).mean() - (expected == 3).mean()) < 0.05
+        )
+        assert (
+            (mask[trimap == 1] == 1).all()
+            and (mask[trimap == 2] == 0).all()
+            and (mask[trimap == 3] == value).all()
+        )
 
 
 def test_re_chunking_keeps_an_ignored_border(tmp_path):
@@ -246,7 +335,10 @@ def test_re_chunking_keeps_an_ignored_border(tmp_path):
     prepare(root, tmp_path / "data", "--border", "ignore", "--fractions", "0-0-100")
     before = read(tmp_path / "data")[0]["masks"]
     data_rechunk.main(data_rechunk.parse_args(["--data", str(tmp_path / "data")]))
-    assert set(np.unique(before)) == {0, 1, 255} and (read(tmp_path / "data")[0]["masks"] == before).all()
+    assert (
+        set(np.unique(before)) == {0, 1, 255}
+        and (read(tmp_path / "data")[0]["masks"] == before).all()
+    )
 
 
 def test_a_folder_of_masks_alone_has_no_trimaps(tmp_path):
@@ -258,7 +350,10 @@ def test_a_folder_of_masks_alone_has_no_trimaps(tmp_path):
 def test_a_mask_has_no_border_whatever_the_border_counts_as(tmp_path):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1", trimap=pet_mask().astype(np.uint8) * 255)
-    first, second = (only(root, tmp_path / border, "--border", border)["masks"] for border in ("pet", "background"))
+    first, second = (
+        only(root, tmp_path / border, "--border", border)["masks"]
+        for border in ("pet", "background")
+    )
     assert (first == second).all() and first.mean() == pytest.approx(pet_mask().mean(), abs=0.02)
 
 
@@ -269,40 +364,66 @@ def test_a_picture_that_is_pet_all_over(value, tmp_path):
     assert only(root, tmp_path / "data")["masks"].all()
 
 
-@pytest.mark.parametrize("values, listed", [
-    ((0, 1, 255), "values 0, 1, 255"), ((0, 128), "values 0, 128"), ((0, 1, 2), "values 0, 1, 2"), ((0, 2), "values 0, 2"),
-    ((1, 2, 3, 255), "values 1, 2, 3, 255"), ((38, 75), "values 38, 75"), ((7, 7), "value 7;")])
+@pytest.mark.parametrize(
+    "values, listed",
+    [
+        ((0, 1, 255), "values 0, 1, 255"),
+        ((0, 128), "values 0, 128"),
+        ((0, 1, 2), "values 0, 1, 2"),
+        ((0, 2), "values 0, 2"),
+        ((1, 2, 3, 255), "values 1, 2, 3, 255"),
+        ((38, 75), "values 38, 75"),
+        ((7, 7), "value 7;"),
+    ],
+)
 def test_what_fits_no_rule_is_refused_with_its_values(values, listed, tmp_path, capsys):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
     add(root, "Bengal_2", trimap=np.resize(np.array(values, np.uint8), (48, 64)))
     all_of(root, tmp_path / "data")
     reason = left_out(capsys.readouterr().out)["Bengal_2"]
-    assert f"its trimap holds the {listed}" in reason and "it should hold 1 (pet), 2 (background) and 3 (border)" in reason
+    assert (
+        f"its trimap holds the {listed}" in reason
+        and "it should hold 1 (pet), 2 (background) and 3 (border)" in reason
+    )
 
 
 def test_a_palette_of_white_before_black_is_refused(tmp_path, capsys):
     """As programs make it of a black and white picture: the pet is white there and 0, or black and 1."""
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
-    for name, colours in (("Bengal_2", [255, 255, 255, 0, 0, 0]), ("Bengal_3", [0, 0, 0, 255, 255, 255])):
+    for name, colours in (
+        ("Bengal_2", [255, 255, 255, 0, 0, 0]),
+        ("Bengal_3", [0, 0, 0, 255, 255, 255]),
+    ):
         mask = Image.fromarray(pet_mask().astype(np.uint8)).convert("P")
         mask.putpalette(colours + [9] * 762)
         add(root, name, trimap=mask)
     assert sorted(all_of(root, tmp_path / "data")) == ["Bengal_1", "Bengal_3"]
-    assert "palette shows 0 in white and 1 in black" in left_out(capsys.readouterr().out)["Bengal_2"]
+    assert (
+        "palette shows 0 in white and 1 in black" in left_out(capsys.readouterr().out)["Bengal_2"]
+    )
 
 
 def test_a_mask_in_colours_is_refused_with_the_way_out(tmp_path, capsys):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
-    add(root, "Bengal_2", trimap=np.where(pet_mask()[:, :, None], (128, 0, 0), (0, 0, 0)).astype(np.uint8))
+    add(
+        root,
+        "Bengal_2",
+        trimap=np.where(pet_mask()[:, :, None], (128, 0, 0), (0, 0, 0)).astype(np.uint8),
+    )
     all_of(root, tmp_path / "data")
     reason = left_out(capsys.readouterr().out)["Bengal_2"]
-    assert reason.startswith("its trimap cannot be decoded: ") and "(128, 0, 0)" in reason and "palette" in reason
+    assert (
+        reason.startswith("its trimap cannot be decoded: ")
+        and "(128, 0, 0)" in reason
+        and "palette" in reason
+    )
 
 
 # --------------------------------------------------------------------------------------------------- boxes
+
 
 def xml(size, *corners):
     return f"<annotation>{size}<object><bndbox>{''.join(corners)}</bndbox></object></annotation>"
@@ -311,21 +432,31 @@ def xml(size, *corners):
 SIDES = "<xmin>10</xmin><ymin>12</ymin><xmax>30</xmax><ymax>24</ymax>"
 GOOD = [10 / 64, 12 / 48, 30 / 64, 24 / 48]
 SOUND = {
-    "as it is": (voc((10, 12, 30, 24), (64, 48)), GOOD), "frame of twice the size": (voc((20, 24, 60, 48), (128, 96)), GOOD),
-    "frame of 0": (voc((10, 12, 30, 24), (0, 0)), GOOD), "width of 0": (voc((10, 12, 30, 24), (0, 480)), GOOD),
-    "height of 0": (voc((10, 12, 30, 24), (640, 0)), GOOD), "no frame": (voc((10, 12, 30, 24), None), GOOD),
+    "as it is": (voc((10, 12, 30, 24), (64, 48)), GOOD),
+    "frame of twice the size": (voc((20, 24, 60, 48), (128, 96)), GOOD),
+    "frame of 0": (voc((10, 12, 30, 24), (0, 0)), GOOD),
+    "width of 0": (voc((10, 12, 30, 24), (0, 480)), GOOD),
+    "height of 0": (voc((10, 12, 30, 24), (640, 0)), GOOD),
+    "no frame": (voc((10, 12, 30, 24), None), GOOD),
     "frame without width": (xml("<size><height>48</height></size>", SIDES), GOOD),
     "empty frame": (xml("<size><width/><height> </height></size>", SIDES), GOOD),
     "Windows": (voc((10, 12, 30, 24), (64, 48)).replace("<object", "\r\n<object"), GOOD),
     "the whole frame": (voc((0, 0, 64, 48), (64, 48)), [0, 0, 1, 1]),
-    "a pixel over": (voc((-1, -1, 65, 49), (64, 48)), [0, 0, 1, 1]), "a side over": (voc((10, 12, 64.5, 24), (64, 48)),
-                                                                                     [10 / 64, 12 / 48, 1, 24 / 48]),
-    "a pixel over no frame": (voc((10, 12, 65, 24), (0, 0)), [10 / 64, 12 / 48, 1, 24 / 48])}
+    "a pixel over": (voc((-1, -1, 65, 49), (64, 48)), [0, 0, 1, 1]),
+    "a side over": (voc((10, 12, 64.5, 24), (64, 48)), [10 / 64, 12 / 48, 1, 24 / 48]),
+    "a pixel over no frame": (voc((10, 12, 65, 24), (0, 0)), [10 / 64, 12 / 48, 1, 24 / 48]),
+}
 BAD = {
-    "flat": (voc((10, 12, 10, 24), (64, 48)), "the box 10 12 10 24 in a frame of 64 x 48 is out of order or has no extent"),
+    "flat": (
+        voc((10, 12, 10, 24), (64, 48)),
+        "the box 10 12 10 24 in a frame of 64 x 48 is out of order or has no extent",
+    ),
     "turned": (voc((30, 12, 10, 24), (64, 48)), "out of order"),
     "a hair": (voc((10, 12, 10.0001, 24), (64, 48)), "no extent"),
-    "outside": (voc((10, 12, 65.5, 24), (64, 48)), "the box 10 12 65.5 24 in a frame of 64 x 48 is out of it"),
+    "outside": (
+        voc((10, 12, 65.5, 24), (64, 48)),
+        "the box 10 12 65.5 24 in a frame of 64 x 48 is out of it",
+    ),
     "beyond": (voc((64, 12, 65, 24), (64, 48)), "no extent"),
     "left of it": (voc((-2, 12, 30, 24), (64, 48)), "is out of it"),
     "nan": (voc(("nan", 12, 30, 24), (64, 48)), "its xmin is 'nan', no number"),
@@ -337,11 +468,18 @@ BAD = {
     "huge": (voc((10, 12, "1e308", 24), ("1e-300", 48)), "is out of it"),
     "no corner": (xml("", SIDES.replace("ymin", "top")), "it has no ymin"),
     "empty corner": (xml("", SIDES.replace(">12<", "> <")), "it has no ymin"),
-    "no box": ("<annotation><object><name>cat</name></object></annotation>", "its object has no bndbox"),
+    "no box": (
+        "<annotation><object><name>cat</name></object></annotation>",
+        "its object has no bndbox",
+    ),
     "cut off": (voc((10, 12, 30, 24), (64, 48))[:90], "its file cannot be read as XML ("),
     "empty": ("", "cannot be read as XML"),
-    "encoding": ('<?xml version="1.0" encoding="none-such"?><annotation/>', "cannot be read as XML"),
-    "a heart": ("I ♥ pets", "cannot be read as XML")}
+    "encoding": (
+        '<?xml version="1.0" encoding="none-such"?><annotation/>',
+        "cannot be read as XML",
+    ),
+    "a heart": ("I ♥ pets", "cannot be read as XML"),
+}
 
 
 def test_boxes_that_are_sound_or_nearly(tmp_path, capfd):
@@ -351,10 +489,14 @@ def test_boxes_that_are_sound_or_nearly(tmp_path, capfd):
         (root / "annotations" / "xmls" / f"Bengal {name}.xml").write_text(text)
     samples = all_of(root, tmp_path / "data")
     assert {name: sample["bboxes"].tolist() for name, sample in samples.items()} == {
-        f"Bengal {name}": pytest.approx([32 * c for c in corners]) for name, (_, corners) in SOUND.items()}
+        f"Bengal {name}": pytest.approx([32 * c for c in corners])
+        for name, (_, corners) in SOUND.items()
+    }
     captured = capfd.readouterr()
-    assert "head boxes cut at the frame, over which they reached by at most a pixel: 3 (Bengal a pixel over no frame, " \
+    assert (
+        "head boxes cut at the frame, over which they reached by at most a pixel: 3 (Bengal a pixel over no frame, "
         "Bengal a pixel over, Bengal a side over)\n" in captured.out
+    )
     assert "Warning" not in captured.err and "head box, because" not in captured.out
 
 
@@ -370,10 +512,16 @@ def test_a_bad_box_leaves_its_photograph_without_one_and_is_named(tmp_path, capf
     captured = capfd.readouterr()
     assert len(names(out)) == len(BAD) + 2 and left_out(captured.out) == {}
     n = len(BAD) + 1
-    lines = captured.out.partition(f"without a head box, because it cannot be used: {n}\n")[2].splitlines()[:n]
+    lines = captured.out.partition(f"without a head box, because it cannot be used: {n}\n")[
+        2
+    ].splitlines()[:n]
     reasons = dict(line.strip().split(": ", 1) for line in lines)
     assert reasons.pop("Bengal folder") == "its file cannot be read as XML (Is a directory)"
-    assert {name for name, reason in reasons.items() if BAD[name.removeprefix("Bengal ")][1] not in reason} == set()
+    assert {
+        name
+        for name, reason in reasons.items()
+        if BAD[name.removeprefix("Bengal ")][1] not in reason
+    } == set()
     assert len(reasons) == len(BAD) and captured.err == ""
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
     data_prepare.contract.verify(out)
@@ -382,9 +530,17 @@ def test_a_bad_box_leaves_its_photograph_without_one_and_is_named(tmp_path, capf
 def test_a_bad_box_says_all_the_same_that_there_is_a_pet(tmp_path, capsys):
     root = layout(tmp_path / "pets")
     for name in ("Bengal_1", "Bengal_2", "Bengal_3"):
-        add(root, name, trimap=np.full((48, 64), 2, np.uint8) if name != "Bengal_3" else None, box=None)
+        add(
+            root,
+            name,
+            trimap=np.full((48, 64), 2, np.uint8) if name != "Bengal_3" else None,
+            box=None,
+        )
     (root / "annotations" / "xmls" / "Bengal_1.xml").write_text(voc((30, 12, 10, 24), (64, 48)))
     (root / "annotations" / "list.txt").write_text("Bengal_3 1 1 1\n")
     assert sorted(all_of(root, tmp_path / "data")) == ["Bengal_2", "Bengal_3"]
     text = capsys.readouterr().out
-    assert left_out(text) == {"Bengal_1": "its trimap has no pet pixel"} and f"{data_sample.EMPTY}: 1 (Bengal_2)\n" in text
+    assert (
+        left_out(text) == {"Bengal_1": "its trimap has no pet pixel"}
+        and f"{data_sample.EMPTY}: 1 (Bengal_2)\n" in text
+    )

@@ -25,11 +25,16 @@ def arrays(n, seed=0):
     boxes = np.full((n, 4), np.nan, np.float32)
     for k in range(n):
         x, y, w, h = (int(v) for v in rng.integers(4, 14, 4))
-        masks[k, y:y + h, x:x + w] = 1
+        masks[k, y : y + h, x : x + w] = 1
         if k < n - 1:
             boxes[k] = x, y, x + w / 2, y + h / 3
-    return {"images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8), "masks": masks, "bboxes": boxes,
-            "binary": (np.arange(n)[:, None] % 2).astype(np.uint8), "trimaps": 2 - masks}
+    return {
+        "images": rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8),
+        "masks": masks,
+        "bboxes": boxes,
+        "binary": (np.arange(n)[:, None] % 2).astype(np.uint8),
+        "trimaps": 2 - masks,
+    }
 
 
 def write(folder, content, **options):
@@ -53,7 +58,11 @@ def read(folder, kind):
 
 def files(folder):
     """Content and time of change of every file."""
-    return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def as_contract(data, expected):
@@ -66,7 +75,9 @@ def as_contract(data, expected):
             assert file[kind].chunks == (1, *array.shape[1:]) and file[kind].compression is None
             assert file[kind].dtype == array.dtype
             np.testing.assert_array_equal(file[kind][:], array)
-            assert file.attrs["split_hash"] == hashlib.sha256(expected["images"].tobytes()).hexdigest()
+            assert (
+                file.attrs["split_hash"] == hashlib.sha256(expected["images"].tobytes()).hexdigest()
+            )
         # One storage: little more than the samples themselves, where two would double it.
         assert array.nbytes <= path.stat().st_size < array.nbytes + 16384 + 128 * len(array)
     summary = contract.verify(data)
@@ -75,6 +86,7 @@ def as_contract(data, expected):
 
 
 # --------------------------------------------------------------------------------------------- what it makes
+
 
 @pytest.fixture
 def data(tmp_path):
@@ -134,26 +146,46 @@ def test_index_is_left_as_it_is(data):
 def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
     write(tmp_path / "other" / "train", arrays(40))
     rechunk(data)
-    monkeypatch.setattr(contract, "SLAB_BYTES", 7 * SIZE * SIZE)  # two images, seven masks, all boxes at a time
+    monkeypatch.setattr(
+        contract, "SLAB_BYTES", 7 * SIZE * SIZE
+    )  # two images, seven masks, all boxes at a time
     rechunk(tmp_path / "other")
-    assert {k: v[0] for k, v in files(data).items()} == {k: v[0] for k, v in files(tmp_path / "other").items()}
+    assert {k: v[0] for k, v in files(data).items()} == {
+        k: v[0] for k, v in files(tmp_path / "other").items()
+    }
 
 
 # ------------------------------------------------------------------------------------ files that others made
 
-@pytest.mark.parametrize("options", [
-    {"chunks": True}, {"chunks": True, "compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True},
-    {"maxshape": None}], ids=["chunks", "gzip", "gzip-shuffle-checksum", "contiguous"])
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunks": True},
+        {"chunks": True, "compression": "gzip"},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"maxshape": None},
+    ],
+    ids=["chunks", "gzip", "gzip-shuffle-checksum", "contiguous"],
+)
 def test_any_storage(options, tmp_path):
     write(tmp_path / "train", arrays(9), **options)
     as_contract(rechunk(tmp_path), arrays(9))
 
 
-@pytest.mark.parametrize("kind, change", [
-    ("masks", lambda a: a * 255), ("masks", lambda a: a.astype(bool)), ("masks", lambda a: a.astype(np.float32)),
-    ("masks", lambda a: a.astype(np.int64) * 255), ("bboxes", lambda a: a.astype(np.float64)),
-    ("binary", lambda a: a.astype(np.int64)), ("binary", lambda a: a.astype(bool)),
-    ("binary", lambda a: a.astype(np.float64))])
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("masks", lambda a: a * 255),
+        ("masks", lambda a: a.astype(bool)),
+        ("masks", lambda a: a.astype(np.float32)),
+        ("masks", lambda a: a.astype(np.int64) * 255),
+        ("bboxes", lambda a: a.astype(np.float64)),
+        ("binary", lambda a: a.astype(np.int64)),
+        ("binary", lambda a: a.astype(bool)),
+        ("binary", lambda a: a.astype(np.float64)),
+    ],
+)
 def test_other_types_of_the_same_values(kind, change, tmp_path):
     content = arrays(9)
     write(tmp_path / "train", {**content, kind: change(content[kind])})
@@ -220,6 +252,7 @@ def test_files_that_hold_only_the_chunked_name(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- refusals
 
+
 def refused(data):
     """The message of a refusal, after which every file that was wrong or not yet done is as it was."""
     before = files(data)
@@ -242,52 +275,79 @@ def box(*values, row=4):
         boxes = boxes.copy()
         boxes[row] = values
         return boxes
+
     return change
 
 
 def value(number, everywhere=1):
     """One pixel of mask 6 holds another number; the rest is 0 and `everywhere`."""
+
     def change(masks):
         masks = masks * np.uint8(everywhere)
         masks[6, 3, 3] = number
         return masks
+
     return change
 
 
-@pytest.mark.parametrize("kind, change, words", [
-    ("images", lambda a: (a / 255).astype(np.float32), ["float32", "uint8", "convert"]),
-    ("images", lambda a: a.astype(np.int64), ["int64", "uint8"]),
-    ("images", lambda a: a.transpose(0, 3, 1, 2), ["(9, 3, 32, 32)", "(N, S, S, 3)", "with x.transpose(0, 2, 3, 1)"]),
-    ("images", lambda a: a[:, :, :24], ["(9, 32, 24, 3)", "(N, S, S, 3)", "resize it"]),
-    ("images", lambda a: a[..., :1], ["(9, 32, 32, 1)", "(N, S, S, 3)"]),
-    ("images", lambda a: a[:, :16, :16], ["16", "32"]),
-    ("images", lambda a: a[:0], ["no samples", "write at least one, or leave the split's folder out"]),
-    ("images", lambda a: np.uint8(3), ["()"]),
-    ("masks", lambda a: a[:8], ["8 samples", "9", "write one for each image, in the images' order"]),
-    ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)", "with x[..., None]"]),
-    ("masks", lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2), ["(9, 64, 64, 1)", "S = 32", "resize it", "nearest"]),
-    ("masks", value(2), ["row 6", "2", "0 and 1", "write 1 pet and 0 background"]),
-    ("masks", value(254, everywhere=255), ["row 6", "254"]),
-    ("masks", lambda a: a * 0.5, ["0.5"]),
-    ("masks", lambda a: np.where(a, np.nan, 0), ["nan"]),
-    ("masks", lambda a: -a.astype(np.int8), ["-1"]),
-    ("masks", lambda a: a.astype("S1"), ["none of numbers", "write (N, S, S, 1) uint8, 1 pet"]),
-    ("trimaps", lambda a: a - 1, ["holds the value 0", "write 1 pet, 2 background, 3 border"]),
-    ("trimaps", lambda a: a[:8], ["8 samples", "9"]),
-    ("bboxes", box(20, 5, 10, 15), ["row 4", "[20.0, 5.0, 10.0, 15.0]", "xmin < xmax"]),
-    ("bboxes", box(5, 20, 15, 10), ["row 4", "ymin < ymax"]),
-    ("bboxes", box(-1, 5, 10, 15), ["row 4", "0 to 32"]),
-    ("bboxes", box(5, 5, 33, 15), ["row 4", "0 to 32"]),
-    ("bboxes", box(np.nan, np.nan, 10, 15), ["row 4", "NaN four times", "write it so"]),
-    ("bboxes", box(5, 5, 5, 15), ["row 4", "xmin < xmax"]),
-    ("bboxes", box(5, 5, np.inf, 15), ["row 4", "inf"]),
-    ("bboxes", lambda a: a[:, :3], ["(9, 3)", "(N, 4)"]),
-    ("bboxes", lambda a: a[:7], ["7 samples", "9"]),
-    ("binary", lambda a: a + 1, ["row 1", "2", "0 (cat) and 1 (dog)"]),
-    ("binary", lambda a: a[:, 0], ["(9,)", "(N, 1)", "with x[..., None]"]),
-    ("binary", lambda a: np.array([["cat"], ["dog"], ["cat"]] * 3, dtype="S3"), ["none of numbers"]),
-    ("bboxes", lambda a: np.where(np.isnan(a), np.float64(a), 1e300), ["row 0", "inf"]),
-    ("binary", lambda a: a * 2, ["write 0 cat and 1 dog"])])
+@pytest.mark.parametrize(
+    "kind, change, words",
+    [
+        ("images", lambda a: (a / 255).astype(np.float32), ["float32", "uint8", "convert"]),
+        ("images", lambda a: a.astype(np.int64), ["int64", "uint8"]),
+        (
+            "images",
+            lambda a: a.transpose(0, 3, 1, 2),
+            ["(9, 3, 32, 32)", "(N, S, S, 3)", "with x.transpose(0, 2, 3, 1)"],
+        ),
+        ("images", lambda a: a[:, :, :24], ["(9, 32, 24, 3)", "(N, S, S, 3)", "resize it"]),
+        ("images", lambda a: a[..., :1], ["(9, 32, 32, 1)", "(N, S, S, 3)"]),
+        ("images", lambda a: a[:, :16, :16], ["16", "32"]),
+        (
+            "images",
+            lambda a: a[:0],
+            ["no samples", "write at least one, or leave the split's folder out"],
+        ),
+        ("images", lambda a: np.uint8(3), ["()"]),
+        (
+            "masks",
+            lambda a: a[:8],
+            ["8 samples", "9", "write one for each image, in the images' order"],
+        ),
+        ("masks", lambda a: a[..., 0], ["(9, 32, 32)", "(N, S, S, 1)", "with x[..., None]"]),
+        (
+            "masks",
+            lambda a: np.repeat(np.repeat(a, 2, 1), 2, 2),
+            ["(9, 64, 64, 1)", "S = 32", "resize it", "nearest"],
+        ),
+        ("masks", value(2), ["row 6", "2", "0 and 1", "write 1 pet and 0 background"]),
+        ("masks", value(254, everywhere=255), ["row 6", "254"]),
+        ("masks", lambda a: a * 0.5, ["0.5"]),
+        ("masks", lambda a: np.where(a, np.nan, 0), ["nan"]),
+        ("masks", lambda a: -a.astype(np.int8), ["-1"]),
+        ("masks", lambda a: a.astype("S1"), ["none of numbers", "write (N, S, S, 1) uint8, 1 pet"]),
+        ("trimaps", lambda a: a - 1, ["holds the value 0", "write 1 pet, 2 background, 3 border"]),
+        ("trimaps", lambda a: a[:8], ["8 samples", "9"]),
+        ("bboxes", box(20, 5, 10, 15), ["row 4", "[20.0, 5.0, 10.0, 15.0]", "xmin < xmax"]),
+        ("bboxes", box(5, 20, 15, 10), ["row 4", "ymin < ymax"]),
+        ("bboxes", box(-1, 5, 10, 15), ["row 4", "0 to 32"]),
+        ("bboxes", box(5, 5, 33, 15), ["row 4", "0 to 32"]),
+        ("bboxes", box(np.nan, np.nan, 10, 15), ["row 4", "NaN four times", "write it so"]),
+        ("bboxes", box(5, 5, 5, 15), ["row 4", "xmin < xmax"]),
+        ("bboxes", box(5, 5, np.inf, 15), ["row 4", "inf"]),
+        ("bboxes", lambda a: a[:, :3], ["(9, 3)", "(N, 4)"]),
+        ("bboxes", lambda a: a[:7], ["7 samples", "9"]),
+        ("binary", lambda a: a + 1, ["row 1", "2", "0 (cat) and 1 (dog)"]),
+        ("binary", lambda a: a[:, 0], ["(9,)", "(N, 1)", "with x[..., None]"]),
+        (
+            "binary",
+            lambda a: np.array([["cat"], ["dog"], ["cat"]] * 3, dtype="S3"),
+            ["none of numbers"],
+        ),
+        ("bboxes", lambda a: np.where(np.isnan(a), np.float64(a), 1e300), ["row 0", "inf"]),
+        ("binary", lambda a: a * 2, ["write 0 cat and 1 dog"]),
+    ],
+)
 def test_wrong_content_is_refused_with_its_reason(kind, change, words, tmp_path):
     content = arrays(9)
     content[kind] = change(content[kind])
@@ -308,18 +368,31 @@ def test_a_missing_dataset_is_refused_and_what_is_there_is_listed(tmp_path):
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
         file.move("masks", "labels")
     message = refused(tmp_path)
-    assert "no dataset 'masks' (it has: labels); give it that name, with (N, S, S, 1) uint8" in message
+    assert (
+        "no dataset 'masks' (it has: labels); give it that name, with (N, S, S, 1) uint8" in message
+    )
 
 
 def test_missing_images_are_refused_and_how_to_write_them_is_said(tmp_path):
     write(tmp_path / "train", arrays(3))
     (tmp_path / "train" / "images.h5").unlink()
     message = refused(tmp_path)
-    assert "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+    assert (
+        "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+    )
 
 
-@pytest.mark.parametrize("missing", [("bboxes",), ("binary", "bboxes"), ("masks", "binary", "bboxes"), ("trimaps",),
-                                     ("masks", "binary", "bboxes", "trimaps")], ids="-".join)
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("bboxes",),
+        ("binary", "bboxes"),
+        ("masks", "binary", "bboxes"),
+        ("trimaps",),
+        ("masks", "binary", "bboxes", "trimaps"),
+    ],
+    ids="-".join,
+)
 def test_any_other_file_may_be_missing(missing, tmp_path):
     content = {kind: array for kind, array in arrays(9).items() if kind not in missing}
     write(tmp_path / "train", content)
@@ -331,7 +404,7 @@ def test_truncated_files_and_files_of_another_kind_are_refused(kind, tmp_path):
     path = write(tmp_path / "train", arrays(9), chunks=True) / f"{kind}.h5"
     whole = path.read_bytes()
     a_csv, a_png = b"row,name\n0,a\n", b"\x89PNG\r\n\x1a\n" + bytes(4000)
-    for wrong in (whole[:len(whole) // 2], whole[:-1], whole[:100], b"", a_csv, a_png):
+    for wrong in (whole[: len(whole) // 2], whole[:-1], whole[:100], b"", a_csv, a_png):
         path.write_bytes(wrong)
         assert f"{kind}.h5 is no readable HDF5 file" in refused(tmp_path)
 
@@ -345,7 +418,9 @@ def test_damaged_storage_is_refused(tmp_path):
     places = [offset + 20]
     places += [good.index(mark) for mark in (b"TREE", b"HEAP", b"SNOD")]
     for place in places:
-        (path / "images.h5").write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1:])
+        (path / "images.h5").write_bytes(
+            good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :]
+        )
         assert "images.h5" in refused(tmp_path)
 
 
@@ -354,19 +429,27 @@ def test_images_exchanged_since_they_were_prepared_are_refused(tmp_path):
     with h5py.File(tmp_path / "train" / "images.h5", "r+") as file:
         file.attrs["split_hash"] = "0" * 64
     message = refused(tmp_path)
-    assert "not those that were prepared" in message and "delete the file's attribute 'split_hash'" in message
+    assert (
+        "not those that were prepared" in message
+        and "delete the file's attribute 'split_hash'" in message
+    )
     with h5py.File(tmp_path / "train" / "images.h5", "r+") as file:
         del file.attrs["split_hash"]
     as_contract(rechunk(tmp_path), arrays(9))
 
 
-@pytest.mark.parametrize("digest", ["0" * 64, np.arange(5), b"\xff"], ids=["text", "array", "bytes"])
+@pytest.mark.parametrize(
+    "digest", ["0" * 64, np.arange(5), b"\xff"], ids=["text", "array", "bytes"]
+)
 def test_files_of_other_images_are_refused(digest, tmp_path):
     write(tmp_path / "train", arrays(9))
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
         file.attrs["split_hash"] = digest
     message = refused(tmp_path)
-    assert "belongs to other images" in message and "write this file anew, without that attribute" in message
+    assert (
+        "belongs to other images" in message
+        and "write this file anew, without that attribute" in message
+    )
     write(tmp_path / "train", {"masks": arrays(9)["masks"]})
     as_contract(rechunk(tmp_path), arrays(9))
 
@@ -387,8 +470,12 @@ def test_a_full_disk_leaves_the_source_alone(tmp_path):
     data = tmp_path / "data"
     write(data / "train", arrays(100))
     before = files(data)
-    done = subprocess.run([sys.executable, ROOT / "data_rechunk.py", "--data", data], capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)))
+    done = subprocess.run(
+        [sys.executable, ROOT / "data_rechunk.py", "--data", data],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "space" in done.stderr
     assert files(data) == before

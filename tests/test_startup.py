@@ -4,13 +4,15 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import dataloader_mtl
-from conftest import ROOT
 from training import convolution, devices, options
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+SCRIPTS = sorted(
+    path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+)
 SLOW = {"torch", "torchvision", "matplotlib", "scipy"}  # from 0.3 s on an idle machine
 # Runs a script as its user does, then names what was imported.
 CODE = """
@@ -24,7 +26,9 @@ runpy.run_path(script, run_name="__main__")
 
 def imports_of(script, *args, status=0):
     """Names of all modules that were imported when a script ended."""
-    done = subprocess.run([sys.executable, "-c", CODE, ROOT / script, *args], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, ROOT / script, *args], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == status, done.stderr
     return set(done.stderr.splitlines()[-1].removeprefix("imported: ").split())
 
@@ -44,15 +48,24 @@ def test_a_mistake_takes_no_slow_import():
 
 def test_a_training_that_is_refused_takes_pytorch_alone(tmp_path):
     imported = imports_of("train_mtl.py", "--data", str(tmp_path / "nowhere"), status=2)
-    assert "torch" in imported and imported & {"torchvision", "torch._dynamo", "matplotlib", "scipy"} == set()
+    assert (
+        "torch" in imported
+        and imported & {"torchvision", "torch._dynamo", "matplotlib", "scipy"} == set()
+    )
 
 
 def test_a_photograph_takes_pytorch_and_matplotlib_alone(tmp_path):
     Image.new("RGB", (90, 60), (120, 90, 60)).save(tmp_path / "a.jpg")
-    imported = imports_of("mtl_vis.py", str(tmp_path / "a.jpg"), "--out", str(tmp_path / "mask.png"))
+    imported = imports_of(
+        "mtl_vis.py", str(tmp_path / "a.jpg"), "--out", str(tmp_path / "mask.png")
+    )
     assert {"torch", "matplotlib"} <= imported
     # torch._dynamo alone takes as long as torch; torchvision imports it.
-    assert imported & {"torchvision", "torch._dynamo", "sympy", "scipy", "dataloader_mtl", "matplotlib.pyplot"} == set()
+    assert (
+        imported
+        & {"torchvision", "torch._dynamo", "sympy", "scipy", "dataloader_mtl", "matplotlib.pyplot"}
+        == set()
+    )
 
 
 def test_options_name_what_there_is():

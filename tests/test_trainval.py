@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-
-import data_prepare
 from conftest import ROOT, rechunk
-from data import contract
 from oxford import names, real
 from test_network import SCRATCH
+
+import data_prepare
+from data import contract
 from training import checkpoint
 
 
@@ -35,10 +35,23 @@ def test_what_is_in_them(prepared):
     out, text = prepared
     lines = [line.split() for line in text.splitlines()]
     assert ["train", "2937", "948", "1989", "2930"] in lines
-    assert ["all", "3671", "1185", "2486", "3663"] in lines  # nine have no box, one of which has no pet pixel either
+    assert [
+        "all",
+        "3671",
+        "1185",
+        "2486",
+        "3663",
+    ] in lines  # nine have no box, one of which has no pet pixel either
     assert ["left", "out:", "7"] in lines
-    for name in ("Egyptian_Mau_162", "Egyptian_Mau_165", "Egyptian_Mau_196", "leonberger_18", "miniature_pinscher_14",
-                 "saint_bernard_108", "saint_bernard_15"):
+    for name in (
+        "Egyptian_Mau_162",
+        "Egyptian_Mau_165",
+        "Egyptian_Mau_196",
+        "leonberger_18",
+        "miniature_pinscher_14",
+        "saint_bernard_108",
+        "saint_bernard_15",
+    ):
         assert f"  {name}: its trimap has no pet pixel\n" in text
     home = {name: split for split in contract.SPLITS for name in names(out, split)}
     assert len(home) == 3671
@@ -49,12 +62,33 @@ def test_they_are_whole_once_rechunked(rechunked):
     assert contract.verify(rechunked)["splits"] == {"train": 2937, "val": 367, "test": 367}
 
 
-@pytest.mark.parametrize("name, least", [
-    (checkpoint.DEFAULT, {"dice_pooled": 0.962, "dice": 0.958, "accuracy": 0.997, "box_iou": 0.871}),
-    (SCRATCH, {"dice_pooled": 0.95, "dice": 0.945, "accuracy": 0.989, "box_iou": 0.829})], ids=["pretrained", "scratch"])
+@pytest.mark.parametrize(
+    "name, least",
+    [
+        (
+            checkpoint.DEFAULT,
+            {"dice_pooled": 0.962, "dice": 0.958, "accuracy": 0.997, "box_iou": 0.871},
+        ),
+        (SCRATCH, {"dice_pooled": 0.95, "dice": 0.945, "accuracy": 0.989, "box_iou": 0.829}),
+    ],
+    ids=["pretrained", "scratch"],
+)
 def test_how_good_a_network_is_on_those_that_it_was_not_trained_on(rechunked, name, least):
-    done = subprocess.run([sys.executable, "evaluate.py", "--checkpoint", name, "--data", rechunked, "--split", "val"], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "evaluate.py",
+            "--checkpoint",
+            name,
+            "--data",
+            rechunked,
+            "--split",
+            "val",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "was trained on" not in done.stderr
     metrics = json.loads(done.stdout)

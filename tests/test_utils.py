@@ -45,7 +45,9 @@ def test_seg_loss_by_hand():
 def test_cls_loss_by_hand():
     # Softmax of (0, ln 3) is (1/4, 3/4): -ln 1/4 for a cat, -ln 3/4 for a dog.
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    assert TASKS["cls"].loss(logits, torch.tensor([0, 1])).item() == pytest.approx((math.log(4) + math.log(4 / 3)) / 2)
+    assert TASKS["cls"].loss(logits, torch.tensor([0, 1])).item() == pytest.approx(
+        (math.log(4) + math.log(4 / 3)) / 2
+    )
 
 
 def test_bbox_loss_by_hand():
@@ -53,7 +55,9 @@ def test_bbox_loss_by_hand():
     predicted, target = torch.tensor([[0.0, 0, 0.5, 0.5]]), torch.tensor([[0.5, 0, 1, 0.5]])
     assert TASKS["bbox"].loss(predicted, target).item() == pytest.approx(0.25 + 1)
     # Diagonal neighbours: hull 1, union 0.5: GIoU = 0 - 0.5; L1 0.5.
-    assert TASKS["bbox"].loss(predicted, torch.tensor([[0.5, 0.5, 1, 1]])).item() == pytest.approx(0.5 + 1.5)
+    assert TASKS["bbox"].loss(predicted, torch.tensor([[0.5, 0.5, 1, 1]])).item() == pytest.approx(
+        0.5 + 1.5
+    )
 
 
 def test_bbox_loss_leaves_out_images_without_a_box():
@@ -63,7 +67,11 @@ def test_bbox_loss_leaves_out_images_without_a_box():
     loss = TASKS["bbox"].loss(predicted, target)
     loss.backward()
     assert loss.item() == pytest.approx(1.25)
-    assert predicted.grad.isfinite().all() and predicted.grad[1].eq(0).all() and predicted.grad[0].ne(0).any()
+    assert (
+        predicted.grad.isfinite().all()
+        and predicted.grad[1].eq(0).all()
+        and predicted.grad[0].ne(0).any()
+    )
 
 
 def test_bbox_loss_of_a_batch_without_boxes_is_zero_with_a_gradient():
@@ -84,12 +92,16 @@ def test_equal_weights_are_one_over_n():
 
 
 def test_fixed_weights_sum_to_one_whatever_the_percentages_do():
-    criterion = WeightedLoss(("seg", "cls", "bbox"), (75, 15, 15))  # the published row, which sums to 105
+    criterion = WeightedLoss(
+        ("seg", "cls", "bbox"), (75, 15, 15)
+    )  # the published row, which sums to 105
     assert sum(criterion.weights().values()) == pytest.approx(1)
     assert criterion.total(LOSSES).item() == pytest.approx((75 * 2 + 15 * 4 + 15 * 6) / 105)
 
 
-@pytest.mark.parametrize("weights", [(1, 1), (1, 1, 0), (1, 1, -1), (1, 1, math.nan), (1, 1, math.inf)])
+@pytest.mark.parametrize(
+    "weights", [(1, 1), (1, 1, 0), (1, 1, -1), (1, 1, math.nan), (1, 1, math.inf)]
+)
 def test_weights_that_make_no_sense_are_refused(weights):
     with pytest.raises(ValueError):
         WeightedLoss(("seg", "cls", "bbox"), weights)
@@ -111,7 +123,11 @@ def test_uncertainty_weighting_by_hand():
 
 def test_a_criterion_returns_unweighted_losses_of_its_tasks_only():
     outputs = {"seg": mask([0.0, 0.0]), "cls": torch.zeros(1, 2)}
-    targets = {"seg": mask([1, 0]).byte(), "cls": torch.tensor([1]), "bbox": torch.full((1, 4), math.nan)}
+    targets = {
+        "seg": mask([1, 0]).byte(),
+        "cls": torch.tensor([1]),
+        "bbox": torch.full((1, 4), math.nan),
+    }
     losses = WeightedLoss(("seg", "cls"), (9, 1))(outputs, targets)
     assert set(losses) == {"seg", "cls"} and losses["cls"].item() == pytest.approx(LN2)
 
@@ -139,16 +155,24 @@ def test_mask_counts_and_scores_by_hand():
 
 def test_summary_by_hand():
     logits, target = counts_example()
-    outputs = {"seg": logits, "cls": torch.tensor([[1.0, 0], [0, 1], [0, 1]]),
-               "bbox": torch.tensor([[0.0, 0, 0.5, 1], [0, 0, 1, 1], [0, 0, 0.5, 0.5]])}
-    targets = {"seg": target, "cls": torch.tensor([0, 1, 0]),
-               "bbox": torch.tensor([[0.0, 0, 1, 1], [math.nan] * 4, [0.5, 0.5, 1, 1]])}
+    outputs = {
+        "seg": logits,
+        "cls": torch.tensor([[1.0, 0], [0, 1], [0, 1]]),
+        "bbox": torch.tensor([[0.0, 0, 0.5, 1], [0, 0, 1, 1], [0, 0, 0.5, 0.5]]),
+    }
+    targets = {
+        "seg": target,
+        "cls": torch.tensor([0, 1, 0]),
+        "bbox": torch.tensor([[0.0, 0, 1, 1], [math.nan] * 4, [0.5, 0.5, 1, 1]]),
+    }
     metrics = measured(outputs, targets)
     assert metrics["dice"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert metrics["dice_pooled"] == pytest.approx(2 * 1 / (2 + 5))
     assert metrics["iou_pooled"] == pytest.approx(1 / (2 + 5 - 1))
     assert metrics["accuracy"] == pytest.approx(2 / 3)
-    assert metrics["box_iou"] == pytest.approx((0.5 + 0) / 2)  # the image without a box does not count
+    assert metrics["box_iou"] == pytest.approx(
+        (0.5 + 0) / 2
+    )  # the image without a box does not count
 
 
 def test_what_cannot_be_measured_is_none():
@@ -180,6 +204,8 @@ def test_published_box_iou_gives_half_for_nonsense_and_ours_gives_zero():
 
     whole, half = [0.0, 0, 1, 1], [0.5, 0.5, 1, 1]
     assert published_iou(whole, half) > 0.5
-    assert measured({"bbox": torch.tensor([half])}, {"bbox": torch.tensor([whole])})["box_iou"] == 0.25
+    assert (
+        measured({"bbox": torch.tensor([half])}, {"bbox": torch.tensor([whole])})["box_iou"] == 0.25
+    )
     assert published_iou(a[0].tolist(), b[0].tolist()) > 0
     assert measured({"bbox": a}, {"bbox": b})["box_iou"] == 0

@@ -19,7 +19,11 @@ def start(model, decay):
 
     decay: how much of itself the average keeps at each step, between 0 and 1; 0.998 looks back over about 500 steps.
     """
-    return AveragedModel(model, multi_avg_fn=functools.partial(mix, decay), use_buffers=True) if decay else None
+    return (
+        AveragedModel(model, multi_avg_fn=functools.partial(mix, decay), use_buffers=True)
+        if decay
+        else None
+    )
 
 
 @torch.no_grad()

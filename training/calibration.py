@@ -31,16 +31,26 @@ def calibrate(model, loader):
             targets = to(batch, device)
             outputs = model(targets["image"])
             for name, task in tasks.items():
-                found.setdefault(name, []).append([part.cpu() for part in task.classified(outputs[name], targets[name])])
+                found.setdefault(name, []).append(
+                    [part.cpu() for part in task.classified(outputs[name], targets[name])]
+                )
     model.train(was_training)
     known = {name: tuple(torch.cat(part) for part in zip(*parts)) for name, parts in found.items()}
-    return {name: describe(logits.double(), classes) for name, (logits, classes) in known.items() if len(classes)}
+    return {
+        name: describe(logits.double(), classes)
+        for name, (logits, classes) in known.items()
+        if len(classes)
+    }
 
 
 def describe(logits, classes):
     temperature = fit(logits, classes)
-    return {"temperature": temperature, "ece_before": error(logits, classes), "ece_after": error(logits / temperature, classes),
-            "n": len(classes)}
+    return {
+        "temperature": temperature,
+        "ece_before": error(logits, classes),
+        "ece_after": error(logits / temperature, classes),
+        "n": len(classes),
+    }
 
 
 def fit(logits, classes):
@@ -65,5 +75,7 @@ def error(logits, classes):
     weighted by their images (Naeini et al. 2015)."""
     probability, winner = logits.softmax(1).max(1)
     surplus = (winner == classes).double() - probability
-    sums = torch.zeros(BINS, dtype=torch.double).index_add_(0, (probability * BINS).long().clamp(max=BINS - 1), surplus)
+    sums = torch.zeros(BINS, dtype=torch.double).index_add_(
+        0, (probability * BINS).long().clamp(max=BINS - 1), surplus
+    )
     return sums.abs().sum().item() / len(classes)

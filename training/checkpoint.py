@@ -32,10 +32,24 @@ from training import known_images
 DEFAULT = Path("mtl_model.pt")
 BESIDE = Path(__file__).resolve().parents[1] / DEFAULT  # the one that comes along
 MAX_WIDTH = 256
-MODEL_KEYS = {"model": dict, "tasks": (list, tuple), "width": int, "sharing": str, "encoder": str, "beside": (list, tuple),
-              "size": int, "metrics": dict, "experiment": str, "seed": int, "split_hash": str, "border": str,
-              "trained_on": (torch.Tensor, type(None)), "trained_on_looks": (torch.Tensor, type(None)), "settings": dict,
-              "calibration": dict}
+MODEL_KEYS = {
+    "model": dict,
+    "tasks": (list, tuple),
+    "width": int,
+    "sharing": str,
+    "encoder": str,
+    "beside": (list, tuple),
+    "size": int,
+    "metrics": dict,
+    "experiment": str,
+    "seed": int,
+    "split_hash": str,
+    "border": str,
+    "trained_on": (torch.Tensor, type(None)),
+    "trained_on_looks": (torch.Tensor, type(None)),
+    "settings": dict,
+    "calibration": dict,
+}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SEAL_MARK = b"sha256 "
 SEAL_BYTES = len(SEAL_MARK) + 64
@@ -46,7 +60,9 @@ def save(content, path, previous=None):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = bytearray(buffer.getbuffer())
-    data[-2:] = SEAL_BYTES.to_bytes(2, "little")  # the length of the comment is the last field of a zip archive
+    data[-2:] = SEAL_BYTES.to_bytes(
+        2, "little"
+    )  # the length of the comment is the last field of a zip archive
     replace(data + seal(data), path, previous)
 
 
@@ -93,20 +109,28 @@ def load(path, keys=MODEL_KEYS):
 
     Nothing in it is executed (weights_only), and it cannot ask for more memory than its file has bytes.
     """
-    damaged = InputError(f"{path} is no checkpoint of this project, or damaged; train again or name another")
+    damaged = InputError(
+        f"{path} is no checkpoint of this project, or damaged; train again or name another"
+    )
     try:
         if Path(path).exists() and not Path(path).is_file():  # a device may have no end
             raise damaged
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}; train one with 'python train_mtl.py' or name another") from None
+        raise InputError(
+            f"there is no checkpoint {path}; train one with 'python train_mtl.py' or name another"
+        ) from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); name another checkpoint") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); name another checkpoint"
+        ) from None
     is_sealed = data[-SEAL_BYTES:].startswith(SEAL_MARK)
     if is_sealed and data[-SEAL_BYTES:] != seal(data[:-SEAL_BYTES]):
         raise damaged
     try:
-        if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist()) > len(data):
+        if sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist()) > len(
+            data
+        ):
             raise damaged  # torch.save does not compress, so this would unpack to no end
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that are refused later
@@ -119,23 +143,49 @@ def load(path, keys=MODEL_KEYS):
         if "trained_on" in content and not is_sealed:  # written with a digest, which is gone
             raise damaged
         # What earlier versions did not write, or called otherwise.
-        older = {"trained_on": None, "trained_on_looks": None, "settings": {}, "best_value": content.get("best_dice"),
-                 **{axis: registry.AXES[axis] for axis in ("sharing", "encoder")}, "beside": [], "calibration": {}}
+        older = {
+            "trained_on": None,
+            "trained_on_looks": None,
+            "settings": {},
+            "best_value": content.get("best_dice"),
+            **{axis: registry.AXES[axis] for axis in ("sharing", "encoder")},
+            "beside": [],
+            "calibration": {},
+        }
         content = {key: value for key, value in older.items() if key in keys} | content
-    wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])]
+    wrong = [
+        key
+        for key in keys
+        if not isinstance(content, dict) or not isinstance(content.get(key, damaged), keys[key])
+    ]
     if wrong:
-        raise InputError(f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another")
+        raise InputError(
+            f"{path} is no checkpoint of this project (it lacks {', '.join(sorted(wrong))}); name another"
+        )
     if content["trained_on"] is None:
-        cli.warn(f"{path} does not say which images it was trained on"
-                 + ("" if is_sealed else ", and damage to it cannot be noticed: it is of an earlier version"))
+        cli.warn(
+            f"{path} does not say which images it was trained on"
+            + (
+                ""
+                if is_sealed
+                else ", and damage to it cannot be noticed: it is of an earlier version"
+            )
+        )
     return content
 
 
 def last_epoch(content):
     """Of the content of a last.pt what a best.pt would have, for the last epoch's weights, or their average where one was kept."""
     average = content.get("average")
-    kept = {name.removeprefix("module."): value for name, value in average.items() if str(name).startswith("module.")} if isinstance(
-        average, dict) else content.get("model")
+    kept = (
+        {
+            name.removeprefix("module."): value
+            for name, value in average.items()
+            if str(name).startswith("module.")
+        }
+        if isinstance(average, dict)
+        else content.get("model")
+    )
     return content["best"] | {"model": kept, "metrics": {}, "calibration": {}}
 
 
@@ -151,8 +201,10 @@ def find(path=None, runs="runs"):
         return found[-1]
     if BESIDE.exists():
         return BESIDE
-    raise InputError(f"there is no {DEFAULT} here or in {BESIDE.parent} and no mtl run under {runs}; run 'python train_mtl.py' "
-                     "first or name a network with --checkpoint")
+    raise InputError(
+        f"there is no {DEFAULT} here or in {BESIDE.parent} and no mtl run under {runs}; run 'python train_mtl.py' "
+        "first or name a network with --checkpoint"
+    )
 
 
 def load_model(path):
@@ -161,8 +213,10 @@ def load_model(path):
     weights = content.pop("model")
     reason = misfit(weights, content, Path(path).stat().st_size)
     if reason:
-        raise InputError(f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
-                         "so name another")
+        raise InputError(
+            f"{path} does not fit the network that it names ({reason}); it is of another version or damaged, "
+            "so name another"
+        )
     return make_model(weights, content), content
 
 
@@ -175,7 +229,9 @@ def make_model(weights, content):
 
 def make_network(tasks, content):
     """The network that a checkpoint's values name, of some tasks, with random weights."""
-    return MTLNet(tasks, content["width"], 0, content["sharing"], content["encoder"], content["beside"])
+    return MTLNet(
+        tasks, content["width"], 0, content["sharing"], content["encoder"], content["beside"]
+    )
 
 
 def make_tasks(content):
@@ -199,16 +255,29 @@ def load_parts(path, model):
     Returns (names of these parts, the checkpoint's other values, SHA-256 of its weights in hexadecimal).
     """
     source, info = load_model(path)
-    for what, its, ours in (("width", source.width, model.width), ("sharing", source.sharing.name, model.sharing.name),
-                            ("encoder", source.backbone.name, model.backbone.name)):
+    for what, its, ours in (
+        ("width", source.width, model.width),
+        ("sharing", source.sharing.name, model.sharing.name),
+        ("encoder", source.backbone.name, model.backbone.name),
+    ):
         if its != ours:
-            raise InputError(f"{path} is of {what} {its} and the network of {what} {ours}; use --{what} {its}")
-    parts = [name for name, _ in source.named_children() if hasattr(model, name)
-             and (name not in source.task or source.task[name].settings == model.task[name].settings)]
+            raise InputError(
+                f"{path} is of {what} {its} and the network of {what} {ours}; use --{what} {its}"
+            )
+    parts = [
+        name
+        for name, _ in source.named_children()
+        if hasattr(model, name)
+        and (name not in source.task or source.task[name].settings == model.task[name].settings)
+    ]
     wanted, theirs = model.encoder.state_dict(), source.encoder.state_dict()
-    if any(name not in theirs or theirs[name].shape != value.shape for name, value in wanted.items()):
-        raise InputError(f"{path} is of the tasks {', '.join(source.tasks)}, and under the sharing {model.sharing.name} the "
-                         "encoder holds parts of each; use no other --tasks")
+    if any(
+        name not in theirs or theirs[name].shape != value.shape for name, value in wanted.items()
+    ):
+        raise InputError(
+            f"{path} is of the tasks {', '.join(source.tasks)}, and under the sharing {model.sharing.name} the "
+            "encoder holds parts of each; use no other --tasks"
+        )
     for name in parts:
         part = getattr(model, name)
         given = getattr(source, name).state_dict()
@@ -229,7 +298,9 @@ def misfit(weights, content, file_bytes):
     try:
         # Not below: tensors of a file that is imported there would be of no use ever after.
         tasks, _ = make_tasks(content), registry.find("encoders", content["encoder"])
-        if len(tasks) + len(content["beside"]) > len(weights):  # each has some, and may have an encoder
+        if len(tasks) + len(content["beside"]) > len(
+            weights
+        ):  # each has some, and may have an encoder
             return "it names more tasks than weights"
         with torch.device("meta"), Unfilled():
             expected = make_network(tasks, content).state_dict()
@@ -243,9 +314,14 @@ def misfit(weights, content, file_bytes):
         if value.dtype not in (FLOATS if expected[name].is_floating_point() else (torch.int64,)):
             return f"{name} is of the type {value.dtype}"
     values = list(weights.values())
-    for key, dtype, row in (("trained_on", torch.int64, ()), ("trained_on_looks", torch.uint8, (32,))):
+    for key, dtype, row in (
+        ("trained_on", torch.int64, ()),
+        ("trained_on_looks", torch.uint8, (32,)),
+    ):
         known = content[key]
-        if known is not None and not (is_plain(known) and known.dtype == dtype and known.ndim and known.shape[1:] == row):
+        if known is not None and not (
+            is_plain(known) and known.dtype == dtype and known.ndim and known.shape[1:] == row
+        ):
             return f"its {key} holds no image hashes"
         values += [] if known is None else [known]
     # A view can show the same few bytes as a tensor of any size.
@@ -266,14 +342,22 @@ class Unfilled(TorchFunctionMode):
 
 def is_plain(value):
     """Whether a value is a tensor with its elements in this machine's memory."""
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+    )
 
 
 def cast(weights, dtype):
     """A state dict with its floating-point tensors in another type; counters stay as they are. What batch normalisation counted
     is float32 in any case: a variance can be more than half precision holds, and then its channel would be silent."""
-    return {name: value.to(torch.float32 if is_counted(name) else dtype) if value.is_floating_point() else value
-            for name, value in weights.items()}
+    return {
+        name: value.to(torch.float32 if is_counted(name) else dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in weights.items()
+    }
 
 
 def is_counted(name):
@@ -286,13 +370,30 @@ def mean(paths):
     networks = [(model.state_dict(), info) for model, info in map(load_model, paths)]
     (weights, info), *others = networks
     for path, (_, other) in zip(paths[1:], others):
-        for key in ("experiment", "tasks", "settings", "width", "sharing", "encoder", "beside", "size", "border", "split_hash"):
+        for key in (
+            "experiment",
+            "tasks",
+            "settings",
+            "width",
+            "sharing",
+            "encoder",
+            "beside",
+            "size",
+            "border",
+            "split_hash",
+        ):
             if other[key] != info[key]:
-                raise InputError(f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so a mean of their "
-                                 "weights is no network; name checkpoints of one experiment on the same data")
+                raise InputError(
+                    f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so a mean of their "
+                    "weights is no network; name checkpoints of one experiment on the same data"
+                )
     if others:
-        weights = {name: torch.stack([each[name] for each, _ in networks]).mean(0) if value.is_floating_point() else value
-                   for name, value in weights.items()}
+        weights = {
+            name: torch.stack([each[name] for each, _ in networks]).mean(0)
+            if value.is_floating_point()
+            else value
+            for name, value in weights.items()
+        }
         known = functools.reduce(known_images.both, [each for _, each in networks])
         info |= {"metrics": {}, "calibration": {}, **known}
     return weights, info
@@ -302,12 +403,20 @@ def subset(model, info, names):
     """(The network of some of a network's tasks alone, what a checkpoint says of it). Raises cli.InputError for a task that
     it does not have."""
     if unknown := [name for name in names if name not in model.tasks]:
-        raise InputError(f"--tasks {' '.join(unknown)}: the network has none of that name; its tasks are {', '.join(model.tasks)}")
+        raise InputError(
+            f"--tasks {' '.join(unknown)}: the network has none of that name; its tasks are {', '.join(model.tasks)}"
+        )
     kept = [name for name in model.tasks if name in names]
     part = model.subset(kept)
     measured = {name: {f"loss_{name}", *task.metrics} for name, task in model.task.items()}
     lost = set().union(*measured.values()) - set().union(*(measured[name] for name in kept))
-    of_kept = {key: {name: value for name, value in info[key].items() if name in kept} for key in ("settings", "calibration")
-               if key in info}
-    return part, info | of_kept | {"tasks": kept, "beside": list(part.beside), "metrics": {
-        name: value for name, value in info["metrics"].items() if name not in lost}}
+    of_kept = {
+        key: {name: value for name, value in info[key].items() if name in kept}
+        for key in ("settings", "calibration")
+        if key in info
+    }
+    return part, info | of_kept | {
+        "tasks": kept,
+        "beside": list(part.beside),
+        "metrics": {name: value for name, value in info["metrics"].items() if name not in lost},
+    }

@@ -23,13 +23,15 @@ from training import depthwise
 from training.precision import processor_flags
 
 WAYS = ("direct", "fast")
-LEAST = 1000      # channels in times channels out, below which the transforms cost more than they save
-CHUNK = 3 << 20   # bytes of transformed values at a time, which stay in a core's cache
+LEAST = 1000  # channels in times channels out, below which the transforms cost more than they save
+CHUNK = 3 << 20  # bytes of transformed values at a time, which stay in a core's cache
 
 # A tile of 4 x 4 inputs meets 2 x 2 outputs. With BT = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], AT =
 # [[1, 1, 1, 0], [0, 1, -1, -1]] and this G, the outputs are AT ((G w GT) * (BT x B)) A. Here it is the gradient by w.
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-BOTH = torch.einsum("ik,jl->jikl", G, G).reshape(16, 9)  # by rows and by columns; the second index of a tile comes first
+BOTH = torch.einsum("ik,jl->jikl", G, G).reshape(
+    16, 9
+)  # by rows and by columns; the second index of a tile comes first
 
 
 def choose(asked, device, precision, computers):
@@ -39,9 +41,13 @@ def choose(asked, device, precision, computers):
     Raises InputError where fast is asked for and the run does not train on a CPU.
     """
     if asked == "fast" and device.type != "cpu":
-        raise InputError(f"--convolution fast is for a CPU, and this run trains on {device.type}; leave it out")
+        raise InputError(
+            f"--convolution fast is for a CPU, and this run trains on {device.type}; leave it out"
+        )
     flags = processor_flags() or ()
-    pays_here = "amx_bf16" in flags if precision == "bf16" else "avx2" in flags and "avx512f" not in flags
+    pays_here = (
+        "amx_bf16" in flags if precision == "bf16" else "avx2" in flags and "avx512f" not in flags
+    )
     return asked or WAYS[device.type == "cpu" and computers > 1 and pays_here]
 
 
@@ -58,8 +64,15 @@ def install(model, way):
 
 def is_suited(layer):
     """Whether a convolution is a plain one of 3 x 3 without a bias, and of channels enough."""
-    plain = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1,
-             "padding_mode": "zeros", "bias": None}
+    plain = {
+        "kernel_size": (3, 3),
+        "stride": (1, 1),
+        "padding": (1, 1),
+        "dilation": (1, 1),
+        "groups": 1,
+        "padding_mode": "zeros",
+        "bias": None,
+    }
     return all(getattr(layer, key) == value for key, value in plain.items()) and pays(layer.weight)
 
 
@@ -70,8 +83,17 @@ def pays(weight):
 
 def trains(layer, x):
     """Whether a layer is being trained on a CPU, in float32 or under autocast in bf16."""
-    return (layer.training and torch.is_grad_enabled() and x.device.type == "cpu"
-            and x.dtype in ((torch.float32, torch.bfloat16) if torch.is_autocast_enabled("cpu") else (torch.float32,)))
+    return (
+        layer.training
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype
+        in (
+            (torch.float32, torch.bfloat16)
+            if torch.is_autocast_enabled("cpu")
+            else (torch.float32,)
+        )
+    )
 
 
 def convolve(x, weight):
@@ -95,9 +117,15 @@ class FastUp(Up):
     def forward(self, x, skip):
         if not trains(self, x) or skip.shape[-2:] != (2 * x.shape[2], 2 * x.shape[3]):
             return super().forward(x, skip)
-        first, *others = (layer for layer in self.conv.modules() if not isinstance(layer, nn.Sequential))
-        of_skip, of_x = first.weight.split([skip.shape[1], first.in_channels - skip.shape[1]], dim=1)
-        y = convolve(skip, of_skip) + F.conv_transpose2d(self.reduce(x), transposed(of_x), stride=2, padding=1)
+        first, *others = (
+            layer for layer in self.conv.modules() if not isinstance(layer, nn.Sequential)
+        )
+        of_skip, of_x = first.weight.split(
+            [skip.shape[1], first.in_channels - skip.shape[1]], dim=1
+        )
+        y = convolve(skip, of_skip) + F.conv_transpose2d(
+            self.reduce(x), transposed(of_x), stride=2, padding=1
+        )
         for layer in others:
             y = layer(y)
         return y
@@ -106,7 +134,9 @@ class FastUp(Up):
 def transposed(weight):
     """(O, C, 3, 3) of a convolution of what was upsampled to twice the side -> (C, O, 4, 4) of the transposed one of stride 2 and
     padding 1: each of its values is the sum of those that meet the same value."""
-    sums = sum(F.pad(weight, (right, 1 - right, down, 1 - down)) for right in range(2) for down in range(2))
+    sums = sum(
+        F.pad(weight, (right, 1 - right, down, 1 - down)) for right in range(2) for down in range(2)
+    )
     return sums.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -124,7 +154,18 @@ class Convolution(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, False, False])[0]
+                gradient,
+                x,
+                weight,
+                None,
+                [1, 1],
+                [1, 1],
+                [1, 1],
+                False,
+                [0, 0],
+                1,
+                [True, False, False],
+            )[0]
         return of_x, weight_gradient(x, gradient)
 
 
@@ -143,11 +184,16 @@ def weight_gradient(x, gradient):
         m = len(part)
         if padded is None or m < len(padded):  # memory for a chunk
             padded = x.new_zeros(m, height + 2, width + 2, cin)
-            half, half_gradient = x.new_empty(4, m, rows, width + 2, cin), x.new_empty(4, m, rows, width, cout)
-            tiles, tile_gradients = (x.new_empty(4, 4, m, rows, columns, channels) for channels in (cin, cout))
+            half, half_gradient = (
+                x.new_empty(4, m, rows, width + 2, cin),
+                x.new_empty(4, m, rows, width, cout),
+            )
+            tiles, tile_gradients = (
+                x.new_empty(4, 4, m, rows, columns, channels) for channels in (cin, cout)
+            )
         padded[:, 1:-1, 1:-1] = part
-        transform([padded[:, k:k + height - 1:2] for k in range(4)], half)
-        transform([half[..., k:k + width - 1:2, :] for k in range(4)], tiles)
+        transform([padded[:, k : k + height - 1 : 2] for k in range(4)], half)
+        transform([half[..., k : k + width - 1 : 2, :] for k in range(4)], tiles)
         spread(its_gradient[:, 0::2], its_gradient[:, 1::2], half_gradient)
         spread(half_gradient[..., 0::2, :], half_gradient[..., 1::2, :], tile_gradients)
         total.baddbmm_(tile_gradients.view(16, -1, cout).transpose(1, 2), tiles.view(16, -1, cin))

@@ -26,9 +26,15 @@ def install(model):
 
 def is_suited(layer):
     """Whether a convolution is a depthwise one of 3 x 3 or 5 x 5, not wider than it is high, without a bias."""
-    return (layer.groups == layer.in_channels == layer.out_channels > 1 and layer.bias is None
-            and layer.kernel_size in [(k, k) for k in KERNELS] and layer.stride in ((1, 1), (2, 2)) and layer.dilation == (1, 1)
-            and layer.padding_mode == "zeros" and layer.padding in [(k, k) for k in range(layer.kernel_size[0])])
+    return (
+        layer.groups == layer.in_channels == layer.out_channels > 1
+        and layer.bias is None
+        and layer.kernel_size in [(k, k) for k in KERNELS]
+        and layer.stride in ((1, 1), (2, 2))
+        and layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+        and layer.padding in [(k, k) for k in range(layer.kernel_size[0])]
+    )
 
 
 @functools.cache
@@ -42,10 +48,16 @@ class Depthwise(nn.Conv2d):
 
     def _conv_forward(self, x, weight, bias):
         trains = self.training and torch.is_grad_enabled() and x.device.type == "cpu"
-        if not (trains and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16):
+        if not (
+            trains
+            and torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        ):
             return super()._conv_forward(x, weight, bias)
         with torch.autocast("cpu", enabled=False):
-            return Convolution.apply(x.bfloat16(), weight.bfloat16(), self.stride[0], self.padding[0])
+            return Convolution.apply(
+                x.bfloat16(), weight.bfloat16(), self.stride[0], self.padding[0]
+            )
 
 
 class Convolution(torch.autograd.Function):
@@ -60,14 +72,34 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        by_x = input_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[0] else None
-        by_weight = weight_gradient(x, weight, gradient, ctx.stride, ctx.padding) if ctx.needs_input_grad[1] else None
+        by_x = (
+            input_gradient(x, weight, gradient, ctx.stride, ctx.padding)
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        by_weight = (
+            weight_gradient(x, weight, gradient, ctx.stride, ctx.padding)
+            if ctx.needs_input_grad[1]
+            else None
+        )
         return by_x, by_weight, None, None
 
 
 def plain(x, weight, gradient, stride, padding, wanted):
     """PyTorch's own gradients; wanted: (by the input, by the weights)."""
-    return backward(gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight), [*wanted, False])[:2]
+    return backward(
+        gradient,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [1, 1],
+        False,
+        [0, 0],
+        len(weight),
+        [*wanted, False],
+    )[:2]
 
 
 def input_gradient(x, weight, gradient, stride, padding):
@@ -76,7 +108,9 @@ def input_gradient(x, weight, gradient, stride, padding):
         return plain(x, weight, gradient, stride, padding, (True, False))[0]
     k, (n, c, height, width) = weight.shape[-1], x.shape
     # As many values as there would be at stride 1; none is between those that there are.
-    spread = gradient.new_zeros(n, height + 2 * padding - k + 1, width + 2 * padding - k + 1, c).permute(0, 3, 1, 2)
+    spread = gradient.new_zeros(
+        n, height + 2 * padding - k + 1, width + 2 * padding - k + 1, c
+    ).permute(0, 3, 1, 2)
     spread[:, :, ::stride, ::stride] = gradient
     return F.conv2d(spread, weight.flip(2, 3), padding=k - 1 - padding, groups=c)
 
@@ -90,6 +124,10 @@ def weight_gradient(x, weight, gradient, stride, padding):
     of_part, found = weight.new_empty(len(weight), 1, 3, 3), torch.empty_like(weight)
     for top in (0, 2):
         for left in (0, 2):  # the middle row and column twice, with the same values
-            part = x[:, :, top:top + height, left:left + width].contiguous(memory_format=torch.channels_last)
-            found[:, :, top:top + 3, left:left + 3] = plain(part, of_part, gradient, stride, 0, (False, True))[1]
+            part = x[:, :, top : top + height, left : left + width].contiguous(
+                memory_format=torch.channels_last
+            )
+            found[:, :, top : top + 3, left : left + 3] = plain(
+                part, of_part, gradient, stride, 0, (False, True)
+            )[1]
     return found

@@ -22,13 +22,17 @@ def keep_memory():
     hands them out anew, page by page, at every step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        mallopt(-3, 1 << 30)      # M_MMAP_THRESHOLD: what is smaller comes from the heap,
-        mallopt(-1, 2**31 - 1)    # M_TRIM_THRESHOLD: which does not shrink
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: what is smaller comes from the heap,
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which does not shrink
 
 
 def choose_device(name):
     """The torch device for cpu, cuda, mps, or auto: the first of cuda, mps, cpu that is there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(device for device, there in available.items() if there)
     if not available[name]:
@@ -41,7 +45,11 @@ def images_on(dataset, device, args, team):
     asks for single images (--scenes) or for processes that read (--workers), else "cpu"."""
     if device.type != "cuda" or args.workers or dataset.scenes or team.size > 1:
         return "cpu"
-    return "cuda" if dataset.store.bytes() <= torch.cuda.get_device_properties(device).total_memory / 4 else "cpu"
+    return (
+        "cuda"
+        if dataset.store.bytes() <= torch.cuda.get_device_properties(device).total_memory / 4
+        else "cpu"
+    )
 
 
 def to_device(model, device):
@@ -57,7 +65,9 @@ def processor(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        names = re.findall(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        names = re.findall(
+            r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M
+        )
     except OSError:
         names = []
     name = names[0] if names else platform.processor() or platform.machine()

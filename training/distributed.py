@@ -26,7 +26,7 @@ from training.team import ALONE, Network, Started
 from utils import UNLABELLED
 
 LAYERS = {nn.BatchNorm1d, nn.BatchNorm2d}
-WIDE = 128    # channels that `wide` makes at most of fewer
+WIDE = 128  # channels that `wide` makes at most of fewer
 ALIGNED = 16  # numbers: where a parameter begins in shared memory
 
 
@@ -47,25 +47,37 @@ def choose_processes(args, earlier, device, n, model, network):
         one = args.threads or device.type != "cpu" or strange_layers(model)
         processes = earlier or (1 if one else min(cores, most))
     if earlier and processes != earlier:
-        raise InputError(f"the run was begun in {earlier} processes and cannot be resumed in {processes}; leave --processes "
-                         "out, or use another --runs")
+        raise InputError(
+            f"the run was begun in {earlier} processes and cannot be resumed in {processes}; leave --processes "
+            "out, or use another --runs"
+        )
     if processes > most:
-        raise InputError(f"--processes {processes} are more than the {most} images of a batch; use at most {most}")
+        raise InputError(
+            f"--processes {processes} are more than the {most} images of a batch; use at most {most}"
+        )
     if processes == 1 or network:
         return processes, args.threads
     if device.type != "cpu":
-        raise InputError(f"--processes {processes} is for a CPU, and this run computes on {device.type}; for several GPUs "
-                         f"start it with torchrun --nproc-per-node {processes}")
+        raise InputError(
+            f"--processes {processes} is for a CPU, and this run computes on {device.type}; for several GPUs "
+            f"start it with torchrun --nproc-per-node {processes}"
+        )
     return processes, args.threads or max(1, cores // processes)
 
 
 def from_torchrun(args):
     """The team of this process where torchrun started it, else None."""
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if (
+        "WORLD_SIZE" not in os.environ
+        or "RANK" not in os.environ
+        or int(os.environ["WORLD_SIZE"]) == 1
+    ):
         return None
     if args.processes not in ("auto", int(os.environ["WORLD_SIZE"])):
-        raise InputError(f"--processes {args.processes} beside torchrun, which has started {os.environ['WORLD_SIZE']}; leave "
-                         "it out")
+        raise InputError(
+            f"--processes {args.processes} beside torchrun, which has started {os.environ['WORLD_SIZE']}; leave "
+            "it out"
+        )
     device = choose_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -79,13 +91,21 @@ def start(processes, threads):
 
 def strange_layers(model):
     """Names of the layers that normalise over a batch in a way that is not known here."""
-    return [name for name, layer in model.named_modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not is_plain(layer)]
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not is_plain(layer)
+    ]
 
 
 def is_plain(layer):
     """Whether a layer is a batch normalisation as `WholeBatchNorm` is one."""
-    return type(layer) in LAYERS and layer.affine and layer.track_running_stats and layer.momentum is not None
+    return (
+        type(layer) in LAYERS
+        and layer.affine
+        and layer.track_running_stats
+        and layer.momentum is not None
+    )
 
 
 def share_images(team, dataset):
@@ -113,16 +133,24 @@ def join(team, model):
     model.team = team
     strange = strange_layers(model)
     if strange:
-        raise InputError(f"{strange[0]} normalises over a batch in a way that cannot be split ({len(strange)} such layers); "
-                         "use --processes 1")
-    model.team, team.by_image = team, tuple(name for name, task in model.task.items() if task.by_image)
+        raise InputError(
+            f"{strange[0]} normalises over a batch in a way that cannot be split ({len(strange)} such layers); "
+            "use --processes 1"
+        )
+    model.team, team.by_image = (
+        team,
+        tuple(name for name, task in model.task.items() if task.by_image),
+    )
     for layer in model.modules():
         if is_plain(layer):
             layer.__class__, layer.team = WholeBatchNorm, team
 
     def whole(model, inputs, outputs):
         apart = team.apart if model.training else outputs
-        return {name: output if name in apart else Whole.apply(team, output) for name, output in outputs.items()}
+        return {
+            name: output if name in apart else Whole.apply(team, output)
+            for name, output in outputs.items()
+        }
 
     model.register_forward_hook(whole)
 
@@ -137,7 +165,9 @@ def whole_batch(team, batch):
     team.shares = (torch.tensor(team.lengths) / sum(team.lengths)).view(-1, 1, 1)
     team.apart = {name for name, everywhere in zip(team.by_image, known) if all(everywhere)}
     own = {"image", *team.apart, *map(key_of, team.apart)}
-    return {name: value if name in own else Whole.apply(team, value) for name, value in batch.items()}
+    return {
+        name: value if name in own else Whole.apply(team, value) for name, value in batch.items()
+    }
 
 
 class Whole(torch.autograd.Function):
@@ -152,13 +182,15 @@ class Whole(torch.autograd.Function):
     def forward(ctx, team, part):
         ctx.team, lengths = team, team.lengths
         more = max(lengths) - len(part)
-        parts = team.exchange(torch.cat([part, part.new_zeros(more, *part.shape[1:])]) if more else part)
+        parts = team.exchange(
+            torch.cat([part, part.new_zeros(more, *part.shape[1:])]) if more else part
+        )
         return torch.cat([part[:length] for part, length in zip(parts, lengths)])
 
     @staticmethod
     def backward(ctx, gradient):
-        start = sum(ctx.team.lengths[:ctx.team.rank])
-        return None, gradient[start:start + ctx.team.lengths[ctx.team.rank]] * ctx.team.size
+        start = sum(ctx.team.lengths[: ctx.team.rank])
+        return None, gradient[start : start + ctx.team.lengths[ctx.team.rank]] * ctx.team.size
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -166,7 +198,9 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x):
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         y, mean, var = Normalise.apply(self.team, x, self.weight, self.bias, self.eps)
         n = values_a_channel(self.team, x)
         with torch.no_grad():
@@ -185,7 +219,10 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, team, x, weight, bias, eps):
         rows, k = wide(x)
-        nothing = weight.new_zeros(k * len(weight)), weight.new_ones(k * len(weight))  # float, and so are the statistics of bf16
+        nothing = (
+            weight.new_zeros(k * len(weight)),
+            weight.new_ones(k * len(weight)),
+        )  # float, and so are the statistics of bf16
         every = team.exchange(torch.stack(torch.batch_norm_update_stats(rows, *nothing, 0.0)))
         # Of each process's k parts, which weigh as many as its images.
         means, variances = every.view(team.size, 2, k, -1).unbind(1)
@@ -203,19 +240,25 @@ class Normalise(torch.autograd.Function):
     def backward(ctx, gradient, *_):
         x, weight, var, *of_rows, weight_of_rows = ctx.saved_tensors
         (rows, k), low = wide(x), gradient.dtype != weight.dtype
-        its_rows = wide(gradient.contiguous(memory_format=torch.channels_last))[0] if k > 1 else gradient
+        its_rows = (
+            wide(gradient.contiguous(memory_format=torch.channels_last))[0] if k > 1 else gradient
+        )
         # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
         # of gradient over this part's values.
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
-            its_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, [low, True, True])
+            its_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, [low, True, True]
+        )
         sums = torch.stack(sums).view(2, k, -1).sum(1)
         scale = weight * (var + ctx.eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as another normalisation of x.
         factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-values_a_channel(ctx.team, x))
         rest = normalise(rows, *of_rows, *repeated(k, factors), ctx.eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be slower.
-        of_x = (narrow(rest + scaled, k) if low
-                else torch.addcmul(narrow(rest, k), gradient, scale.view(-1, *[1] * (x.ndim - 2))))
+        of_x = (
+            narrow(rest + scaled, k)
+            if low
+            else torch.addcmul(narrow(rest, k), gradient, scale.view(-1, *[1] * (x.ndim - 2)))
+        )
         return None, of_x, *sums, None
 
 
@@ -236,12 +279,18 @@ def wide(x):
 
 def narrow(rows, k):
     """What `wide` has made of x -> x."""
-    return seen_as(rows, len(rows), rows.shape[1] // k, rows.shape[2], rows.shape[3] * k) if k > 1 else rows
+    return (
+        seen_as(rows, len(rows), rows.shape[1] // k, rows.shape[2], rows.shape[3] * k)
+        if k > 1
+        else rows
+    )
 
 
 def seen_as(x, b, c, h, w):
     """The numbers of a tensor in channels_last as (b, c, h, w), in the same layout."""
-    return x.contiguous(memory_format=torch.channels_last).as_strided((b, c, h, w), (h * w * c, 1, w * c, c))
+    return x.contiguous(memory_format=torch.channels_last).as_strided(
+        (b, c, h, w), (h * w * c, 1, w * c, c)
+    )
 
 
 def repeated(k, values):
@@ -279,7 +328,9 @@ class Update:
             self.bounds.append(end)
         memory = Shared(4 * end * (team.size + 1)) if team.rank == 0 else None
         place = team.gather(memory.place if memory else None)[0]
-        values, *self.gradients = torch.from_numpy(open_shared(place, (team.size + 1, end), "float32"))
+        values, *self.gradients = torch.from_numpy(
+            open_shared(place, (team.size + 1, end), "float32")
+        )
         for k, p in enumerate(self.trained):
             view = self._view(values, k)
             if team.rank == 0:
@@ -292,7 +343,7 @@ class Update:
     def _view(self, flat, k):
         """The k-th parameter's place in flat memory, laid out as the parameter."""
         p, start = self.trained[k], self.places[k]
-        return flat[start:start + p.numel()].as_strided(p.size(), p.stride())
+        return flat[start : start + p.numel()].as_strided(p.size(), p.stride())
 
     def average(self):
         """Put the mean over the processes in the place of each gradient, where this process needs it; returns the norm of
@@ -309,14 +360,20 @@ class Update:
             self.team.sum(flat)
             flat /= self.team.size
             for p, part in zip(self.trained, flat.split([p.numel() for p in self.trained])):
-                p.grad.copy_(part.view(p.shape))  # in its layout, as AdamW in one pass relies on that
+                p.grad.copy_(
+                    part.view(p.shape)
+                )  # in its layout, as AdamW in one pass relies on that
             return gradient_norm(self.parameters)
         mine = self.gradients[self.team.rank]
-        torch._foreach_copy_([self._view(mine, k) for k in range(len(self.trained))], [p.grad for p in self.trained])
+        torch._foreach_copy_(
+            [self._view(mine, k) for k in range(len(self.trained))], [p.grad for p in self.trained]
+        )
         self.team.meet()
         self._take(self.team.rank)
         own = [p.grad for p in self.trained if p.grad is not None]
-        norm = get_total_norm(self.team.exchange(get_total_norm(own) if own else torch.zeros(())).unbind())
+        norm = get_total_norm(
+            self.team.exchange(get_total_norm(own) if own else torch.zeros(())).unbind()
+        )
         if not norm.isfinite():  # whoever says which ones are not, has to see all
             for rank in range(self.team.size):
                 self._take(rank, keeps_others=True)
@@ -324,7 +381,7 @@ class Update:
 
     def _take(self, rank, keeps_others=False):
         """Average the gradients of a process's share; the others' are none."""
-        start, end = self.bounds[rank:rank + 2]
+        start, end = self.bounds[rank : rank + 2]
         flat = self.gradients[0][start:end] + self.gradients[1][start:end]
         for more in self.gradients[2:]:
             flat += more[start:end]
@@ -333,7 +390,7 @@ class Update:
             p.grad = None
         for k in self.shares[rank]:
             p = self.trained[k]
-            p.grad = flat[self.places[k] - start:][:p.numel()].as_strided(p.size(), p.stride())
+            p.grad = flat[self.places[k] - start :][: p.numel()].as_strided(p.size(), p.stride())
 
     def end(self):
         """After the update: wait until all parameters are what they will be."""
@@ -344,7 +401,9 @@ class Update:
         """Let the first process's optimizer know what the others' remember."""
         if not self.is_shared:
             return
-        found = self.team.gather({k: self.optimizer.state[self.trained[k]] for k in self.shares[self.team.rank]})
+        found = self.team.gather(
+            {k: self.optimizer.state[self.trained[k]] for k in self.shares[self.team.rank]}
+        )
         for states in found if self.team.rank == 0 else ():
             for k, state in states.items():
                 self.optimizer.state[self.trained[k]] = state

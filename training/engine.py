@@ -24,7 +24,19 @@ from data import contract
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import count_parameters
 from tasks import Task
-from training import averaging, checkpoint, conflicts, convolution, distributed, known_images, live, others, pictures, replay, targets
+from training import (
+    averaging,
+    checkpoint,
+    conflicts,
+    convolution,
+    distributed,
+    known_images,
+    live,
+    others,
+    pictures,
+    replay,
+    targets,
+)
 from training.calibration import calibrate
 from training.devices import choose_device, images_on, keep_memory, set_threads, to_device
 from training.evaluation import describe_data, evaluate, line, progress
@@ -45,13 +57,24 @@ from training.step import (
 from training.team import ALONE
 
 # Options that the records hold by themselves, as what was made of them.
-RECORDED = {"tasks", "weighting", "sharing", "encoder", "encoder_weights", "encoder_lr", "encoder_bn", "name"}
+RECORDED = {
+    "tasks",
+    "weighting",
+    "sharing",
+    "encoder",
+    "encoder_weights",
+    "encoder_lr",
+    "encoder_bn",
+    "name",
+}
 
 
 def learn(tasks, args):
     """Let tasks, {name: Task}, look at the training split, but for those that have; returns them. Those whose head depends on it
     must before the network is built."""
-    curious = [task for task in tasks.values() if type(task).learn is not Task.learn and not task.settings]
+    curious = [
+        task for task in tasks.values() if type(task).learn is not Task.learn and not task.settings
+    ]
     if curious:
         dataset = MTLDataset(args.data, "train", limit=args.limit, tasks=())
         for task in curious:
@@ -89,25 +112,45 @@ def check_finished(folder, experiment, model, criterion, args):
     else:
         learn(model.task, args)
     folder.check_finished(
-        settings(experiment, model, criterion, args) | others.digests(args, model)
-        | ({} if is_gone else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}))
+        settings(experiment, model, criterion, args)
+        | others.digests(args, model)
+        | (
+            {}
+            if is_gone
+            else {key: contract.describe(args.data)[key] for key in ("split_hash", "border")}
+        )
+    )
     if not is_gone and folder.last_path.exists() and folder.best_path.exists():
         if not (folder.path / "curves.png").exists():
-            folder.draw("curves.png", lambda path: pictures.draw_curves(folder.load_last()["history"], model.task, path))
+            folder.draw(
+                "curves.png",
+                lambda path: pictures.draw_curves(folder.load_last()["history"], model.task, path),
+            )
         if not (folder.path / "mask.png").exists():
-            folder.draw("mask.png", lambda path: pictures.draw_masks(
-                checkpoint.load_model(folder.best_path)[0],
-                MTLDataset(args.data, "test", limit=args.limit, tasks=model.task.values()), path))
+            folder.draw(
+                "mask.png",
+                lambda path: pictures.draw_masks(
+                    checkpoint.load_model(folder.best_path)[0],
+                    MTLDataset(args.data, "test", limit=args.limit, tasks=model.task.values()),
+                    path,
+                ),
+            )
         if args.conflicts and not (folder.path / "conflicts.png").exists():
-            folder.draw("conflicts.png", lambda path: conflicts.draw(folder.load_last()["history"], model.tasks, path))
+            folder.draw(
+                "conflicts.png",
+                lambda path: conflicts.draw(folder.load_last()["history"], model.tasks, path),
+            )
 
 
 def settings(experiment, model, criterion, args):
     """What a run's records say of how it was asked for."""
     return {
         "experiment": experiment,
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
-                    if key not in RECORDED},
+        "options": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(args).items()
+            if key not in RECORDED
+        },
         "tasks": list(model.tasks),
         "weighting": criterion.spec,
         "sharing": model.sharing.name,
@@ -125,14 +168,19 @@ def train_and_test(folder, experiment, model, criterion, args, network=None):
     device = choose_device(args.device)
     learn(model.task, args)
     data = open_data(args, model.task.values())
-    processes, threads = distributed.choose_processes(args, folder.earlier_processes(), device, len(data["train"]), model, network)
+    processes, threads = distributed.choose_processes(
+        args, folder.earlier_processes(), device, len(data["train"]), model, network
+    )
     try:
         with contextlib.closing(network or distributed.start(processes, threads)) as team:
             set_threads(threads)
             team.call(train, *begin(folder, experiment, model, criterion, data, device, args, team))
     except (KeyboardInterrupt, cli.Terminated):
         if folder.config_path.exists():
-            print(f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch", file=sys.stderr)
+            print(
+                f"{folder.path} stopped; the same command with --resume goes on from the last finished epoch",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -152,53 +200,87 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
     if args.teacher:
         teacher, seen = others.teacher(args.teacher, model, data, known, device)
         known = known_images.both(known, seen)
-    optimizer = make_optimizer(model, criterion, args.lr, getattr(args, "encoder_lr", None), args.optimizer)
+    optimizer = make_optimizer(
+        model, criterion, args.lr, getattr(args, "encoder_lr", None), args.optimizer
+    )
     refuse_untrained(criterion, optimizer)
     to_device(model, device), criterion.to(device)
     criterion.prepare(model)
     average = averaging.start(model, args.average)
-    refuse_unreached(model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device))
-    precision = choose_precision(args.precision, folder, model, criterion, data["train"], -(-args.batch_size // team.size), device,
-                                 team.size)
+    refuse_unreached(
+        model, criterion, teaching_batch(data["train"], min(args.batch_size, 4), device)
+    )
+    precision = choose_precision(
+        args.precision,
+        folder,
+        model,
+        criterion,
+        data["train"],
+        -(-args.batch_size // team.size),
+        device,
+        team.size,
+    )
     for group in optimizer.param_groups if args.optimizer == "muon" else ():
         group["precision"] = precision
-    criterion.teacher = teacher  # not before: the steps that were tried have nothing of what it says
-    config = folder.begin({
-        **settings(experiment, model, criterion, args),
-        "device": device.type,
-        "processes": team.size,
-        "precision": precision,
-        "convolution": convolution.choose(args.convolution, device, precision, team.size * torch.get_num_threads()),
-        "parameters": count_parameters(model),
-        "init": init,
-        "teacher": teacher and teacher.digest,
-        "images": {split: len(dataset) for split, dataset in data.items()},
-        "images_on": images_on(data["train"], device, args, team),
-        "taught": taught,
-        **describe_data(data["train"]),
-        **environment(device),
-    })
-    print(f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
-          f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
-          f"{config['border']}; images are {where_images_are(data['train'], args.workers, config['images_on'])}")
+    criterion.teacher = (
+        teacher  # not before: the steps that were tried have nothing of what it says
+    )
+    config = folder.begin(
+        {
+            **settings(experiment, model, criterion, args),
+            "device": device.type,
+            "processes": team.size,
+            "precision": precision,
+            "convolution": convolution.choose(
+                args.convolution, device, precision, team.size * torch.get_num_threads()
+            ),
+            "parameters": count_parameters(model),
+            "init": init,
+            "teacher": teacher and teacher.digest,
+            "images": {split: len(dataset) for split, dataset in data.items()},
+            "images_on": images_on(data["train"], device, args, team),
+            "taught": taught,
+            **describe_data(data["train"]),
+            **environment(device),
+        }
+    )
+    print(
+        f"{experiment}, seed {args.seed}: {', '.join(model.tasks)}; {len(data['train'])} images, {args.epochs} epochs, "
+        f"{config['parameters'] / 1e6:.2f} M parameters, {device.type}, {config['precision']}; border counts as "
+        f"{config['border']}; images are {where_images_are(data['train'], args.workers, config['images_on'])}"
+    )
     for split in ("val", "test"):
         targets.warn_of_unmeasured(data[split])
-    parts = {"model": model, "criterion": criterion, "optimizer": optimizer} | ({"average": average} if average else {})
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer} | (
+        {"average": average} if average else {}
+    )
     state = resume(folder, parts, known, args)
     return model, average, criterion, optimizer, data, known, state, folder, config, args
 
 
 def resume(folder, parts, known, args):
     """The state that training begins with: a new one, or that of the last finished epoch, moved into the parts."""
-    state = {"epoch": 0, "history": [], "best_value": None, "best_epoch": 0, "train_seconds": 0.0, "train_images": 0, **known}
+    state = {
+        "epoch": 0,
+        "history": [],
+        "best_value": None,
+        "best_epoch": 0,
+        "train_seconds": 0.0,
+        "train_images": 0,
+        **known,
+    }
     saved = folder.load_last()
     if saved:
         if not torch.equal(saved["trained_on"], known["trained_on"]):
-            raise InputError(f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
-                             "them back or choose another --runs")
+            raise InputError(
+                f"the training images in {args.data} are not those that {folder.path} was begun with; bring "
+                "them back or choose another --runs"
+            )
         restore(folder.last_path, parts, saved)
         state = known | saved  # one of an earlier version does not have the looks
-        folder.write_log(state["history"])  # the run may have been stopped after last.pt and before this
+        folder.write_log(
+            state["history"]
+        )  # the run may have been stopped after last.pt and before this
         print(f"resumed after epoch {state['epoch']}")
     return state
 
@@ -225,10 +307,22 @@ def open_data(args, tasks):
     """The three splits as datasets of some tasks, the training one at growing sides."""
     size = contract.describe(args.data)["size"]
     sides = training_sides(args.epochs, size, args.sides)
-    train = MTLDataset(args.data, "train", args.seed, args.augment, sides, args.limit, tasks, args.masks, args.scenes)
+    train = MTLDataset(
+        args.data,
+        "train",
+        args.seed,
+        args.augment,
+        sides,
+        args.limit,
+        tasks,
+        args.masks,
+        args.scenes,
+    )
     if min(sides) == 32 and min(args.batch_size, len(train)) == 1:
-        raise InputError("one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "
-                         "--batch-size or larger images")
+        raise InputError(
+            "one image of 32 px a batch leaves batch normalisation a single value to normalise; use a larger "
+            "--batch-size or larger images"
+        )
     return {
         "train": train,
         "val": MTLDataset(args.data, "val", limit=args.limit, tasks=tasks),
@@ -254,14 +348,30 @@ def fit(team, model, average, criterion, optimizer, data, known, state, folder, 
     kept = average.module if average else model
     part = team.rank, team.size
     workers = 0 if data["train"].held else args.workers
-    train_loader = make_loader(data["train"], args.batch_size, shuffle=True, workers=workers, part=part)
+    train_loader = make_loader(
+        data["train"], args.batch_size, shuffle=True, workers=workers, part=part
+    )
     val_loader = make_loader(data["val"], args.batch_size, part=part)
     update = distributed.Update(team, named_parameters(model, criterion), optimizer)
     recorded = replay.recorder(model, criterion, args, config["precision"], team)
-    view = live.open_view(folder, state["history"], data["val"]) if args.tensorboard and team.rank == 0 else None
+    view = (
+        live.open_view(folder, state["history"], data["val"])
+        if args.tensorboard and team.rank == 0
+        else None
+    )
     for epoch in range(state["epoch"], args.epochs):
-        trained, seconds, images = train_one_epoch(model, criterion, update, train_loader, epoch, args, config["precision"],
-                                                   state["history"], average, recorded)
+        trained, seconds, images = train_one_epoch(
+            model,
+            criterion,
+            update,
+            train_loader,
+            epoch,
+            args,
+            config["precision"],
+            state["history"],
+            average,
+            recorded,
+        )
         metrics, _ = evaluate(kept, val_loader, criterion, team)
         update.collect()
         row = {"epoch": epoch + 1, "side": data["train"].sides[epoch], **trained}
@@ -282,11 +392,19 @@ def fit(team, model, average, criterion, optimizer, data, known, state, folder, 
             state["best"] = network(kept, metrics, known, config, args)
             checkpoint.save(state["best"], folder.best_path)
         own = {"model": model, "criterion": criterion} | ({"average": average} if average else {})
-        folder.save_last({**{name: copy.deepcopy(part.state_dict()) for name, part in own.items()},
-                          "optimizer": optimizer.state_dict(), **state})  # copies, as parameters may be parts of shared memory
+        folder.save_last(
+            {
+                **{name: copy.deepcopy(part.state_dict()) for name, part in own.items()},
+                "optimizer": optimizer.state_dict(),
+                **state,
+            }
+        )  # copies, as parameters may be parts of shared memory
         folder.write_log(state["history"])
-        print(f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
-              f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{args.epochs}: loss {row['loss']:.4f}, {line(metrics, 'val ')}, {row['side']} px, "
+            f"{seconds:.0f} s, {row['images_per_second']:.1f} images/s",
+            flush=True,
+        )
     if view:
         view.close()
 
@@ -303,20 +421,45 @@ def restore(path, parts, content):
         for name, part in parts.items():
             part.load_state_dict(content.pop(name))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} does not fit this run ({contract.shorten(error)}); it is of another configuration or "
-                         "damaged, so delete the run folder and start again") from None
+        raise InputError(
+            f"{path} does not fit this run ({contract.shorten(error)}); it is of another configuration or "
+            "damaged, so delete the run folder and start again"
+        ) from None
 
 
 def network(model, metrics, known, config, args):
     """The content of a best.pt: a copy, which training does not change."""
-    weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-    return {"model": weights, "tasks": list(model.tasks), "width": model.width, "sharing": model.sharing.name,
-            "encoder": model.backbone.name, "beside": list(model.beside), "metrics": metrics,
-            "experiment": config["experiment"], "seed": args.seed, "settings": config["settings"], **known,
-            **{key: config[key] for key in ("size", "split_hash", "border")}}
+    weights = {
+        name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
+    }
+    return {
+        "model": weights,
+        "tasks": list(model.tasks),
+        "width": model.width,
+        "sharing": model.sharing.name,
+        "encoder": model.backbone.name,
+        "beside": list(model.beside),
+        "metrics": metrics,
+        "experiment": config["experiment"],
+        "seed": args.seed,
+        "settings": config["settings"],
+        **known,
+        **{key: config[key] for key in ("size", "split_hash", "border")},
+    }
 
 
-def train_one_epoch(model, criterion, update, loader, epoch, args, precision, history=(), average=None, recorded=None):
+def train_one_epoch(
+    model,
+    criterion,
+    update,
+    loader,
+    epoch,
+    args,
+    precision,
+    history=(),
+    average=None,
+    recorded=None,
+):
     """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it; average: an
     AveragedModel (averaging.py) that takes up every step; recorded: the network's passes (replay.py), or None.
 
@@ -327,23 +470,45 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
-    total_steps, parameters, optimizer = args.epochs * len(loader), update.parameters, update.optimizer
-    sums, images, waited, compared, begin = {}, 0, 0.0, conflicts.Conflicts(model, args.conflicts), time.perf_counter()
+    total_steps, parameters, optimizer = (
+        args.epochs * len(loader),
+        update.parameters,
+        update.optimizer,
+    )
+    sums, images, waited, compared, begin = (
+        {},
+        0,
+        0.0,
+        conflicts.Conflicts(model, args.conflicts),
+        time.perf_counter(),
+    )
     if recorded:
         recorded.prepare(loader.dataset.sides[epoch])
-    with contextlib.closing(batches(loader, epoch)) as source, progress(len(loader), f"epoch {epoch + 1}") as bar:
+    with (
+        contextlib.closing(batches(loader, epoch)) as source,
+        progress(len(loader), f"epoch {epoch + 1}") as bar,
+    ):
         for k in range(len(loader)):
             asked = time.perf_counter()
-            batch = distributed.whole_batch(update.team, others.asked(criterion.teacher, next(source), precision))
+            batch = distributed.whole_batch(
+                update.team, others.asked(criterion.teacher, next(source), precision)
+            )
             waited += time.perf_counter() - asked
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * len(loader) + k, total_steps, group.get("highest", args.lr))
+                group["lr"] = learning_rate(
+                    epoch * len(loader) + k, total_steps, group.get("highest", args.lr)
+                )
             seed_step(args.seed, epoch, k, device)
             criterion.begin_step(epoch, k, history)
             optimizer.zero_grad()
-            total, losses = step(model, criterion, to(batch, device), precision, compared.look(k), recorded)
+            total, losses = step(
+                model, criterion, to(batch, device), precision, compared.look(k), recorded
+            )
             weights = criterion.weights()
-            values = {"loss": total.item(), **{f"train_loss_{task}": loss.item() for task, loss in losses.items()}}
+            values = {
+                "loss": total.item(),
+                **{f"train_loss_{task}": loss.item() for task, loss in losses.items()},
+            }
             norm = update.average()
             refuse_divergence(values, norm, parameters, batch, loader.dataset, epoch)
             clip_grads_with_norm_(parameters.values(), MAX_GRADIENT_NORM, norm)
@@ -356,11 +521,27 @@ def train_one_epoch(model, criterion, update, loader, epoch, args, precision, hi
             sums = {key: sums.get(key, 0.0) + value for key, value in values.items()}
             images += len(batch["row"])
             bar.update()
-            bar.set_postfix({key.removeprefix("train_loss_"): f"{values[key]:.3f}" for key in values if "loss" in key})
+            bar.set_postfix(
+                {
+                    key.removeprefix("train_loss_"): f"{values[key]:.3f}"
+                    for key in values
+                    if "loss" in key
+                }
+            )
     seconds = time.perf_counter() - begin
-    return {"lr": optimizer.param_groups[0]["lr"], **{key: value / len(loader) for key, value in sums.items()},
-            **compared.columns(), **model.sharing.values(model.encoder), "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 2), "waiting": round(waited / seconds, 4)}, seconds, images
+    return (
+        {
+            "lr": optimizer.param_groups[0]["lr"],
+            **{key: value / len(loader) for key, value in sums.items()},
+            **compared.columns(),
+            **model.sharing.values(model.encoder),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(images / seconds, 2),
+            "waiting": round(waited / seconds, 4),
+        },
+        seconds,
+        images,
+    )
 
 
 def finish(team, model, data, folder, config, state, args):
@@ -370,20 +551,36 @@ def finish(team, model, data, folder, config, state, args):
         restore(folder.last_path, {"model": model}, dict(state["best"]))
         state["best"]["calibration"] = calibrate(model, make_loader(data["val"], args.batch_size))
         checkpoint.set_temperatures(model.task, state["best"])
-        checkpoint.save(state["best"], folder.best_path)  # and again, should it have been damaged: what is tested is what is kept
+        checkpoint.save(
+            state["best"], folder.best_path
+        )  # and again, should it have been damaged: what is tested is what is kept
     distributed.align(team, model)
-    metrics, measured = evaluate(model, make_loader(dataset, args.batch_size, part=(team.rank, team.size)), team=team)
+    metrics, measured = evaluate(
+        model, make_loader(dataset, args.batch_size, part=(team.rank, team.size)), team=team
+    )
     if team.rank:
         return
-    folder.write_test({
-        "experiment": config["experiment"], "seed": args.seed, **metrics, "n_images": len(dataset), "epochs": args.epochs,
-        "best_epoch": state["best_epoch"], "parameters": config["parameters"],
-        "train_seconds": round(state["train_seconds"], 2),
-        "images_per_second": round(state["train_images"] / state["train_seconds"], 2),
-        **{key: config[key] for key in ("split_hash", "border", "size", "device", "precision")},
-    }, dataset.names, measured, model.task)
-    print(f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
-          f"images); {folder.path}")
+    folder.write_test(
+        {
+            "experiment": config["experiment"],
+            "seed": args.seed,
+            **metrics,
+            "n_images": len(dataset),
+            "epochs": args.epochs,
+            "best_epoch": state["best_epoch"],
+            "parameters": config["parameters"],
+            "train_seconds": round(state["train_seconds"], 2),
+            "images_per_second": round(state["train_images"] / state["train_seconds"], 2),
+            **{key: config[key] for key in ("split_hash", "border", "size", "device", "precision")},
+        },
+        dataset.names,
+        measured,
+        model.task,
+    )
+    print(
+        f"{config['experiment']}, seed {args.seed}: test {line(metrics)} (epoch {state['best_epoch']}, {len(dataset)} "
+        f"images); {folder.path}"
+    )
     folder.draw("curves.png", pictures.draw_curves, state["history"], model.task)
     folder.draw("mask.png", pictures.draw_masks, model, dataset)
     if args.conflicts:

@@ -30,8 +30,10 @@ def evaluate(model, loader, criterion=None, team=ALONE):
         for batch in source:
             targets = to(batch, device)
             outputs = model(targets["image"])
-            means = {name: (loss.item(), int(tasks[name].labelled(targets[name]).sum()))
-                     for name, loss in (criterion(outputs, targets) if criterion else {}).items()}
+            means = {
+                name: (loss.item(), int(tasks[name].labelled(targets[name]).sum()))
+                for name, loss in (criterion(outputs, targets) if criterion else {}).items()
+            }
             found.append((batch["row"][0].item(), utils.measure(tasks, outputs, targets), means))
             bar.update()
     model.train(was_training)
@@ -42,7 +44,10 @@ def evaluate(model, loader, criterion=None, team=ALONE):
             losses[name] = losses.get(name, 0.0) + loss * n
             labelled[name] = labelled.get(name, 0) + n
     measured = {key: torch.cat(values) for key, values in collected.items()}
-    means = {f"loss_{name}": total / labelled[name] if labelled[name] else None for name, total in losses.items()}
+    means = {
+        f"loss_{name}": total / labelled[name] if labelled[name] else None
+        for name, total in losses.items()
+    }
     return utils.summarise(tasks, measured) | means, measured
 
 
@@ -59,7 +64,10 @@ class Resized(torch.nn.Module):
 
     def forward(self, image):
         outputs = self.network(resize_images(image, self.size, self.size))
-        return {name: self.scaled(output, image) if output.ndim == 4 else output for name, output in outputs.items()}
+        return {
+            name: self.scaled(output, image) if output.ndim == 4 else output
+            for name, output in outputs.items()
+        }
 
     def scaled(self, output, image):
         shape = [-(-side * output.shape[-1] // self.size) for side in image.shape[-2:]]
@@ -89,5 +97,8 @@ def progress(total, what):
 
 def line(metrics, prefix=""):
     """The metrics that could be measured as text."""
-    return ", ".join(f"{prefix}{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items()
-                     if value is not None and not key.startswith("loss_"))
+    return ", ".join(
+        f"{prefix}{key.replace('_', ' ')} {value:.4f}"
+        for key, value in metrics.items()
+        if value is not None and not key.startswith("loss_")
+    )

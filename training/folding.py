@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-SIDE = 64    # pixels of the noise on which outputs are compared
+SIDE = 64  # pixels of the noise on which outputs are compared
 NEAR = 1e-3  # of the largest output; rounding is a hundredth of it
 
 
@@ -20,14 +20,19 @@ def fold(model):
     Where a convolution's output also goes elsewhere, as around a pre-activation block, outputs would be others. They are compared on
     noise, and a network whose outputs differ stays as it is.
     """
-    noise = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(
+        0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     before, pairs = _look(model, noise)
     weights = [(conv.weight, conv.bias) for conv, _ in pairs]
     for conv, norm in pairs:
         fused = fuse_conv_bn_eval(conv, norm)
         conv.weight, conv.bias, norm.forward = fused.weight, fused.bias, nn.Identity().forward
     after = model(noise)
-    if any((after[name] - output).abs().max() > NEAR * output.abs().max() for name, output in before.items()):
+    if any(
+        (after[name] - output).abs().max() > NEAR * output.abs().max()
+        for name, output in before.items()
+    ):
         for (conv, norm), (conv.weight, conv.bias) in zip(pairs, weights):
             del norm.forward  # the class has its own
     return model
@@ -49,11 +54,15 @@ def _look(model, images):
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(convolved))
-        elif type(module) is nn.BatchNorm2d:  # what derives from it may do more, as timm's, which end with an activation
+        elif (
+            type(module) is nn.BatchNorm2d
+        ):  # what derives from it may do more, as timm's, which end with an activation
             hooks.append(module.register_forward_pre_hook(normalising))
     try:
         outputs = model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs, [pair for pair, times in pairs.items() if {calls[module] for module in pair} == {times}]
+    return outputs, [
+        pair for pair, times in pairs.items() if {calls[module] for module in pair} == {times}
+    ]

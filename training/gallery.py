@@ -22,8 +22,10 @@ def of_test_images(data, network, n):
     model, info = checkpoint.load_model(path)
     dataset = MTLDataset(data, "test", tasks=model.task.values())
     if dataset.size != info["size"]:
-        cli.warn(f"the network was trained on images of {info['size']} px, and those of {data} are of {dataset.size} px, "
-                 "where it is mostly worse")
+        cli.warn(
+            f"the network was trained on images of {info['size']} px, and those of {data} are of {dataset.size} px, "
+            "where it is mostly worse"
+        )
     return pictures.pictures_of_dataset(model, dataset, n), path
 
 
@@ -58,7 +60,9 @@ def picture_of_photograph(model, path, size, side):
     image.thumbnail((side, side))
     shown = of_pillow(image)
     predicted = looking.predict(model, pixels, size, shown.shape[-2:])
-    return Picture(photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1])
+    return Picture(
+        photographs.show_name(path.name), shown, model.task, predicted, frame=photograph.size[::-1]
+    )
 
 
 def of_run(run, data, n):
@@ -74,13 +78,20 @@ def of_run(run, data, n):
     names, dice = read_test_dice(run / "test_per_image.csv")
     dataset = MTLDataset(data, "test", limit=len(names), tasks=model.task.values())
     if dataset.summary["split_hash"] != info["split_hash"] or dataset.names != names:
-        raise InputError(f"{run} was tested on other images than those of {data} (split hash {info['split_hash']} against "
-                         f"{dataset.summary['split_hash']}); name its data folder with --data")
-    order = sorted((row for row in range(len(names)) if not math.isnan(dice[row])), key=lambda row: (-dice[row], row))
+        raise InputError(
+            f"{run} was tested on other images than those of {data} (split hash {info['split_hash']} against "
+            f"{dataset.summary['split_hash']}); name its data folder with --data"
+        )
+    order = sorted(
+        (row for row in range(len(names)) if not math.isnan(dice[row])),
+        key=lambda row: (-dice[row], row),
+    )
     n = max(1, min(n, len(order) // 3))  # no image twice, as far as there are enough
     middle = (len(order) - n) // 2
-    kinds = {"best": order[:n], "median": order[middle:middle + n], "worst": order[-n:]}
-    drawn = pictures.pictures_of_dataset(model, dataset, [row for rows in kinds.values() for row in rows])
+    kinds = {"best": order[:n], "median": order[middle : middle + n], "worst": order[-n:]}
+    drawn = pictures.pictures_of_dataset(
+        model, dataset, [row for rows in kinds.values() for row in rows]
+    )
     for picture, kind in zip(drawn, [kind for kind, rows in kinds.items() for _ in rows]):
         picture.name = f"{kind}: {picture.name}"
     return drawn, path
@@ -95,8 +106,12 @@ def read_test_dice(path):
         if all(map(math.isnan, dice)):
             raise ValueError
     except FileNotFoundError:
-        raise InputError(f"there is no {path}: the run is not finished, or it is no run folder; run its script with "
-                         "--resume or name another") from None
+        raise InputError(
+            f"there is no {path}: the run is not finished, or it is no run folder; run its script with "
+            "--resume or name another"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        raise InputError(f"{path} is damaged or empty; test the run again or name another") from None
+        raise InputError(
+            f"{path} is damaged or empty; test the run again or name another"
+        ) from None
     return names, dice

@@ -25,8 +25,12 @@ def remember(dataset):
 
 def both(known, more):
     """What two such dicts remember together, each image once; of what one does not know, both know nothing."""
-    return {key: None if known[key] is None or more[key] is None else torch.cat([known[key], more[key]]).unique(dim=0)
-            for key in ("trained_on", "trained_on_looks")}
+    return {
+        key: None
+        if known[key] is None or more[key] is None
+        else torch.cat([known[key], more[key]]).unique(dim=0)
+        for key in ("trained_on", "trained_on_looks")
+    }
 
 
 def looks(dataset):
@@ -53,10 +57,17 @@ def look_alike(hashes, others):
 
     A picture with too little structure to compare, as a plain wall, has none.
     """
-    hashes, others = (np.ascontiguousarray(part.numpy()).view(np.uint64) for part in (hashes, others))
+    hashes, others = (
+        np.ascontiguousarray(part.numpy()).view(np.uint64) for part in (hashes, others)
+    )
     others = others[is_comparable(others)]
-    return torch.tensor([bool(has and (np.bitwise_count(others ^ one).sum(1) <= SAME_BITS).any())
-                         for has, one in zip(is_comparable(hashes), hashes)], dtype=torch.bool)
+    return torch.tensor(
+        [
+            bool(has and (np.bitwise_count(others ^ one).sum(1) <= SAME_BITS).any())
+            for has, one in zip(is_comparable(hashes), hashes)
+        ],
+        dtype=torch.bool,
+    )
 
 
 def is_comparable(hashes):
@@ -77,13 +88,17 @@ def warn_of_other_size(dataset, info, resizes):
     doubts = doubt(dataset, info)
     if info["size"] != dataset.size and (doubts or not resizes):
         way = "" if resizes else ", where it is mostly worse: --resize measures it at its own size"
-        cli.warn(f"the network was trained on images of {info['size']} px, and those of {dataset.data / dataset.split} are "
-                 f"of {dataset.size} px{way}{doubts}")
+        cli.warn(
+            f"the network was trained on images of {info['size']} px, and those of {dataset.data / dataset.split} are "
+            f"of {dataset.size} px{way}{doubts}"
+        )
 
 
 def warn_of_known_images(dataset, info):
     """Say how many images of a split a network was trained on: on them it looks better than it is."""
     known = 0 if info["trained_on"] is None else int(known_images(dataset, info).sum())
     if known:
-        cli.warn(f"the network was trained on {known} of the {len(dataset)} images of {dataset.data / dataset.split}, so "
-                 "its numbers there say little about other images")
+        cli.warn(
+            f"the network was trained on {known} of the {len(dataset)} images of {dataset.data / dataset.split}, so "
+            "its numbers there say little about other images"
+        )

@@ -20,8 +20,16 @@ from training import pictures
 
 PICTURES = 4
 # Where a column of log.csv is shown, by its beginning; what fits none is under "run".
-GROUPS = {"train_loss_": "losses", "loss": "losses", "val_loss_": "validation losses", "val_": "validation",
-          "weight_": "weights", "conflict_": "conflicts, cosine", "lengths_": "conflicts, lengths", "stitch_": "stitch"}
+GROUPS = {
+    "train_loss_": "losses",
+    "loss": "losses",
+    "val_loss_": "validation losses",
+    "val_": "validation",
+    "weight_": "weights",
+    "conflict_": "conflicts, cosine",
+    "lengths_": "conflicts, lengths",
+    "stitch_": "stitch",
+}
 
 
 def require():
@@ -29,8 +37,10 @@ def require():
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise InputError(f"--tensorboard needs a package that is not installed ({error}); install it with 'pip install -r "
-                         "requirements-tensorboard.txt', or leave --tensorboard out") from None
+        raise InputError(
+            f"--tensorboard needs a package that is not installed ({error}); install it with 'pip install -r "
+            "requirements-tensorboard.txt', or leave --tensorboard out"
+        ) from None
 
 
 def open_view(folder, history, dataset):
@@ -58,13 +68,17 @@ class View:
         try:
             with tempfile.TemporaryDirectory() as place:
                 path, was_training = Path(place) / "pictures.png", model.training
-                pictures.draw_pictures(pictures.pictures_of_dataset(model.eval(), self.dataset, PICTURES), path)
+                pictures.draw_pictures(
+                    pictures.pictures_of_dataset(model.eval(), self.dataset, PICTURES), path
+                )
                 model.train(was_training)
                 image = np.asarray(Image.open(path).convert("RGB"))
                 self.writer.add_image("validation images", image, row["epoch"], dataformats="HWC")
         except Exception as error:  # as in RunFolder.draw: whatever it is, the records are there
-            cli.warn(f"the pictures of epoch {row['epoch']} could not be drawn for TensorBoard ({error!r}); nothing else is "
-                     "missing")
+            cli.warn(
+                f"the pictures of epoch {row['epoch']} could not be drawn for TensorBoard ({error!r}); nothing else is "
+                "missing"
+            )
         self.writer.flush()
 
     def close(self):
@@ -73,5 +87,8 @@ class View:
     def scalars(self, row):
         for key, value in row.items():
             if key != "epoch" and value is not None:
-                group = next((group for beginning, group in GROUPS.items() if key.startswith(beginning)), "run")
+                group = next(
+                    (group for beginning, group in GROUPS.items() if key.startswith(beginning)),
+                    "run",
+                )
                 self.writer.add_scalar(f"{group}/{key}", value, row["epoch"])

@@ -27,8 +27,10 @@ def hold(path, what):
     try:
         descriptor = acquire(path, what)
     except OSError as error:
-        raise InputError(f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); choose "
-                         "another place") from None
+        raise InputError(
+            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); choose "
+            "another place"
+        ) from None
     try:
         yield
     finally:
@@ -44,7 +46,10 @@ def acquire(path, what):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except (FileNotFoundError, FileExistsError):  # perhaps the process before us is just removing the folder
+        except (
+            FileNotFoundError,
+            FileExistsError,
+        ):  # perhaps the process before us is just removing the folder
             if attempt == 99:
                 raise
             continue
@@ -54,14 +59,20 @@ def acquire(path, what):
             holder = os.read(descriptor, 200).decode(errors="replace").splitlines()
             os.close(descriptor)
             who = holder[0].strip() if holder else "of unknown number"
-            raise InputError(f"{what} is in use by process {who}; wait until it ends, or choose another place") from None
+            raise InputError(
+                f"{what} is in use by process {who}; wait until it ends, or choose another place"
+            ) from None
         except OSError as error:
-            cli.warn(f"{path.parent} is on a file system without locks ({error.strerror}); see to it yourself that no "
-                     "second process uses it")
+            cli.warn(
+                f"{path.parent} is on a file system without locks ({error.strerror}); see to it yourself that no "
+                "second process uses it"
+            )
         # Where the process before us removed the file after we had opened it, our lock is on a file that nobody else sees.
         if os.name == "nt" or is_same_file(descriptor, path):
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".ljust(80).encode() + b"\n")
+            os.write(
+                descriptor, f"{os.getpid()} on {socket.gethostname()}".ljust(80).encode() + b"\n"
+            )
             return descriptor
         os.close(descriptor)
     raise InputError(f"{path} is made and removed all the time; find out by whom")
@@ -93,7 +104,9 @@ def lock(descriptor):
 
 def release(path, descriptor):
     """Remove the lock file and let go of it: in this order, or another process might lock what is then removed."""
-    if os.name == "nt":  # removes no open file; nor, then, one that another process has opened meanwhile
+    if (
+        os.name == "nt"
+    ):  # removes no open file; nor, then, one that another process has opened meanwhile
         os.close(descriptor)
     with suppress(OSError):
         path.unlink()

@@ -36,15 +36,24 @@ def read(path, name, missing):
 
 def predict(model, image, size, shown=None, **options):
     """`answers` of one image; shown: another (H, W) that the prediction is for; else as outputs_of."""
-    return answers(model.task, outputs_of(model, image, size, **options), *(shown or image.shape[-2:]))
+    return answers(
+        model.task, outputs_of(model, image, size, **options), *(shown or image.shape[-2:])
+    )
 
 
 def answers(tasks, outputs, height, width):
     """{task: value as its `answer` gives it} of outputs as of outputs_of; None of a task that tells of the foreground where there is
     none: a network without a pet before it has a head box to say all the same."""
-    found = [where for where in (task.foreground(outputs[name]) for name, task in tasks.items()) if where is not None]
+    found = [
+        where
+        for where in (task.foreground(outputs[name]) for name, task in tasks.items())
+        if where is not None
+    ]
     is_empty = bool(found) and not any(where.any() for where in found)
-    return {name: None if is_empty and task.of_foreground else task.answer(outputs[name], height, width) for name, task in tasks.items()}
+    return {
+        name: None if is_empty and task.of_foreground else task.answer(outputs[name], height, width)
+        for name, task in tasks.items()
+    }
 
 
 @torch.no_grad()
@@ -58,7 +67,11 @@ def outputs_of(model, image, size, tiles=False, mirror=False):
 def parts_of(height, width, tiles=False):
     """(N, 4) float: left, top, width and height, relative to the picture, of the parts that are looked at."""
     side = min(height, width)
-    whole = torch.tensor([[0.0, 0, 1, 1]]) if max(height, width) <= MOST_ASPECT * side else grid(height, width, side)
+    whole = (
+        torch.tensor([[0.0, 0, 1, 1]])
+        if max(height, width) <= MOST_ASPECT * side
+        else grid(height, width, side)
+    )
     return torch.cat([whole, grid(height, width, TILE * side)]) if tiles else whole
 
 
@@ -81,7 +94,9 @@ def look(model, image, size, windows, mirror):
     """{task: (N, ...) float on the CPU} of N parts of an image."""
     device, found = next(model.parameters()).device, {}
     for start in range(0, len(windows), VIEWS):
-        views = torch.stack([view(image, size, *window) for window in windows[start:start + VIEWS].tolist()]).to(device)
+        views = torch.stack(
+            [view(image, size, *window) for window in windows[start : start + VIEWS].tolist()]
+        ).to(device)
         outputs = both_ways(model, model.task, views) if mirror else model(views)
         for name, output in outputs.items():
             found.setdefault(name, []).append(output.float().cpu())
@@ -91,7 +106,10 @@ def look(model, image, size, windows, mirror):
 def both_ways(model, tasks, images):
     """{task: (B, ...)}: the mean of what a network sees in images and in their mirror images."""
     outputs, mirrored = model(images), model(images.flip(-1))
-    return {name: (output + torch.stack([tasks[name].unmirror(one) for one in mirrored[name]])) / 2 for name, output in outputs.items()}
+    return {
+        name: (output + torch.stack([tasks[name].unmirror(one) for one in mirrored[name]])) / 2
+        for name, output in outputs.items()
+    }
 
 
 def view(image, size, left, top, width, height):
@@ -104,7 +122,9 @@ def crop(image, left, top, width, height):
     """A part of (..., H, W), of a pixel at least."""
     h, w = image.shape[-2:]
     y, x = min(round(top * h), h - 1), min(round(left * w), w - 1)
-    return image[..., y:max(y + 1, round((top + height) * h)), x:max(x + 1, round((left + width) * w))]
+    return image[
+        ..., y : max(y + 1, round((top + height) * h)), x : max(x + 1, round((left + width) * w))
+    ]
 
 
 def merge(tasks, outputs, windows):
@@ -113,7 +133,14 @@ def merge(tasks, outputs, windows):
         return {name: output[0] for name, output in outputs.items()}
     held = windows[:, 2] * windows[:, 3]  # where nothing tells: as much as each is of the picture
     merged = {name: task.merge(outputs[name], windows, held) for name, task in tasks.items()}
-    found = next((where for where in (task.foreground(merged[name]) for name, task in tasks.items()) if where is not None), None)
+    found = next(
+        (
+            where
+            for where in (task.foreground(merged[name]) for name, task in tasks.items())
+            if where is not None
+        ),
+        None,
+    )
     if found is None or not found.any():
         return merged
     held = torch.stack([crop(found, *window).sum() for window in windows.tolist()]) / found.sum()

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 MOMENTUM = 0.95
-ROUNDS = 3                                # of the polynomial: what is not small beside the largest comes into 0.3 to 1.2; each costs time
-POLYNOMIAL = (3.4445, -4.7750, 2.0315)    # a x + b x^3 + c x^5, steep at zero and near one at one
-SCALE = 0.2                               # root mean square of a step's entries, over the learning rate: about AdamW's
+ROUNDS = 3  # of the polynomial: what is not small beside the largest comes into 0.3 to 1.2; each costs time
+POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # a x + b x^3 + c x^5, steep at zero and near one at one
+SCALE = 0.2  # root mean square of a step's entries, over the learning rate: about AdamW's
 
 
 class Muon(torch.optim.AdamW):
@@ -37,12 +37,17 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)
 
     def _turn(self, p, group):
-        state, dtype = self.state[p], torch.bfloat16 if group["precision"] == "bf16" else torch.float32
+        state, dtype = (
+            self.state[p],
+            torch.bfloat16 if group["precision"] == "bf16" else torch.float32,
+        )
         if not state:
             state.update(step=torch.zeros((), device=p.device), momentum=torch.zeros_like(p))
         state["step"] += 1
         momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-        matrix = p.grad.lerp(momentum, MOMENTUM).permute(0, 2, 3, 1).flatten(1)  # no copy where the weights are channels_last
+        matrix = (
+            p.grad.lerp(momentum, MOMENTUM).permute(0, 2, 3, 1).flatten(1)
+        )  # no copy where the weights are channels_last
         turned = orthogonal(matrix.to(dtype)).to(p.dtype) * (SCALE * math.sqrt(max(matrix.shape)))
         out, cin, height, width = p.shape
         p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -64,5 +69,11 @@ def orthogonal(matrix):
 def hidden(model):
     """The weights that Muon turns: of convolutions between feature maps. Those of the image, of one channel each, and those that give the
     outputs (they have a bias) are AdamW's."""
-    return [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.bias is None
-            and layer.groups == 1 and layer.in_channels > 3]
+    return [
+        layer.weight
+        for layer in model.modules()
+        if isinstance(layer, nn.Conv2d)
+        and layer.bias is None
+        and layer.groups == 1
+        and layer.in_channels > 3
+    ]

@@ -26,7 +26,11 @@ from training.run_folder import environment
 PROJECT = "pets"
 OPSET = 18
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-EXAMPLE = 2, 93, 122  # B, H and W that the graph is found with: no two alike, no side a multiple of anything, no map of one cell
+EXAMPLE = (
+    2,
+    93,
+    122,
+)  # B, H and W that the graph is found with: no two alike, no side a multiple of anything, no map of one cell
 CHECKED = (1, 32, 32), (3, 65, 47), (1, 256, 191)  # (B, H, W)
 NEAR = 1e-4  # of outputs up to 1; of larger ones, relative
 
@@ -46,8 +50,10 @@ def require():
     """Raises cli.InputError where a package is missing that writing, or checking what was written, needs."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"an ONNX file needs {', '.join(missing)}, not installed here; run pip install -r requirements-onnx.txt, "
-                         "or name a target that ends with .pt")
+        raise InputError(
+            f"an ONNX file needs {', '.join(missing)}, not installed here; run pip install -r requirements-onnx.txt, "
+            "or name a target that ends with .pt"
+        )
 
 
 def write(model, info, path):
@@ -71,12 +77,21 @@ def to_onnx(model):
     try:
         with silence():
             program = torch.onnx.export(
-                Positional(model).eval(), (image,), input_names=["image"], output_names=list(model.tasks), dynamo=True, verbose=False,
-                opset_version=OPSET, dynamic_shapes={"image": {0: any_size, 2: any_size, 3: any_size}})
+                Positional(model).eval(),
+                (image,),
+                input_names=["image"],
+                output_names=list(model.tasks),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                dynamic_shapes={"image": {0: any_size, 2: any_size, 3: any_size}},
+            )
         graph = program.model_proto
     except Exception as error:  # whatever a head of one's own makes of sides that are no numbers
-        raise InputError(f"this network cannot be written as ONNX ({contract.shorten(error.__cause__ or error)}); a head must not ask how large an "
-                         "image is, only compute with it") from None
+        raise InputError(
+            f"this network cannot be written as ONNX ({contract.shorten(error.__cause__ or error)}); a head must not ask how large an "
+            "image is, only compute with it"
+        ) from None
     with torch.no_grad():
         outputs = dict(zip(model.tasks, Positional(model)(image)))
     name_sides(graph, {"image": image} | outputs)
@@ -89,7 +104,9 @@ def name_sides(graph, examples):
     """Call free sides by what they are: batch, height and width as the image's, others by output and place."""
     known = dict(zip(EXAMPLE, ("batch", "height", "width")))
     for value in (*graph.graph.input, *graph.graph.output):
-        for place, (side, n) in enumerate(zip(value.type.tensor_type.shape.dim, examples[value.name].shape)):
+        for place, (side, n) in enumerate(
+            zip(value.type.tensor_type.shape.dim, examples[value.name].shape)
+        ):
             if side.dim_param:
                 side.dim_param = known.get(n, f"{value.name}_{place}")
     del graph.graph.value_info[:]  # what lies between still has the exporter's names for them
@@ -98,9 +115,16 @@ def name_sides(graph, examples):
 def metadata(model, info):
     """{key: text or JSON} of a checkpoint's values, without the images that it remembers."""
     values = {key: value for key, value in info.items() if not isinstance(value, torch.Tensor)}
-    values |= {"project": PROJECT, "version": environment()["commit"] or "unknown",
-               "classes": {name: list(task.classes) for name, task in model.task.items() if task.classes}}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items() if value is not None}
+    values |= {
+        "project": PROJECT,
+        "version": environment()["commit"] or "unknown",
+        "classes": {name: list(task.classes) for name, task in model.task.items() if task.classes},
+    }
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def check(data, model):
@@ -117,19 +141,25 @@ def check(data, model):
         try:
             found = session.run(list(model.tasks), {"image": image.numpy()})
         except Exception as error:  # as onnxruntime has kinds of its own
-            raise InputError(f"ONNX cannot run this network at {shape[1]} x {shape[2]} px ({contract.shorten(error)}); a head must "
-                             "not keep the sides of one image") from None
+            raise InputError(
+                f"ONNX cannot run this network at {shape[1]} x {shape[2]} px ({contract.shorten(error)}); a head must "
+                "not keep the sides of one image"
+            ) from None
         for (name, right), value in zip(expected.items(), map(torch.from_numpy, found)):
             off = (value - right).abs().max().item() if value.shape == right.shape else float("inf")
             if not off <= NEAR * max(1, right.abs().max().item()):
-                raise InputError(f"ONNX gives another {name} than PyTorch at {shape[1]} x {shape[2]} px ({off:.2g} apart); nothing "
-                                 "was written, and the task's head is where to look")
+                raise InputError(
+                    f"ONNX gives another {name} than PyTorch at {shape[1]} x {shape[2]} px ({off:.2g} apart); nothing "
+                    "was written, and the task's head is where to look"
+                )
 
 
 def noise(*shape):
     """Images of (B, H, W) pixels that are the same every time."""
     n, height, width = shape
-    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (n, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @contextlib.contextmanager
@@ -138,7 +168,11 @@ def silence():
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

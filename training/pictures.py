@@ -16,9 +16,25 @@ from data import contract, lettering
 from tasks import Task
 from training.looking import outputs_of
 
-BOX_COLOUR, LINES = "gold", ("tab:green", "tab:blue", "tab:orange", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive")
+BOX_COLOUR, LINES = (
+    "gold",
+    (
+        "tab:green",
+        "tab:blue",
+        "tab:orange",
+        "tab:purple",
+        "tab:red",
+        "tab:brown",
+        "tab:pink",
+        "tab:olive",
+    ),
+)
 PANEL_INCHES, MAX_SIDE, DPI = 3.2, 1600, 120
-GAP, TITLE_GAP, TALLEST = 0.08, 0.05, 1.6  # inches between panels and below titles; height over width of a panel at most
+GAP, TITLE_GAP, TALLEST = (
+    0.08,
+    0.05,
+    1.6,
+)  # inches between panels and below titles; height over width of a panel at most
 NARROW = set("ijltfrI .,:;'|!()[]-")
 MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
 
@@ -28,6 +44,7 @@ class Picture:
     """One row of a figure. image (3, H, W) uint8; predicted and, for images with targets, truth: {task: value as its `answer`
     gives it, None where it has none or is unlabelled}; scores: {task: its first metric of this image}; frame: the whole photograph's
     (height, width) where `image` is a reduced one."""
+
     name: str
     image: torch.Tensor
     tasks: dict
@@ -40,6 +57,7 @@ class Picture:
 @dataclass
 class Panel:
     """What a task's `draw` changes: image (3, H, W) uint8, and boxes, each (4,) in pixels of it, dashed for a target."""
+
     image: torch.Tensor
     title: str
     dash: str = "-"
@@ -71,17 +89,41 @@ def panels(picture):
     result = [Panel(picture.image, picture.name)]
     if picture.truth is not None and any(value is not None for value in picture.truth.values()):
         said = words(picture, common, picture.truth)
-        result.append(draw(Panel(picture.image, f"target: {said}" if said else "target", "--"), common, picture.truth))
+        result.append(
+            draw(
+                Panel(picture.image, f"target: {said}" if said else "target", "--"),
+                common,
+                picture.truth,
+            )
+        )
     # The first task's score comes last: it is the one that all pictures have.
-    said = ", ".join(filter(None, [words(picture, common, picture.predicted), *reversed(scores(picture, common))]))
-    head = "predicted: " if words(picture, common, picture.predicted) else "predicted, " if said else "predicted"
+    said = ", ".join(
+        filter(
+            None, [words(picture, common, picture.predicted), *reversed(scores(picture, common))]
+        )
+    )
+    head = (
+        "predicted: "
+        if words(picture, common, picture.predicted)
+        else "predicted, "
+        if said
+        else "predicted"
+    )
     result.append(draw(Panel(picture.image, head + said), common, picture.predicted))
     for name, task in picture.tasks.items():
         if task.panel:
             if picture.truth is not None and picture.truth[name] is not None:
-                result.append(draw(Panel(picture.image, f"target: {task.panel}", "--"), {name: task}, picture.truth))
+                result.append(
+                    draw(
+                        Panel(picture.image, f"target: {task.panel}", "--"),
+                        {name: task},
+                        picture.truth,
+                    )
+                )
             title = ", ".join(scores(picture, {name: task})) or task.panel
-            result.append(draw(Panel(picture.image, f"predicted: {title}"), {name: task}, picture.predicted))
+            result.append(
+                draw(Panel(picture.image, f"predicted: {title}"), {name: task}, picture.predicted)
+            )
     return result
 
 
@@ -105,7 +147,11 @@ def words(picture, tasks, values):
 def told(picture, tasks, values):
     """What tasks have to say of values, in words; of None nothing."""
     height, width = picture.frame or picture.image.shape[-2:]
-    said = [task.describe(values[name], height, width) for name, task in tasks.items() if values[name] is not None]
+    said = [
+        task.describe(values[name], height, width)
+        for name, task in tasks.items()
+        if values[name] is not None
+    ]
     return ", ".join(filter(None, said))
 
 
@@ -130,10 +176,16 @@ def draw_pictures(pictures, path):
     """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
     rows = [panels(picture) for picture in pictures]
     # A very tall photograph gets a narrower panel, so that one row stays within a screen.
-    aspects = [min(picture.image.shape[1] / picture.image.shape[2], TALLEST) for picture in pictures]
+    aspects = [
+        min(picture.image.shape[1] / picture.image.shape[2], TALLEST) for picture in pictures
+    ]
     columns = max(map(len, rows))
     # One photograph alone is shown large, up to its own size.
-    inches = PANEL_INCHES if len(pictures) > 1 else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
+    inches = (
+        PANEL_INCHES
+        if len(pictures) > 1
+        else max(PANEL_INCHES, min(pictures[0].image.shape[2], MAX_SIDE) / DPI)
+    )
     most = int(13 * inches)  # letters in a line of a title, were all as wide as an x
     titles = [[wrap(lettering.text(panel.title), most) for panel in row] for row in rows]
     above = [0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles]
@@ -148,7 +200,14 @@ def draw_pictures(pictures, path):
         for k, (panel, title) in enumerate(zip(row, row_titles)):
             _, h, w = panel.image.shape
             scale = (inches - GAP) / max(w, h / aspect)  # inches a pixel
-            draw_panel(axis, panel, title, k * inches + (inches - scale * w) / 2, bottom - GAP / 2 - scale * h, scale)
+            draw_panel(
+                axis,
+                panel,
+                title,
+                k * inches + (inches - scale * w) / 2,
+                bottom - GAP / 2 - scale * h,
+                scale,
+            )
     save_figure(figure, path)
 
 
@@ -157,16 +216,39 @@ def draw_panel(axis, panel, title, left, top, scale):
     from matplotlib.patches import Rectangle
 
     _, h, w = panel.image.shape
-    axis.imshow(panel.image.permute(1, 2, 0).numpy(), extent=(left, left + scale * w, top + scale * h, top), aspect="auto")
-    axis.text(left + scale * w / 2, top - TITLE_GAP, title, fontsize=9, ha="center", va="bottom", **lettering.style(title))
+    axis.imshow(
+        panel.image.permute(1, 2, 0).numpy(),
+        extent=(left, left + scale * w, top + scale * h, top),
+        aspect="auto",
+    )
+    axis.text(
+        left + scale * w / 2,
+        top - TITLE_GAP,
+        title,
+        fontsize=9,
+        ha="center",
+        va="bottom",
+        **lettering.style(title),
+    )
     for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
-        axis.add_patch(Rectangle((left + scale * x1, top + scale * y1), scale * (x2 - x1), scale * (y2 - y1), fill=False,
-                                 color=BOX_COLOUR, linewidth=2, linestyle=panel.dash))
+        axis.add_patch(
+            Rectangle(
+                (left + scale * x1, top + scale * y1),
+                scale * (x2 - x1),
+                scale * (y2 - y1),
+                fill=False,
+                color=BOX_COLOUR,
+                linewidth=2,
+                linestyle=panel.dash,
+            )
+        )
 
 
 def make_figure(inches, dpi):
     """An empty figure of (width, height)."""
-    from matplotlib.figure import Figure  # not pyplot, which keeps figures and may want a screen; here, as it takes a while
+    from matplotlib.figure import (
+        Figure,
+    )  # not pyplot, which keeps figures and may want a screen; here, as it takes a while
 
     return Figure(inches, dpi)
 
@@ -175,22 +257,43 @@ def make_row(axes):
     """(figure, axes): so many in a row, for curves. Laying them out by their contents would take as long as drawing them."""
     figure = make_figure((4.75 * axes + 0.5, 3.8), DPI)
     width, height = figure.get_size_inches()
-    return figure, figure.subplots(1, axes, gridspec_kw={
-        "left": 0.75 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.35 / height, "wspace": 0.2})
+    return figure, figure.subplots(
+        1,
+        axes,
+        gridspec_kw={
+            "left": 0.75 / width,
+            "right": 1 - 0.15 / width,
+            "bottom": 0.5 / height,
+            "top": 1 - 0.35 / height,
+            "wspace": 0.2,
+        },
+    )
 
 
 def wrap(title, most):
     """A title in at most two lines; breaks are put in, as layout knows nothing of those that matplotlib would make."""
     words = shorten(title, 2 * most - 10).split(" ")
-    n = next((n for n in range(len(words), 1, -1) if sum(map(breadth, " ".join(words[:n]))) <= most), 1)
-    return "\n".join(shorten(line, most) for line in (" ".join(words[:n]), " ".join(words[n:])) if line)
+    n = next(
+        (n for n in range(len(words), 1, -1) if sum(map(breadth, " ".join(words[:n]))) <= most), 1
+    )
+    return "\n".join(
+        shorten(line, most) for line in (" ".join(words[:n]), " ".join(words[n:])) if line
+    )
 
 
 def breadth(letter):
     """About how wide a letter is, as a multiple of a small Latin one."""
     if unicodedata.east_asian_width(letter) in "WF":
         return 2
-    return 0.6 if letter in NARROW else 1.6 if letter in "mwMW@%\u25a1\u2026" else 1.25 if letter.isupper() else 1
+    return (
+        0.6
+        if letter in NARROW
+        else 1.6
+        if letter in "mwMW@%\u25a1\u2026"
+        else 1.25
+        if letter.isupper()
+        else 1
+    )
 
 
 def shorten(title, most):
@@ -199,7 +302,11 @@ def shorten(title, most):
     if sum(widths) <= most:
         return title
     begin, end = np.cumsum(widths) <= most // 2, np.cumsum(widths[::-1])[::-1] < most // 2
-    return "".join(c for c, keep in zip(title, begin) if keep) + "\u2026" + "".join(c for c, keep in zip(title, end) if keep)
+    return (
+        "".join(c for c, keep in zip(title, begin) if keep)
+        + "\u2026"
+        + "".join(c for c, keep in zip(title, end) if keep)
+    )
 
 
 def draw_masks(model, dataset, path):
@@ -210,17 +317,34 @@ def draw_masks(model, dataset, path):
 def draw_curves(history, tasks, path):
     """Draw a run's losses, and the first validation metric of each task, over its epochs; history is a list of log.csv's rows as
     dicts. What is no share between 0 and 1 has an axis of its own."""
-    metrics = {f"val_{key}": metric for task in tasks.values() for key, metric in list(task.metrics.items())[:1]
-               if any(row[f"val_{key}"] is not None for row in history)}
+    metrics = {
+        f"val_{key}": metric
+        for task in tasks.values()
+        for key, metric in list(task.metrics.items())[:1]
+        if any(row[f"val_{key}"] is not None for row in history)
+    }
     errors = {key: metric for key, metric in metrics.items() if metric.unit}
     figure, axes = make_row(3 if errors else 2)
     for key, style in (("train_loss_", "-"), ("val_loss_", "--")):
         for task, colour in zip(tasks, LINES * len(tasks)):
-            plot(axes[0], history, key + task, f"{task}, {key.split('_')[0]}", color=colour, linestyle=style)
+            plot(
+                axes[0],
+                history,
+                key + task,
+                f"{task}, {key.split('_')[0]}",
+                color=colour,
+                linestyle=style,
+            )
     axes[0].set(xlabel="epoch", ylabel="loss, unweighted", title="losses")
     for key, metric in metrics.items():
         axis = axes[2] if key in errors else axes[1]
-        plot(axis, history, key, metric.text + (", higher is better" if metric.higher else ", lower is better") * bool(errors))
+        plot(
+            axis,
+            history,
+            key,
+            metric.text
+            + (", higher is better" if metric.higher else ", lower is better") * bool(errors),
+        )
     axes[1].set(xlabel="epoch", ylim=(0, 1), title="validation")
     if errors:
         axes[2].set(xlabel="epoch", title="validation, in units")
@@ -237,8 +361,13 @@ def draw_curves(history, tasks, path):
 def plot(axis, history, key, label, **style):
     """A column of a log over its epochs; what could not be measured is a gap."""
     values = [np.nan if row.get(key) is None else row[key] for row in history]
-    axis.plot([row["epoch"] for row in history], values, marker="." if len(history) < 10 else None,
-              label=lettering.text(label), **style)
+    axis.plot(
+        [row["epoch"] for row in history],
+        values,
+        marker="." if len(history) < 10 else None,
+        label=lettering.text(label),
+        **style,
+    )
 
 
 def write_png(figure, path, **options):
@@ -254,9 +383,13 @@ def save_figure(figure, path):
         if path.is_dir() or not path.suffix:  # matplotlib would write a file of another name
             raise ValueError("it is a folder or has no ending such as .png")
         if path.suffix.lower() == ".png":
-            write_png(figure, path, pil_kwargs={"compress_level": 3})  # twice as fast as the usual 6, for files an eighth larger
+            write_png(
+                figure, path, pil_kwargs={"compress_level": 3}
+            )  # twice as fast as the usual 6, for files an eighth larger
         else:
             figure.savefig(path)
     except (ValueError, FileNotFoundError, IsADirectoryError) as error:
         reason = contract.shorten(error) or type(error).__name__
-        raise InputError(f"cannot write the picture {path} ({reason}); choose another --out") from None
+        raise InputError(
+            f"cannot write the picture {path} ({reason}); choose another --out"
+        ) from None

@@ -37,16 +37,31 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
     # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs
     # whatever its batch is the same in both, and a few images alone would hide the difference behind it.
     n, epoch = min(batch_size, 16), len(dataset.sides) - 1
-    kind = ", ".join((machine(device), f"torch {torch.__version__}", *model.tasks, f"{count_parameters(model)} parameters",
-                      f"{dataset.sides[epoch]} px", f"batches of {n}", f"{torch.get_num_threads()} threads",
-                      f"{processes} processes"))
+    kind = ", ".join(
+        (
+            machine(device),
+            f"torch {torch.__version__}",
+            *model.tasks,
+            f"{count_parameters(model)} parameters",
+            f"{dataset.sides[epoch]} px",
+            f"batches of {n}",
+            f"{torch.get_num_threads()} threads",
+            f"{processes} processes",
+        )
+    )
     seconds, source = recall().get(kind), " (measured earlier)"
     if not is_measurement(seconds):
-        seconds, source = try_both(trial_copy(model, criterion), trial_batch(dataset, epoch, n, device), device), ""
+        seconds, source = (
+            try_both(trial_copy(model, criterion), trial_batch(dataset, epoch, n, device), device),
+            "",
+        )
         remember({**recall(), kind: seconds})
     fastest = min(seconds, key=seconds.get)
-    print("precision: " + ", ".join(f"{name} {time:.3f} s a step" for name, time in seconds.items())
-          + f"{source}; training in {fastest}")
+    print(
+        "precision: "
+        + ", ".join(f"{name} {time:.3f} s a step" for name, time in seconds.items())
+        + f"{source}; training in {fastest}"
+    )
     return fastest
 
 
@@ -82,28 +97,44 @@ def may_win(flags):
 
 def machine(device):
     """What tells one machine from another of another speed."""
-    return processor(device) if device.type == "cuda" else f"{platform.node()}, {processor(device)}, {os.cpu_count()} cores"
+    return (
+        processor(device)
+        if device.type == "cuda"
+        else f"{platform.node()}, {processor(device)}, {os.cpu_count()} cores"
+    )
 
 
 def cache_path():
     """Where choices are remembered."""
     home = {"win32": "LOCALAPPDATA"}.get(sys.platform, "XDG_CACHE_HOME")
-    return Path(os.environ.get(home) or Path("~/.cache").expanduser()) / "multi-task-pets" / "precision.json"
+    return (
+        Path(os.environ.get(home) or Path("~/.cache").expanduser())
+        / "multi-task-pets"
+        / "precision.json"
+    )
 
 
 def recall():
     """{kind of run: seconds of a step, as try_both gives them} of earlier runs; nothing where it cannot be read."""
     try:
         known = json.loads(cache_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, RuntimeError):  # the last: nobody knows where home is
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        RuntimeError,
+    ):  # the last: nobody knows where home is
         return {}
     return known if isinstance(known, dict) else {}
 
 
 def is_measurement(value):
     """Whether a value of the cache is what try_both gives."""
-    return (isinstance(value, dict) and value.keys() == {"fp32", "bf16"}
-            and all(isinstance(seconds, float) and seconds > 0 for seconds in value.values()))
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"fp32", "bf16"}
+        and all(isinstance(seconds, float) and seconds > 0 for seconds in value.values())
+    )
 
 
 def remember(known):

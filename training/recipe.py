@@ -28,10 +28,18 @@ def training_sides(epochs, size, asked=None):
     if asked:
         found = pairs_of(asked)
         if found[-1][0] != size:
-            raise InputError(f"--sides {asked} does not end at {size} px, which the images have; let it")
+            raise InputError(
+                f"--sides {asked} does not end at {size} px, which the images have; let it"
+            )
     else:
-        found = [(size if share == 1 else min(size, max(128, 32 * round(share * size / 32))), until) for until, share in SIDES]
-    return [next(side for side, until in found if epoch + 1 <= until * epochs or until == 1) for epoch in range(epochs)]
+        found = [
+            (size if share == 1 else min(size, max(128, 32 * round(share * size / 32))), until)
+            for until, share in SIDES
+        ]
+    return [
+        next(side for side, until in found if epoch + 1 <= until * epochs or until == 1)
+        for epoch in range(epochs)
+    ]
 
 
 def make_optimizer(model, criterion, lr, encoder_lr=None, name=None):
@@ -41,20 +49,37 @@ def make_optimizer(model, criterion, lr, encoder_lr=None, name=None):
     for Muon (muon.py) instead.
     """
     encoder = {id(p) for one in model.encoders() for p in one.parameters()} if encoder_lr else set()
-    given = [[p for p in model.parameters() if id(p) not in encoder], [p for p in model.parameters() if id(p) in encoder]]
+    given = [
+        [p for p in model.parameters() if id(p) not in encoder],
+        [p for p in model.parameters() if id(p) in encoder],
+    ]
     groups = []
     for parameters, highest in zip(given, (lr, encoder_lr)):
         decays = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1] + (list(criterion.parameters()) if highest is lr else [])
+        others = [p for p in parameters if p.ndim <= 1] + (
+            list(criterion.parameters()) if highest is lr else []
+        )
         more = {"highest": encoder_lr} if highest is encoder_lr else {}
-        groups += [{"params": decays, "weight_decay": WEIGHT_DECAY, **more}, {"params": others, "weight_decay": 0.0, **more}]
-    groups = groups[:4 if encoder else 2]
+        groups += [
+            {"params": decays, "weight_decay": WEIGHT_DECAY, **more},
+            {"params": others, "weight_decay": 0.0, **more},
+        ]
+    groups = groups[: 4 if encoder else 2]
     if name == "muon":
         turned = {id(p) for p in muon.hidden(model)}
-        parts = [(group, is_hidden, [p for p in group["params"] if (id(p) in turned) == is_hidden])
-                 for group in groups for is_hidden in (False, True)]
-        return muon.Muon([{**group, "params": params, "is_hidden": is_hidden, "precision": "fp32"}
-                          for group, is_hidden, params in parts if params], lr)
+        parts = [
+            (group, is_hidden, [p for p in group["params"] if (id(p) in turned) == is_hidden])
+            for group in groups
+            for is_hidden in (False, True)
+        ]
+        return muon.Muon(
+            [
+                {**group, "params": params, "is_hidden": is_hidden, "precision": "fp32"}
+                for group, is_hidden, params in parts
+                if params
+            ],
+            lr,
+        )
     return torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over memory instead of ten
 
 

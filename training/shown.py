@@ -30,7 +30,10 @@ def show(model, size, path, folder):
     predicted = looking.answers(model.task, outputs, small.height, small.width)
     picture = Picture(name, of_pillow(small), model.task, predicted, frame=photograph.size[::-1])
     folder = Path(tempfile.mkdtemp(dir=folder))  # of a name that nobody can guess
-    files = [save(image_of(panel), folder / f"{k}.jpg", quality=90) for k, panel in enumerate(pictures.panels(picture))]
+    files = [
+        save(image_of(panel), folder / f"{k}.jpg", quality=90)
+        for k, panel in enumerate(pictures.panels(picture))
+    ]
     seen = {"pictures": files, "said": words(picture, image.size)}
     if "seg" in outputs:
         mask = model.task["seg"].answer(outputs["seg"], image.height, image.width)
@@ -44,14 +47,18 @@ def image_of(panel):
     image = to_pillow(panel.image)
     for x1, y1, x2, y2 in (box.tolist() for box in panel.boxes):
         corners = x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)  # Pillow counts the last ones in
-        ImageDraw.Draw(image).rectangle(corners, outline=BOX_COLOUR, width=max(2, max(image.size) // 200))
+        ImageDraw.Draw(image).rectangle(
+            corners, outline=BOX_COLOUR, width=max(2, max(image.size) // 200)
+        )
     return image
 
 
 def cut_out(image, mask):
     """The pet of an image as RGBA, and its mask as an image; mask: (H, W) bool."""
     alpha = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
-    pet = Image.composite(image, Image.new("RGB", image.size), alpha)  # who shares the pet does not share what is around it
+    pet = Image.composite(
+        image, Image.new("RGB", image.size), alpha
+    )  # who shares the pet does not share what is around it
     pet.putalpha(alpha)
     return pet, alpha
 
@@ -67,9 +74,14 @@ def words(picture, read):
     height, width = picture.frame
     drawn = {name: task for name, task in picture.tasks.items() if pictures.draws(task)}
     reduced = "" if read == (width, height) else f", read as {read[0]} x {read[1]}"
-    lines = {"answer": pictures.words(picture, picture.tasks, picture.predicted), "rest": pictures.told(picture, drawn, picture.predicted),
-             "small": f"{picture.name}, {width} x {height} pixels{reduced}"}
-    return "".join(f'<p class="{kind}">{html.escape(line)}</p>' for kind, line in lines.items() if line)
+    lines = {
+        "answer": pictures.words(picture, picture.tasks, picture.predicted),
+        "rest": pictures.told(picture, drawn, picture.predicted),
+        "small": f"{picture.name}, {width} x {height} pixels{reduced}",
+    }
+    return "".join(
+        f'<p class="{kind}">{html.escape(line)}</p>' for kind, line in lines.items() if line
+    )
 
 
 def refusal(error):

@@ -64,23 +64,33 @@ def refuse_divergence(values, norm, parameters, batch, dataset, epoch):
     # The norm also overflows where gradients are merely huge, so each is asked only then.
     if norm.isfinite() and all(map(math.isfinite, values.values())):
         return
-    bad = [name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [
+        name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()
+    ]
     if not bad and all(map(math.isfinite, values.values())):
         return
     losses = ", ".join(f"{key} {value:g}" for key, value in values.items())
     names = ", ".join(dataset.names[row] for row in batch["row"].tolist())
     what = f"the gradient of {listed(bad)}" if bad else "a loss"
-    raise InputError(f"{what} is not finite in epoch {epoch + 1} ({losses}; images {names}); try a smaller --lr or "
-                     "--precision fp32")
+    raise InputError(
+        f"{what} is not finite in epoch {epoch + 1} ({losses}; images {names}); try a smaller --lr or "
+        "--precision fp32"
+    )
 
 
 def refuse_untrained(criterion, optimizer):
     """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are none."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    dead = [name for name, p in criterion.named_parameters() if id(p) not in trained or not p.requires_grad]
+    dead = [
+        name
+        for name, p in criterion.named_parameters()
+        if id(p) not in trained or not p.requires_grad
+    ]
     if dead:
-        raise InputError(f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so "
-                         "they would never change; hand them to the optimizer")
+        raise InputError(
+            f"the criterion's parameters {', '.join(dead)} are not in the optimizer or need no gradient, so "
+            "they would never change; hand them to the optimizer"
+        )
 
 
 def refuse_unreached(model, criterion, batch):
@@ -90,10 +100,14 @@ def refuse_unreached(model, criterion, batch):
     """
     trial = trial_copy(model, criterion)
     step(*trial, batch, "fp32")
-    unreached = [name for name, p in named_parameters(*trial).items() if p.requires_grad and p.grad is None]
+    unreached = [
+        name for name, p in named_parameters(*trial).items() if p.requires_grad and p.grad is None
+    ]
     if unreached:
-        raise InputError(f"the loss does not depend on {listed(unreached)}, so they would never change; use them in the "
-                         "loss, or set requires_grad to False where that is meant")
+        raise InputError(
+            f"the loss does not depend on {listed(unreached)}, so they would never change; use them in the "
+            "loss, or set requires_grad to False where that is meant"
+        )
 
 
 def trial_copy(model, criterion):
@@ -130,4 +144,6 @@ def first_labelled(dataset, name, task):
 
 def named_parameters(model, criterion):
     """The parameters of both by name; those of a criterion begin with "criterion."."""
-    return dict(model.named_parameters()) | {f"criterion.{name}": p for name, p in criterion.named_parameters()}
+    return dict(model.named_parameters()) | {
+        f"criterion.{name}": p for name, p in criterion.named_parameters()
+    }

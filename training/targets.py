@@ -25,18 +25,25 @@ def taught(dataset):
     there is nothing to learn of a task."""
     contract.require(dataset.data, dataset.split, dataset.tasks.values())
     counts = survey(dataset)
-    missing = {name: found for name in counts if (found := dataset.tasks[name].lacking(counts[name]))}
+    missing = {
+        name: found for name in counts if (found := dataset.tasks[name].lacking(counts[name]))
+    }
     if missing:
         # The first task is what the others are there for.
-        ways = [f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"] * (
-            next(iter(counts)) not in missing)
+        ways = [
+            f"leave {'it' if len(missing) == 1 else 'them'} out of the tasks (train.py --tasks ...)"
+        ] * (next(iter(counts)) not in missing)
         ways.append(f"bring {' and '.join(wanted(dataset.tasks[name]) for name in missing)}")
         if len(dataset) < dataset.summary["splits"][dataset.split]:
-            whole = MTLDataset(dataset.data, dataset.split, tasks=[dataset.tasks[name] for name in missing])
+            whole = MTLDataset(
+                dataset.data, dataset.split, tasks=[dataset.tasks[name] for name in missing]
+            )
             if not any(dataset.tasks[name].lacking(count) for name, count in survey(whole).items()):
                 ways = ["use a larger --limit"]
-        raise InputError(f"{dataset.data / dataset.split} cannot teach {' and '.join(missing)}: of {images(len(dataset))} "
-                         f"{' and '.join(missing.values())}; {', or '.join(ways)}")
+        raise InputError(
+            f"{dataset.data / dataset.split} cannot teach {' and '.join(missing)}: of {images(len(dataset))} "
+            f"{' and '.join(missing.values())}; {', or '.join(ways)}"
+        )
     return {name: sum(count.values()) for name, count in counts.items()}
 
 
@@ -46,8 +53,10 @@ def refuse_blind_choice(dataset):
     contract.require(dataset.data, dataset.split, [first])
     found = first.lacking(survey(dataset, [first.name])[first.name])
     if found:
-        raise InputError(f"{dataset.data / dataset.split} cannot choose a network: of {images(len(dataset))} {found}; bring "
-                         f"{wanted(first)}, or split the data again")
+        raise InputError(
+            f"{dataset.data / dataset.split} cannot choose a network: of {images(len(dataset))} {found}; bring "
+            f"{wanted(first)}, or split the data again"
+        )
 
 
 def warn_of_unmeasured(dataset):
@@ -56,15 +65,21 @@ def warn_of_unmeasured(dataset):
     for name, task in dataset.tasks.items():
         known, taught = dataset.summary["classes"], tuple(task.classes)
         if "binary" in dataset.kinds and "binary" in task.needs and taught and taught != known:
-            cli.warn(f"{dataset.data / dataset.split} has the classes {' and '.join(known)}, and {name} was taught "
-                     f"{' and '.join(taught)}: what it measures there takes {known[0]} for {taught[0]} and says nothing of either")
+            cli.warn(
+                f"{dataset.data / dataset.split} has the classes {' and '.join(known)}, and {name} was taught "
+                f"{' and '.join(taught)}: what it measures there takes {known[0]} for {taught[0]} and says nothing of either"
+            )
     for name, count in survey(dataset).items():
         task = dataset.tasks[name]
         found = task.lacking(count)
         if found:
             *others, last = [metric.label for metric in task.metrics.values()]
-            measures = f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
-            cli.warn(f"{dataset.data / dataset.split} cannot measure {measures} null there: of {images(len(dataset))} {found}")
+            measures = (
+                f"{', '.join(others)} and {last}, which are" if others else f"{last}, which is"
+            )
+            cli.warn(
+                f"{dataset.data / dataset.split} cannot measure {measures} null there: of {images(len(dataset))} {found}"
+            )
 
 
 def wanted(task):

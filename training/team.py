@@ -30,8 +30,8 @@ from cli import InputError
 from data.shared import Shared, open_shared
 
 SLOT = 16 << 20  # bytes that a process can hand over at once; more goes in turns
-GRACE = 2.0      # seconds in which an ended process may still tell why
-SPIN = 0.0003    # seconds of asking again before a process sleeps: waking one up takes a good part of that
+GRACE = 2.0  # seconds in which an ended process may still tell why
+SPIN = 0.0003  # seconds of asking again before a process sleeps: waking one up takes a good part of that
 
 
 class Lost(Exception):
@@ -63,11 +63,17 @@ class Alone:
         content = torch.frombuffer(bytearray(dumps(value)), dtype=torch.uint8)
         lengths = self.exchange(torch.tensor([len(content)])).flatten().tolist()
         padded = torch.cat([content, content.new_zeros(max(lengths) - len(content))])
-        return [loads(part[:length].numpy().tobytes()) for part, length in zip(self.exchange(padded), lengths)]
+        return [
+            loads(part[:length].numpy().tobytes())
+            for part, length in zip(self.exchange(padded), lengths)
+        ]
 
     def whole(self, losses):
         """Losses by name -> the same, those that were computed apart for all parts together."""
-        return {name: Mean.apply(self, loss) if name in self.apart else loss for name, loss in losses.items()}
+        return {
+            name: Mean.apply(self, loss) if name in self.apart else loss
+            for name, loss in losses.items()
+        }
 
     def call(self, function, *args):
         """Called in the first process: function(team, *args) in all of them; returns what it returns in the first."""
@@ -131,7 +137,13 @@ class Local(Alone):
     """
 
     def __init__(self, rank, sockets, bells, place):
-        self.rank, self.size, self.sockets, self.bells, self.turn = rank, len(sockets) + 1, sockets, bells, 0
+        self.rank, self.size, self.sockets, self.bells, self.turn = (
+            rank,
+            len(sockets) + 1,
+            sockets,
+            bells,
+            0,
+        )
         self.views = {}  # {(turn, type, shape): the slots so seen}, as making views takes longer than the exchange
         self.slots = torch.from_numpy(open_shared(place, (2, self.size, SLOT)))
 
@@ -144,7 +156,9 @@ class Local(Alone):
                 ready, until = [], time.perf_counter() + SPIN
                 while not ready and time.perf_counter() < until:
                     ready = select.select([bell, other], [], [], 0)[0]
-                if bell not in (ready or select.select([bell, other], [], [])[0]) or not bell.recv(1):
+                if bell not in (ready or select.select([bell, other], [], [])[0]) or not bell.recv(
+                    1
+                ):
                     raise Lost
         except OSError:
             raise Lost from None
@@ -152,11 +166,17 @@ class Local(Alone):
     def exchange(self, tensor):
         if tensor.nbytes > SLOT:
             flat = tensor.detach().contiguous().flatten().split(SLOT // tensor.itemsize)
-            return torch.cat([self.exchange(part).clone() for part in flat], 1).view(self.size, *tensor.shape)
+            return torch.cat([self.exchange(part).clone() for part in flat], 1).view(
+                self.size, *tensor.shape
+            )
         self.turn = 1 - self.turn
         kind = self.turn, tensor.dtype, tensor.shape
         if kind not in self.views:
-            every = self.slots[self.turn, :, :tensor.nbytes].view(tensor.dtype).view(self.size, *tensor.shape)
+            every = (
+                self.slots[self.turn, :, : tensor.nbytes]
+                .view(tensor.dtype)
+                .view(self.size, *tensor.shape)
+            )
             self.views[kind] = every, every[self.rank]
         every, own = self.views[kind]
         own.copy_(tensor.detach())
@@ -175,13 +195,17 @@ class Started(Local):
     def __init__(self, size, threads):
         self.memory, self.threads_before = Shared(2 * size * SLOT), torch.get_num_threads()
         context, sockets = multiprocessing.get_context("spawn"), {rank: {} for rank in range(size)}
-        bells = [[Bell() for _ in range(size)] for _ in range(size)] if hasattr(os, "eventfd") else None
+        bells = (
+            [[Bell() for _ in range(size)] for _ in range(size)] if hasattr(os, "eventfd") else None
+        )
         for a, b in itertools.combinations(range(size), 2):
             sockets[a][b], sockets[b][a] = socket.socketpair()
         self.others, self.is_done = [], False
         for rank in range(1, size):
             mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, sockets[rank], bells, self.memory.place, theirs, threads))
+            process = context.Process(
+                target=serve, args=(rank, sockets[rank], bells, self.memory.place, theirs, threads)
+            )
             process.start()
             theirs.close()
             self.others.append((process, mine))
@@ -204,18 +228,33 @@ class Started(Local):
 
     def explain(self):
         """Raise what ended another process of the team."""
-        multiprocessing.connection.wait([part for process, pipe in self.others for part in (pipe, process.sentinel)], GRACE)
+        multiprocessing.connection.wait(
+            [part for process, pipe in self.others for part in (pipe, process.sentinel)], GRACE
+        )
         time.sleep(0.1)  # a signal that ends all of them may have come to another one first
         for process, pipe in self.others:
             with contextlib.suppress(EOFError, OSError):
                 if pipe.poll():
                     kind, text = pipe.recv()
-                    raise InputError(text) if kind == "input" else RuntimeError(f"in process {process.pid}: {text}")
+                    raise (
+                        InputError(text)
+                        if kind == "input"
+                        else RuntimeError(f"in process {process.pid}: {text}")
+                    )
         ended = [process for process, _ in self.others if process.exitcode is not None]
         status = ended[0].exitcode if ended else 0
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        who = f"process {ended[0].pid}, one of the {self.size} of this run, {how}" if ended else "a process of the run is gone"
-        cli.fail(f"{who}, so all have ended; the same command with --resume goes on from the last finished epoch", 1)
+        how = (
+            f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        )
+        who = (
+            f"process {ended[0].pid}, one of the {self.size} of this run, {how}"
+            if ended
+            else "a process of the run is gone"
+        )
+        cli.fail(
+            f"{who}, so all have ended; the same command with --resume goes on from the last finished epoch",
+            1,
+        )
 
     def close(self):
         super().close()
@@ -231,7 +270,10 @@ class Started(Local):
 
 def serve(rank, sockets, bells, place, pipe, threads):
     """In a started process: wait for the call, and do it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first process answers them, and the others end with it
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # the first process answers them, and the others end with it
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     # Its own is one between processes, and what a killed process leaves of such is warned of.
@@ -272,7 +314,9 @@ class Network(Alone):
         parts = [torch.empty_like(content) for _ in range(self.size)]
         with self.told():
             self.distributed.all_gather(parts, content)
-        return torch.stack(parts).view(tensor.dtype).view(self.size, *tensor.shape).to(tensor.device)
+        return (
+            torch.stack(parts).view(tensor.dtype).view(self.size, *tensor.shape).to(tensor.device)
+        )
 
     def sum(self, tensor):
         """Add up a tensor of each process in all of them, in its place."""
@@ -288,8 +332,11 @@ class Network(Alone):
         try:
             return function(self, *args)
         except Lost:
-            cli.fail(f"another of the {self.size} processes of this run has ended, so all do; the same command with --resume "
-                     "goes on from the last finished epoch", 1)
+            cli.fail(
+                f"another of the {self.size} processes of this run has ended, so all do; the same command with --resume "
+                "goes on from the last finished epoch",
+                1,
+            )
 
     def follow(self):
         """In all processes but the first: do what the first calls, if it does."""
@@ -326,7 +373,11 @@ class Network(Alone):
 @contextlib.contextmanager
 def quiet():
     """Nothing is printed: the first process says it."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 

@@ -15,7 +15,9 @@ class Weighting(EqualWeightedLoss):
     def __init__(self, name, argument, tasks):
         super().__init__(tasks)
         if argument is not None:
-            raise InputError(f"the weighting {name.partition(':')[0]} takes nothing after a colon, and was {name!r}")
+            raise InputError(
+                f"the weighting {name.partition(':')[0]} takes nothing after a colon, and was {name!r}"
+            )
         self.spec = name
 
     def share(self, values):

@@ -18,6 +18,9 @@ class Dwa(Weighting):
     def begin_step(self, epoch, step, history):
         # The log's rows travel with last.pt, so a resumed run has the same.
         if step == 0 and epoch > 1:
-            before, last = ([row[f"train_loss_{task}"] for task in self.tasks] for row in history[epoch - 2:epoch])
+            before, last = (
+                [row[f"train_loss_{task}"] for task in self.tasks]
+                for row in history[epoch - 2 : epoch]
+            )
             rates = [b / a if a > 0 else 1.0 for a, b in zip(before, last)]
             self.share((torch.tensor(rates) / TEMPERATURE).softmax(dim=0))

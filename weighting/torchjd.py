@@ -50,7 +50,9 @@ class Torchjd(Weighting):
             self.scalarizer = method
         from torchjd import Stateful
 
-        self.forgets = self.aggregates and not isinstance(method, Stateful) and self.made not in NEED_ALL_ROWS
+        self.forgets = (
+            self.aggregates and not isinstance(method, Stateful) and self.made not in NEED_ALL_ROWS
+        )
 
     @property
     def method(self):
@@ -58,8 +60,10 @@ class Torchjd(Weighting):
 
     def prepare(self, model):
         if self.aggregates and not model.shared_parameters():
-            raise InputError(f"{self.spec} makes one gradient of the tasks' for the parameters that they share, and under "
-                             f"the sharing {model.sharing.name} they share none; use another --sharing or --weighting")
+            raise InputError(
+                f"{self.spec} makes one gradient of the tasks' for the parameters that they share, and under "
+                f"the sharing {model.sharing.name} they share none; use another --sharing or --weighting"
+            )
         model.keeps_trunk = self.aggregates
         self.device = next(model.parameters()).device
         self.set_extra_state(self.get_extra_state())
@@ -88,18 +92,30 @@ class Torchjd(Weighting):
 
         shared, trunk, model.trunk = model.shared_parameters(), model.trunk, []
         # One task after the other: all at once would go through vmap, which not every layer can.
-        mtl_backward([losses[task] for task in self.tasks], features=trunk, shared_params=shared, parallel_chunk_size=1)
+        mtl_backward(
+            [losses[task] for task in self.tasks],
+            features=trunk,
+            shared_params=shared,
+            parallel_chunk_size=1,
+        )
         rows = torch.cat([p.jac.flatten(1) for p in shared], dim=1)
         if model.team:  # each process has its images' part of the tasks' gradients, times the number of processes
             rows = model.team.exchange(rows).mean(dim=0)
         teaches = rows.any(dim=1)
         tasks = self.tasks
         if self.forgets and teaches.any():
-            rows, tasks = rows[teaches], [task for task, it_does in zip(tasks, teaches.tolist()) if it_does]
+            rows, tasks = (
+                rows[teaches],
+                [task for task, it_does in zip(tasks, teaches.tolist()) if it_does],
+            )
         for p, row in zip(shared, rows.split([p.numel() for p in shared], dim=1)):
             p.jac = row.reshape(-1, *p.shape)
         weights = jac_to_grad(shared, self.method)
-        self.found = {} if weights is None else dict.fromkeys(self.tasks, 0.0) | dict(zip(tasks, weights.tolist()))
+        self.found = (
+            {}
+            if weights is None
+            else dict.fromkeys(self.tasks, 0.0) | dict(zip(tasks, weights.tolist()))
+        )
         return super().total(losses).detach()
 
     # ------------------------------------------------------------------------------------------- what it remembers
@@ -107,9 +123,14 @@ class Torchjd(Weighting):
     def get_extra_state(self):
         """{"module.attribute": value} of the plain values that the method's modules hold; arrays as tensors."""
         usual = vars(nn.Module()).keys()
-        return {f"{path}.{key}": torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-                for path, module in self.method.named_modules() for key, value in (vars(module) | module._buffers).items()
-                if key not in usual and isinstance(value, PLAIN)}
+        return {
+            f"{path}.{key}": torch.from_numpy(value.copy())
+            if isinstance(value, np.ndarray)
+            else value
+            for path, module in self.method.named_modules()
+            for key, value in (vars(module) | module._buffers).items()
+            if key not in usual and isinstance(value, PLAIN)
+        }
 
     def set_extra_state(self, state):
         modules = dict(self.method.named_modules())
@@ -117,7 +138,9 @@ class Torchjd(Weighting):
             path, _, name = key.rpartition(".")
             is_array = isinstance(getattr(modules[path], name), np.ndarray)
             setattr(modules[path], name, value.numpy() if is_array else self._here(value))
-        if self.made == "NashMTL" and self.method.weighting.step:  # what only its first step sets up
+        if (
+            self.made == "NashMTL" and self.method.weighting.step
+        ):  # what only its first step sets up
             self.method.weighting._init_optim_problem()
 
     def _here(self, value):
@@ -135,9 +158,15 @@ def _make(named, settings, n):
     except (PackageNotFoundError, ImportError) as error:
         raise InputError(f"torchjd is not installed ({error}); {INSTALL}") from None
     if not is_fit:
-        raise InputError(f"torchjd {version('torchjd')} is installed, and {VERSION}* is needed; {INSTALL}")
+        raise InputError(
+            f"torchjd {version('torchjd')} is installed, and {VERSION}* is needed; {INSTALL}"
+        )
     kind, _, name = named.rpartition(".")
-    found = [(each, classes[name]) for each, classes in known.items() if kind in ("", each) and name in classes]
+    found = [
+        (each, classes[name])
+        for each, classes in known.items()
+        if kind in ("", each) and name in classes
+    ]
     if not found:
         names = sorted({name for classes in known.values() for name in classes} - REFUSED.keys())
         raise InputError(f"torchjd has no method {named[:60]!r}; it has {', '.join(names)}")
@@ -145,12 +174,21 @@ def _make(named, settings, n):
         raise InputError(f"torchjd:{name} cannot be used: {REFUSED[name]}; use another --weighting")
     kind, make = found[0]
     given, wanted = _parse(settings, name), inspect.signature(make).parameters
-    given = {key: value for key, value in {"n_tasks": n, "shape": n, "weights": torch.full((n,), 1 / n)}.items()
-             if key in wanted} | given
-    if lacking := [key for key, one in wanted.items() if one.default is one.empty and key not in given]:
-        raise InputError(f"torchjd:{name} has to be told {', '.join(lacking)}, as in torchjd:{name}:{lacking[0]}=0.5")
+    given = {
+        key: value
+        for key, value in {"n_tasks": n, "shape": n, "weights": torch.full((n,), 1 / n)}.items()
+        if key in wanted
+    } | given
+    if lacking := [
+        key for key, one in wanted.items() if one.default is one.empty and key not in given
+    ]:
+        raise InputError(
+            f"torchjd:{name} has to be told {', '.join(lacking)}, as in torchjd:{name}:{lacking[0]}=0.5"
+        )
     if unknown := given.keys() - wanted.keys():
-        raise InputError(f"torchjd:{name} has no setting {', '.join(sorted(unknown))}; it has {', '.join(wanted) or 'none'}")
+        raise InputError(
+            f"torchjd:{name} has no setting {', '.join(sorted(unknown))}; it has {', '.join(wanted) or 'none'}"
+        )
     try:
         method = make(**given)
         with torch.random.fork_rng(devices=[]):
@@ -159,7 +197,9 @@ def _make(named, settings, n):
         raise InputError(f"torchjd:{name} lacks what it solves with ({error}); {INSTALL}") from None
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         with_these = f" with {settings}" if settings else ""
-        raise InputError(f"torchjd:{name} cannot be made for {n} tasks{with_these}: {one_line(error)}") from None
+        raise InputError(
+            f"torchjd:{name} cannot be made for {n} tasks{with_these}: {one_line(error)}"
+        ) from None
     return kind, method
 
 
@@ -167,9 +207,15 @@ def _classes(kind):
     """{name: class} of the methods of a kind that need no other method to be made of."""
     module = importlib.import_module(f"torchjd.{kind}")
     base = getattr(module, KINDS[kind])
-    return {name: one for name, one in vars(module).items() if name in module.__all__ and inspect.isclass(one)
-            and issubclass(one, base) and not inspect.isabstract(one)
-            and not {"weighting", "gramian_weighting"} & inspect.signature(one).parameters.keys()}
+    return {
+        name: one
+        for name, one in vars(module).items()
+        if name in module.__all__
+        and inspect.isclass(one)
+        and issubclass(one, base)
+        and not inspect.isabstract(one)
+        and not {"weighting", "gramian_weighting"} & inspect.signature(one).parameters.keys()
+    }
 
 
 def _parse(settings, name):
@@ -180,6 +226,11 @@ def _parse(settings, name):
             raise ValueError
         values = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"the settings of torchjd:{name} are written as in c=0.4,norm_eps=1e-3, and were "
-                         f"{settings[:60]!r}") from None
-    return {key: torch.tensor(value) if isinstance(value, list) else value for key, value in values.items()}
+        raise InputError(
+            f"the settings of torchjd:{name} are written as in c=0.4,norm_eps=1e-3, and were "
+            f"{settings[:60]!r}"
+        ) from None
+    return {
+        key: torch.tensor(value) if isinstance(value, list) else value
+        for key, value in values.items()
+    }

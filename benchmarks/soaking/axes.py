@@ -20,7 +20,22 @@ SHARINGS = ("hard", "soft", "cross_stitch", "mtan")
 WEIGHTINGS = ("equal", "uncertainty", "dwa", "rlw", "torchjd:UPGrad", "torchjd:PCGrad")
 ENCODERS = ("unet", "efficientnet_lite0")
 TASKS = ("seg", "cls", "bbox", "column:breed")
-HOW = ("--batch-size", "16", "--device", "cpu", "--precision", "fp32", "--threads", "1", "--processes", "1", "--limit", "64", "--name", "x")
+HOW = (
+    "--batch-size",
+    "16",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+    "--processes",
+    "1",
+    "--limit",
+    "64",
+    "--name",
+    "x",
+)
 PATIENCE = 600  # seconds after which a script counts as hanging
 SAME = 1e-4  # logits of ONNX and PyTorch
 
@@ -28,7 +43,9 @@ SAME = 1e-4  # logits of ONNX and PyTorch
 def soak(reference, data, seed):
     """Go through the whole table on a data folder; returns (rows of a table, results, failures)."""
     rows, failures = [], []
-    for k, combination in enumerate(tqdm(list(product(SHARINGS, WEIGHTINGS, ENCODERS)), "combinations", disable=None)):
+    for k, combination in enumerate(
+        tqdm(list(product(SHARINGS, WEIGHTINGS, ENCODERS)), "combinations", disable=None)
+    ):
         place = reference.folder / "axes"
         place.mkdir()
         try:
@@ -39,19 +56,38 @@ def soak(reference, data, seed):
         rows.append([*combination, found])
         shutil.rmtree(place)
     counts = {what: sum(row[-1] == what for row in rows) for what in ("held", "refused", "failed")}
-    return [["sharing", "weighting", "encoder", "result"], *rows], {"combinations": counts}, failures
+    return (
+        [["sharing", "weighting", "encoder", "result"], *rows],
+        {"combinations": counts},
+        failures,
+    )
 
 
 def attempt(place, data, combination, rng):
     """One combination; returns "held" or "refused"."""
     sharing, weighting, encoder = combination
     epochs = 3 if weighting == "dwa" else 2  # it begins with the third
-    argv = ["--data", data, "--tasks", *TASKS, "--sharing", sharing, "--weighting", weighting, "--encoder", encoder, *HOW,
-            "--epochs", epochs]
+    argv = [
+        "--data",
+        data,
+        "--tasks",
+        *TASKS,
+        "--sharing",
+        sharing,
+        "--weighting",
+        weighting,
+        "--encoder",
+        encoder,
+        *HOW,
+        "--epochs",
+        epochs,
+    ]
     whole = run_whole("train.py", [*argv, "--runs", "whole"], place)
     if sharing == "soft" and weighting.startswith("torchjd:"):
         if whole.status != 2 or len(whole.err.strip().splitlines()) != 1:
-            raise Lost(f"it is not refused in a sentence, but ends with {whole.status}: {whole.err.strip()[-500:]}")
+            raise Lost(
+                f"it is not refused in a sentence, but ends with {whole.status}: {whole.err.strip()[-500:]}"
+            )
         return "refused"
     must(whole)
     child = Child(run_script, "train.py", [*argv, "--runs", "cut", "--resume"], cwd=place)
@@ -63,11 +99,25 @@ def attempt(place, data, combination, rng):
     run = place / "whole" / "x" / "seed0"
     if different := call(kills.print_differences, run, place / "cut" / "x" / "seed0", cwd=place):
         raise Lost(different)
-    measured = json.loads(must(run_whole("evaluate.py", ["--checkpoint", run / "best.pt", "--data", data, "--device", "cpu"], place)).out)
+    measured = json.loads(
+        must(
+            run_whole(
+                "evaluate.py",
+                ["--checkpoint", run / "best.pt", "--data", data, "--device", "cpu"],
+                place,
+            )
+        ).out
+    )
     # Over all test images, where the run had the first 64: that it measures them at all.
     if not 0 < measured["dice"] < 1 or measured["breed_accuracy"] is None:
         raise Lost(f"evaluate.py says {measured}")
-    must(run_whole("mtl_vis.py", ["--checkpoint", run / "best.pt", "--data", data, "--n", "2", "--out", "drawn.png"], place))
+    must(
+        run_whole(
+            "mtl_vis.py",
+            ["--checkpoint", run / "best.pt", "--data", data, "--n", "2", "--out", "drawn.png"],
+            place,
+        )
+    )
     if not (place / "drawn.png").stat().st_size:
         raise Lost("mtl_vis.py drew nothing")
     must(run_whole("export.py", ["--tasks", "seg", run / "best.pt", "seg.onnx"], place))
@@ -106,6 +156,10 @@ def print_unlike(checkpoint_path, data, onnx_path):
     if key is None or len(names) > 1:
         print(f"the ONNX file has the outputs {', '.join(names)}")
         return
-    off = np.abs(found[key] - expected.numpy()).max() if found[key].shape == tuple(expected.shape) else np.inf
+    off = (
+        np.abs(found[key] - expected.numpy()).max()
+        if found[key].shape == tuple(expected.shape)
+        else np.inf
+    )
     if not off <= SAME:
         print(f"ONNX is {off:.2g} off")

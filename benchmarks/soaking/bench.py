@@ -19,6 +19,7 @@ CPU = ("--device", "cpu")
 class Case:
     """One damaged, hostile or odd input. The commands are (script, options, expectation): "refuse", "accept", "any", or a
     function of the outcome that returns what is wrong with it, or None."""
+
     what: str
     commands: list = field(default_factory=list)
 
@@ -29,7 +30,7 @@ def pick(rng, choices):
 
 def some(rng, choices, least=1):
     """At least so many of the choices, in their order."""
-    chosen = rng.permutation(len(choices))[:int(rng.integers(least, len(choices) + 1))]
+    chosen = rng.permutation(len(choices))[: int(rng.integers(least, len(choices) + 1))]
     return [choices[k] for k in sorted(chosen)]
 
 
@@ -44,14 +45,22 @@ class Bench:
         outcome = Child(run_two_epochs, script, argv, cwd=self.unfinished).wait()
         if outcome.status != -signal.SIGKILL:
             raise RuntimeError(f"the unfinished run ended with {outcome.status}: {outcome.err}")
-        paths = [folder / split / f"{kind}.h5" for folder in (reference.prepared, reference.data) for split in SPLITS
-                 for kind in KINDS]
+        paths = [
+            folder / split / f"{kind}.h5"
+            for folder in (reference.prepared, reference.data)
+            for split in SPLITS
+            for kind in KINDS
+        ]
         spans = json.loads(call(damage.print_sample_spans, paths, cwd=reference.folder))
         self.samples = {Path(path): ranges for path, ranges in spans.items()}
         self.sized = {}
         for size in OTHER_SIZES:
             place = self.folder(f"size{size}")
-            must("data_prepare.py", ["--root", reference.photographs, "--out", "data", *PREPARE, "--size", size], place)
+            must(
+                "data_prepare.py",
+                ["--root", reference.photographs, "--out", "data", *PREPARE, "--size", size],
+                place,
+            )
             must("data_rechunk.py", ["--data", "data"], place)
             self.sized[size] = place / "data"
         place = self.folder("baseline")
@@ -74,7 +83,11 @@ class Bench:
 
     def structure(self, path):
         """The parts of a data file that hold no samples."""
-        edges = [0, *(edge for span in sorted(self.samples[path]) for edge in span), path.stat().st_size]
+        edges = [
+            0,
+            *(edge for span in sorted(self.samples[path]) for edge in span),
+            path.stat().st_size,
+        ]
         return [(a, b) for a, b in zip(edges[::2], edges[1::2]) if a < b]
 
     def sampled_bytes(self, original, path):
@@ -84,8 +97,10 @@ class Bench:
 
     def readers(self, rng, split, expect):
         """A command that reads all of a split's samples of the folder `data`."""
-        ways = [("train_mtl.py", ["--data", "data", *TRAIN], expect),
-                ("evaluate.py", ["--data", "data", "--split", split, *CPU, *self.checkpoint], expect)]
+        ways = [
+            ("train_mtl.py", ["--data", "data", *TRAIN], expect),
+            ("evaluate.py", ["--data", "data", "--split", split, *CPU, *self.checkpoint], expect),
+        ]
         if split == "test":
             ways.append(("mtl_vis.py", ["--data", "data", *self.checkpoint], expect))
         return pick(rng, ways)
@@ -97,10 +112,12 @@ class Bench:
 
     def same_run(self, place):
         """A resumed run that is not refused ends as the reference does."""
+
         def wrong(outcome):
             if outcome.status == 0:
                 folder = place / "runs" / "mtl" / "seed0"
                 return call(kills.print_differences, self.reference.run, folder, cwd=place) or None
+
         return wrong
 
 
@@ -111,11 +128,13 @@ def measured(folder):
 
 def refused_untouched(place):
     """An expectation: refused, and before a run folder holds anything."""
+
     def wrong(outcome):
         if outcome.status != 2:
             return "not refused"
         left = [path for path in (place / "runs").rglob("*") if path.is_file()]
         return f"refused, and it left {left[0].relative_to(place)}" if left else None
+
     return wrong
 
 
@@ -131,5 +150,3 @@ def run_two_epochs(script, argv):
 
     os.replace = replace
     run_script(script, argv)
-
-

@@ -31,7 +31,7 @@ def damage_bytes(path, rng, ways=STRUCTURAL + SUBTLE, spans=()):
 
 def damaged(content, way, rng, spans):
     if way == "truncated":
-        return content[:int(rng.integers(len(content)))]
+        return content[: int(rng.integers(len(content)))]
     if way == "empty":
         return b""
     if way == "garbage":
@@ -42,7 +42,11 @@ def damaged(content, way, rng, spans):
         return content + rng.bytes(int(rng.integers(1, 5000)))
 
     def place():
-        start, stop = spans[int(rng.integers(len(spans)))] if spans and rng.random() < 0.5 else (0, len(content))
+        start, stop = (
+            spans[int(rng.integers(len(spans)))]
+            if spans and rng.random() < 0.5
+            else (0, len(content))
+        )
         return int(rng.integers(start, stop))
 
     if way == "bits":
@@ -51,7 +55,7 @@ def damaged(content, way, rng, spans):
     else:
         at, length = place(), int(rng.integers(1, 64 if way == "bytes" else 4096))
         length = min(length, len(content) - at)
-        content[at:at + length] = rng.bytes(length) if way == "bytes" else bytes(length)
+        content[at : at + length] = rng.bytes(length) if way == "bytes" else bytes(length)
     return content
 
 
@@ -66,7 +70,9 @@ def print_sample_spans(paths):
             dataset = next(iter(file.values()))
             if dataset.chunks:
                 chunks = [dataset.id.get_chunk_info(k) for k in range(dataset.id.get_num_chunks())]
-                spans[str(path)] = [[chunk.byte_offset, chunk.byte_offset + chunk.size] for chunk in chunks]
+                spans[str(path)] = [
+                    [chunk.byte_offset, chunk.byte_offset + chunk.size] for chunk in chunks
+                ]
             else:
                 start = dataset.id.get_offset()
                 spans[str(path)] = [[start, start + dataset.nbytes]]
@@ -92,7 +98,9 @@ def replace(file, name, array, **options):
     attributes = dict(file[name].attrs)
     for old in list(file):
         del file[old]
-    if not options and name.startswith("chunked_") and array.ndim and array.size:  # HDF5 has no chunks of nothing
+    if (
+        not options and name.startswith("chunked_") and array.ndim and array.size
+    ):  # HDF5 has no chunks of nothing
         options["chunks"] = (1, *array.shape[1:])
     file.create_dataset(name, data=array, **options).attrs.update(attributes)
     if name.startswith("chunked_"):
@@ -101,9 +109,20 @@ def replace(file, name, array, **options):
 
 def shape(file, name, kind, raw, rng):
     array = file[name][:]
-    others = [array[:-1], array[:0], array[:, :-1], array[..., None], array.reshape(-1), array[:, ::2],
-              np.concatenate([array, array]), array[0], array.T]
-    others = [other for other in others if other.shape != array.shape]  # every second of one column is that column
+    others = [
+        array[:-1],
+        array[:0],
+        array[:, :-1],
+        array[..., None],
+        array.reshape(-1),
+        array[:, ::2],
+        np.concatenate([array, array]),
+        array[0],
+        array.T,
+    ]
+    others = [
+        other for other in others if other.shape != array.shape
+    ]  # every second of one column is that column
     replace(file, name, others[int(rng.integers(len(others)))])
 
 
@@ -112,7 +131,9 @@ def dtype(file, name, kind, raw, rng):
     text = np.full(array.shape, b"cat", "S3")
     parts = np.zeros(array.shape, [("a", "u1"), ("b", "f4")])
     others = [text, parts, array.astype(np.complex64)]
-    if not raw or kind == "images":  # re-chunking takes masks, boxes and labels of any type of number
+    if (
+        not raw or kind == "images"
+    ):  # re-chunking takes masks, boxes and labels of any type of number
         others += [np.nan_to_num(array).astype(other) for other in ("i8", "f8", "f2", "i1", ">f4")]
     replace(file, name, others[int(rng.integers(len(others)))])
 
@@ -120,7 +141,9 @@ def dtype(file, name, kind, raw, rng):
 def values(file, name, kind, raw, rng):
     dataset, row = file[name], int(rng.integers(len(file[name])))
     side = 64
-    if kind == "images":  # any byte is a value of an image, so this only changes it; the split hash tells
+    if (
+        kind == "images"
+    ):  # any byte is a value of an image, so this only changes it; the split hash tells
         dataset[row] = 255 - dataset[row]
         return "refuse" if raw else "check"
     if kind == "masks":
@@ -133,8 +156,18 @@ def values(file, name, kind, raw, rng):
         dataset[place] = int(rng.choice([0, *range(4, 255)]))
         return "refuse" if raw else "check"
     else:
-        wrong = [(20, 5, 10, 15), (5, 20, 15, 10), (-1, 5, 10, 15), (5, 5, side + 1, 15), (5, 5, 5, 15), (0, 0, np.inf, 5),
-                 (np.nan, 5, 10, 15), (5, 5, 10, np.nan), (-np.inf, 0, 5, 5), (1e30, 1e30, 2e30, 2e30)]
+        wrong = [
+            (20, 5, 10, 15),
+            (5, 20, 15, 10),
+            (-1, 5, 10, 15),
+            (5, 5, side + 1, 15),
+            (5, 5, 5, 15),
+            (0, 0, np.inf, 5),
+            (np.nan, 5, 10, 15),
+            (5, 5, 10, np.nan),
+            (-np.inf, 0, 5, 5),
+            (1e30, 1e30, 2e30, 2e30),
+        ]
         dataset[row] = wrong[int(rng.integers(len(wrong)))]
 
 
@@ -161,8 +194,13 @@ def storage(file, name, kind, raw, rng):
     """What a re-chunked file must not be: filtered, two samples a chunk, contiguous, two storages."""
     array = file[name][:]
     chunk = (1, *array.shape[1:])
-    options = [{"chunks": chunk, "compression": "gzip"}, {"chunks": chunk, "fletcher32": True}, {"chunks": (2, *chunk[1:])},
-               {"compression": "lzf", "chunks": chunk, "shuffle": True}, {"maxshape": None}]
+    options = [
+        {"chunks": chunk, "compression": "gzip"},
+        {"chunks": chunk, "fletcher32": True},
+        {"chunks": (2, *chunk[1:])},
+        {"compression": "lzf", "chunks": chunk, "shuffle": True},
+        {"maxshape": None},
+    ]
     replace(file, name, array, **options[int(rng.integers(len(options)))])
 
 
@@ -173,7 +211,9 @@ def digest(file, name, kind, raw, rng):
         del file[name].attrs["sha256"]
         return "refuse"
     if way == 1:
-        file[name].attrs["sha256"] = ["0" * 64, np.arange(5), 3.5, b"\xff\xfe"][int(rng.integers(4))]
+        file[name].attrs["sha256"] = ["0" * 64, np.arange(5), 3.5, b"\xff\xfe"][
+            int(rng.integers(4))
+        ]
         return "check"
     file.attrs["split_hash"] = ["0" * 64, np.arange(5), 3.5, b"\xff\xfe", ""][int(rng.integers(5))]
     return "refuse"
@@ -184,6 +224,7 @@ def digest(file, name, kind, raw, rng):
 
 class Evil:
     """A pickle that would run a command, were it loaded without weights_only."""
+
     def __reduce__(self):
         return os.system, ("touch ran-foreign-code",)
 
@@ -194,7 +235,9 @@ def change_checkpoint(path, seed):
     content = torch.load(path, weights_only=True)
     weights = content["model"]
     # Batch normalisation's counters of batches may be missing: they change nothing that is computed.
-    key = str(rng.choice(sorted(name for name in weights if not name.endswith("num_batches_tracked"))))
+    key = str(
+        rng.choice(sorted(name for name in weights if not name.endswith("num_batches_tracked")))
+    )
     other = str(rng.choice(sorted(set(content) - {"model"})))
     odd = [None, -1, 0, 1.5, "x", [], {}, (), 10**9, float("nan"), torch.zeros(3), True]
     value = odd[int(rng.integers(len(odd)))]
@@ -298,14 +341,23 @@ def change_box(path, rng):
     text = path.read_text()
     tag = str(rng.choice(["xmin", "xmax", "ymin", "ymax", "width", "height"]))
     start = text.index(f"<{tag}>") + len(tag) + 2
-    path.write_text(text[:start] + words[int(rng.integers(len(words)))] + text[text.index(f"</{tag}>"):])
+    path.write_text(
+        text[:start] + words[int(rng.integers(len(words)))] + text[text.index(f"</{tag}>") :]
+    )
 
 
 def change_trimap(path, rng):
     """Another size, value or mode of a trimap."""
     trimap = np.asarray(Image.open(path))
-    others = [trimap[: len(trimap) // 2], trimap * 80, np.zeros_like(trimap), np.full_like(trimap, 2), trimap[:1, :1],
-              np.stack([trimap] * 3, 2), trimap.astype(np.uint16) * 300]
+    others = [
+        trimap[: len(trimap) // 2],
+        trimap * 80,
+        np.zeros_like(trimap),
+        np.full_like(trimap, 2),
+        trimap[:1, :1],
+        np.stack([trimap] * 3, 2),
+        trimap.astype(np.uint16) * 300,
+    ]
     Image.fromarray(others[int(rng.integers(len(others)))]).save(path)
 
 
@@ -313,7 +365,17 @@ def change_list(path, rng):
     """Change a line of list.txt."""
     lines = path.read_text().splitlines()
     k = int(rng.integers(len(lines)))
-    words = ["", "x", "x y", "Ünïcode_1 1 1 1", lines[k] + " 5", lines[k].replace("1", "9"), "a 1 3 1", "\x00\x00 1 1 1",
-             "a " + "9" * 5000 + " 1 1", lines[k].replace(" ", "\t")]
+    words = [
+        "",
+        "x",
+        "x y",
+        "Ünïcode_1 1 1 1",
+        lines[k] + " 5",
+        lines[k].replace("1", "9"),
+        "a 1 3 1",
+        "\x00\x00 1 1 1",
+        "a " + "9" * 5000 + " 1 1",
+        lines[k].replace(" ", "\t"),
+    ]
     lines[k] = words[int(rng.integers(len(words)))]
     path.write_text("\n".join(lines))

@@ -13,11 +13,31 @@ from soaking.pictures import STORED, write_odd, write_trimap
 
 SIDE = 32  # of the stored images
 # Names whose species nobody doubts.
-SPECIES = {"Abyssinian_1": "cat", "beagle_1": "dog", "cat_001": "cat", "dog_001": "dog", "Dog_2": "dog", "CAT": "cat",
-           "cat 3": "cat", "DOG-4": "dog", "Cats.5": "cat", "cat6": "cat", "Ärmel_1": "cat", "ärmel_1": "dog",
-           "catalan_1": "dog", "Dogge_1": "cat", "dogs_7": "dog"}
-ENDINGS = {"jpg": ("jpg", "JPG", "jpeg", "Jpg"), "tif": ("tif", "tiff", "TIF"), "png": ("png", "PNG"),
-           "apng": ("apng", "png"), "j2k": ("jp2", "j2k"), "webp": ("webp", "WEBP")}
+SPECIES = {
+    "Abyssinian_1": "cat",
+    "beagle_1": "dog",
+    "cat_001": "cat",
+    "dog_001": "dog",
+    "Dog_2": "dog",
+    "CAT": "cat",
+    "cat 3": "cat",
+    "DOG-4": "dog",
+    "Cats.5": "cat",
+    "cat6": "cat",
+    "Ärmel_1": "cat",
+    "ärmel_1": "dog",
+    "catalan_1": "dog",
+    "Dogge_1": "cat",
+    "dogs_7": "dog",
+}
+ENDINGS = {
+    "jpg": ("jpg", "JPG", "jpeg", "Jpg"),
+    "tif": ("tif", "tiff", "TIF"),
+    "png": ("png", "PNG"),
+    "apng": ("apng", "png"),
+    "j2k": ("jp2", "j2k"),
+    "webp": ("webp", "WEBP"),
+}
 # {what: (corners, frame) for the right corners and the picture's width and height}
 BOXES = {
     "right": lambda box, w, h: (box, (w, h)),
@@ -38,8 +58,17 @@ BOXES = {
     "nothing": lambda box, w, h: (("", *box[1:]), (w, h)),
     "of another picture": lambda box, w, h: (box, (1, 1)),
 }
-NO_BOX = {"out of order", "no width", "no number", "endless", "far over", "text", "nothing", "of another picture",
-          "broken XML"}
+NO_BOX = {
+    "out of order",
+    "no width",
+    "no number",
+    "endless",
+    "far over",
+    "text",
+    "nothing",
+    "of another picture",
+    "broken XML",
+}
 
 
 def layout(root):
@@ -54,14 +83,24 @@ def a_small_pet(source, rng):
     path = sorted((source / "images").glob("*.jpg"))[int(rng.integers(20))]
     size = [int(side) for side in rng.integers(36, 90, 2)]
     image = Image.open(path).convert("RGB").resize(size)
-    trimap = Image.open(source / "annotations" / "trimaps" / f"{path.stem}.png").resize(size, Image.Resampling.NEAREST)
-    (x1, x2), (y1, y2) = (np.sort(rng.choice(np.arange(2, side - 2), 2, replace=False)).tolist() for side in size)
+    trimap = Image.open(source / "annotations" / "trimaps" / f"{path.stem}.png").resize(
+        size, Image.Resampling.NEAREST
+    )
+    (x1, x2), (y1, y2) = (
+        np.sort(rng.choice(np.arange(2, side - 2), 2, replace=False)).tolist() for side in size
+    )
     return image, np.asarray(trimap), (x1, y1, x2, y2)
 
 
 def voc(box, frame):
-    corners = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box))
-    size = f"<size><width>{frame[0]}</width><height>{frame[1]}</height><depth>3</depth></size>" if frame else ""
+    corners = "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)
+    )
+    size = (
+        f"<size><width>{frame[0]}</width><height>{frame[1]}</height><depth>3</depth></size>"
+        if frame
+        else ""
+    )
     return f"<annotation>{size}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
 
 
@@ -69,8 +108,13 @@ def as_stored(image, mask, box, species, near=0):
     """What has to be stored of a photograph. box relative to the frame, or None."""
     mask = Image.fromarray(np.array(mask, np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return {"images": np.asarray(image), "masks": np.asarray(mask)[..., None],
-            "bboxes": np.full(4, np.nan) if box is None else np.array(box, float) * SIDE, "near": near, "species": species}
+    return {
+        "images": np.asarray(image),
+        "masks": np.asarray(mask)[..., None],
+        "bboxes": np.full(4, np.nan) if box is None else np.array(box, float) * SIDE,
+        "near": near,
+        "species": species,
+    }
 
 
 def write_forms(source, seed):
@@ -79,23 +123,31 @@ def write_forms(source, seed):
     rng, root = np.random.default_rng(seed), layout(Path("photographs"))
     known = sorted(SPECIES)
     expected, written = {}, {}
-    for name in [known[k] for k in rng.permutation(len(known))[:int(rng.integers(4, 8))]]:
+    for name in [known[k] for k in rng.permutation(len(known))[: int(rng.integers(4, 8))]]:
         image, trimap, box = a_small_pet(source, rng)
-        picture = write_odd(image, rng, lambda ending: root / "images" / f"{name}.{pick_ending(ending, rng)}")
+        picture = write_odd(
+            image, rng, lambda ending: root / "images" / f"{name}.{pick_ending(ending, rng)}"
+        )
         right, tag = picture.right, picture.tag
         what = picture.what
-        unturned = tag in (5, 6, 7, 8) and rng.random() < 0.4 and max(image.size) > 1.3 * min(image.size)
+        unturned = (
+            tag in (5, 6, 7, 8) and rng.random() < 0.4 and max(image.size) > 1.3 * min(image.size)
+        )
         if unturned:  # trimap and box were drawn on the picture as it lies in its file
             what += ", its trimap unturned"
             right, trimap = (turned(part, tag) for part in (right, trimap))
             box = turned_box(box, image.size, tag)
-        said, mask = write_trimap(trimap, rng, root / "annotations" / "trimaps" / f"{name}.{pick_ending('png', rng)}")
+        said, mask = write_trimap(
+            trimap, rng, root / "annotations" / "trimaps" / f"{name}.{pick_ending('png', rng)}"
+        )
         boxed = rng.random() < 0.7
         if boxed:
             (root / "annotations" / "xmls" / f"{name}.xml").write_text(voc(box, right.size))
         relative = np.array(box) / np.tile(right.size, 2) if boxed else None
         # What rounding makes of half a step is a step more after it was reduced.
-        expected[name] = as_stored(right, mask, relative, SPECIES[name], picture.near + (picture.near > 0))
+        expected[name] = as_stored(
+            right, mask, relative, SPECIES[name], picture.near + (picture.near > 0)
+        )
         written[name] = {"what": f"{what}, {said}", "may_refuse": picture.may_refuse}
     Path("expected").write_bytes(pickle.dumps(expected))
     print(json.dumps(written))
@@ -115,7 +167,7 @@ def turned(part, tag):
 
 def turned_box(box, size, tag):
     pixels = np.zeros(size[::-1], np.uint8)
-    pixels[box[1]:box[3], box[0]:box[2]] = 1
+    pixels[box[1] : box[3], box[0] : box[2]] = 1
     pixels = turned(pixels, tag)
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -133,8 +185,14 @@ def write_boxes(source, seed):
         kind = [*BOXES, "no object", "broken XML", "UTF-16"][int(rng.integers(len(BOXES) + 3))]
         written[name] = kind
         corners, frame = BOXES.get(kind, BOXES["right"])(box, *image.size)
-        text = {"no object": "<annotation></annotation>", "broken XML": voc(box, frame)[:-30]}.get(kind, voc(corners, frame))
-        content = ("<?xml version='1.0' encoding='utf-16'?>" + text).encode("utf-16") if kind == "UTF-16" else text.encode()
+        text = {"no object": "<annotation></annotation>", "broken XML": voc(box, frame)[:-30]}.get(
+            kind, voc(corners, frame)
+        )
+        content = (
+            ("<?xml version='1.0' encoding='utf-16'?>" + text).encode("utf-16")
+            if kind == "UTF-16"
+            else text.encode()
+        )
         (root / "annotations" / "xmls" / f"{name}.xml").write_bytes(content)
         relative = None
         if kind not in NO_BOX and kind != "no object":
@@ -149,7 +207,10 @@ def print_wrong():
     """In a child: {name: what is wrong with what the folder `data` holds of it, "missing" if that is nothing} as JSON."""
     with open("data/test/index.csv", newline="", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
-    files = {kind: h5py.File(f"data/test/{kind}.h5", "r") for kind in ("images", "masks", "bboxes", "binary")}
+    files = {
+        kind: h5py.File(f"data/test/{kind}.h5", "r")
+        for kind in ("images", "masks", "bboxes", "binary")
+    }
     wrong = {}
     for name, right in pickle.loads(Path("expected").read_bytes()).items():
         if name not in rows:
@@ -161,9 +222,15 @@ def print_wrong():
         if off > right["near"]:
             wrong[name] = f"the image is off by {off}"
         elif not np.array_equal(found["masks"], right["masks"]):
-            wrong[name] = f"{(found['masks'] != right['masks']).sum()} pixels of the mask are others"
+            wrong[name] = (
+                f"{(found['masks'] != right['masks']).sum()} pixels of the mask are others"
+            )
         elif not np.allclose(found["bboxes"], right["bboxes"], atol=1e-4, equal_nan=True):
-            wrong[name] = f"the box is {found['bboxes'].tolist()} and should be {right['bboxes'].tolist()}"
-        elif ("cat", "dog")[found["binary"][0]] != right["species"] or rows[name]["species"] != right["species"]:
+            wrong[name] = (
+                f"the box is {found['bboxes'].tolist()} and should be {right['bboxes'].tolist()}"
+            )
+        elif ("cat", "dog")[found["binary"][0]] != right["species"] or rows[name][
+            "species"
+        ] != right["species"]:
             wrong[name] = f"it is a {rows[name]['species']}"
     print(json.dumps(wrong))

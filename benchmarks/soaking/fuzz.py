@@ -33,11 +33,25 @@ def soak(reference, n, seed):
         shutil.rmtree(place.parent)
     outcomes = ("refused", "refused by --check", "harmless", "wrong")
     tried = {name: sum(count.values()) for name, count in counts.items() if count}
-    rows = [[name.replace("_", " "), number, seconds[name] / number, *(counts[name][outcome] for outcome in outcomes)]
-            for name, number in tried.items()]
-    results = {"inputs": n, "inputs_by_kind": tried,
-               **{outcome.replace(" --", "_").replace(" ", "_"): sum(count[outcome] for count in counts.values())
-                  for outcome in outcomes}}
+    rows = [
+        [
+            name.replace("_", " "),
+            number,
+            seconds[name] / number,
+            *(counts[name][outcome] for outcome in outcomes),
+        ]
+        for name, number in tried.items()
+    ]
+    results = {
+        "inputs": n,
+        "inputs_by_kind": tried,
+        **{
+            outcome.replace(" --", "_").replace(" ", "_"): sum(
+                count[outcome] for count in counts.values()
+            )
+            for outcome in outcomes
+        },
+    }
     return [["input", "tried", "seconds each", *outcomes], *rows], results, failures
 
 
@@ -57,7 +71,7 @@ def attempt(case, place):
 def judge(outcome, expect, place):
     """What is wrong with an outcome; None where nothing is."""
     said = outcome.err.strip()
-    said = said if len(said) < 1500 else said[said.find("\n", len(said) - 1500) + 1:]
+    said = said if len(said) < 1500 else said[said.find("\n", len(said) - 1500) + 1 :]
     if outcome.status is None:
         return f"hangs: {said}"
     if outcome.status not in (0, 2) or "Traceback" in outcome.err:
@@ -92,7 +106,9 @@ def hostile_option(bench, place, rng):
     usual, every = table[script]
     option, value = pick(rng, every), pick(rng, HOSTILE)
     if script == "export.py":
-        argv = [value, "copy.pt"] if option == "SOURCE" else [bench.reference.run / "best.pt", value]
+        argv = (
+            [value, "copy.pt"] if option == "SOURCE" else [bench.reference.run / "best.pt", value]
+        )
     elif option == "IMAGE":
         argv = [*(word for pair in usual.items() for word in pair), value]
     else:
@@ -108,6 +124,13 @@ def hostile_option(bench, place, rng):
     return Case(f"{option} {value[:40]!r}", [(script, argv, untouched)])
 
 
-KINDS_OF_INPUT = (*fuzz_data.KINDS_OF_INPUT, *fuzz_runs.KINDS_OF_INPUT, *fuzz_tasks.KINDS_OF_INPUT,
-                  *fuzz_pictures.KINDS_OF_INPUT, *fuzz_folders.KINDS_OF_INPUT, *fuzz_own.KINDS_OF_INPUT,
-                  hostile_option, hostile_option)
+KINDS_OF_INPUT = (
+    *fuzz_data.KINDS_OF_INPUT,
+    *fuzz_runs.KINDS_OF_INPUT,
+    *fuzz_tasks.KINDS_OF_INPUT,
+    *fuzz_pictures.KINDS_OF_INPUT,
+    *fuzz_folders.KINDS_OF_INPUT,
+    *fuzz_own.KINDS_OF_INPUT,
+    hostile_option,
+    hostile_option,
+)

@@ -18,7 +18,9 @@ def damage_a_file(bench, folder, place, rng):
     shutil.copytree(folder, place / "data")
     original, path = folder / split / f"{kind}.h5", place / "data" / split / f"{kind}.h5"
     way = damage_bytes(path, rng, spans=bench.structure(original))
-    changed = way not in STRUCTURAL and bench.sampled_bytes(original, path) != bench.sampled_bytes(original, original)
+    changed = way not in STRUCTURAL and bench.sampled_bytes(original, path) != bench.sampled_bytes(
+        original, original
+    )
     return split, kind, way, changed
 
 
@@ -36,8 +38,16 @@ def damaged_prepared_file(bench, place, rng):
 def changed_prepared_file(bench, place, rng):
     split, kind = pick(rng, SPLITS), pick(rng, KINDS)
     shutil.copytree(bench.reference.prepared, place / "data")
-    said = call(damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
-    case = Case(f"{split}/{kind}.h5 {said.strip()}", [("data_rechunk.py", ["--data", "data"], "refuse")])
+    said = call(
+        damage.change_h5,
+        place / "data" / split / f"{kind}.h5",
+        kind,
+        int(rng.integers(2**31)),
+        cwd=place,
+    )
+    case = Case(
+        f"{split}/{kind}.h5 {said.strip()}", [("data_rechunk.py", ["--data", "data"], "refuse")]
+    )
     if rng.random() < 0.2:
         case.commands.append(bench.readers(rng, split, "refuse"))
     return case
@@ -46,18 +56,33 @@ def changed_prepared_file(bench, place, rng):
 def damaged_rechunked_file(bench, place, rng):
     split, kind, way, changed = damage_a_file(bench, bench.reference.data, place, rng)
     expect = expectation(way, kind)
-    return Case(f"{split}/{kind}.h5 {way}", [
-        bench.readers(rng, split, expect),
-        ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if changed else expect)])
+    return Case(
+        f"{split}/{kind}.h5 {way}",
+        [
+            bench.readers(rng, split, expect),
+            ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if changed else expect),
+        ],
+    )
 
 
 def changed_rechunked_file(bench, place, rng):
     split, kind = pick(rng, SPLITS), pick(rng, KINDS)
     shutil.copytree(bench.reference.data, place / "data")
-    said = call(damage.change_h5, place / "data" / split / f"{kind}.h5", kind, int(rng.integers(2**31)), cwd=place)
+    said = call(
+        damage.change_h5,
+        place / "data" / split / f"{kind}.h5",
+        kind,
+        int(rng.integers(2**31)),
+        cwd=place,
+    )
     expect = "refuse" if said.strip().endswith("refuse") else "any"
-    return Case(f"{split}/{kind}.h5 {said.strip()}", [("data_rechunk.py", ["--data", "data", "--check"], "refuse"),
-                                                      bench.readers(rng, split, expect)])
+    return Case(
+        f"{split}/{kind}.h5 {said.strip()}",
+        [
+            ("data_rechunk.py", ["--data", "data", "--check"], "refuse"),
+            bench.readers(rng, split, expect),
+        ],
+    )
 
 
 def exchanged_files(bench, place, rng):
@@ -75,7 +100,13 @@ def exchanged_files(bench, place, rng):
             shutil.move(data / b / f"{kind}.h5", data / a / f"{kind}.h5")
             shutil.move(data / "kept", data / b / f"{kind}.h5")
         what = f"{', '.join(kinds)} of {a} and {b} exchanged"
-    return Case(what, [bench.readers(rng, a, "refuse"), ("data_rechunk.py", ["--data", "data", "--check"], "refuse")])
+    return Case(
+        what,
+        [
+            bench.readers(rng, a, "refuse"),
+            ("data_rechunk.py", ["--data", "data", "--check"], "refuse"),
+        ],
+    )
 
 
 def damaged_index(bench, place, rng):
@@ -88,9 +119,17 @@ def damaged_index(bench, place, rng):
         what, expect = way, "refuse" if way in ("empty", "garbage", "text", "folder") else "any"
     else:
         what, expect = damage.change_index(path, rng)
-    return Case(f"{split}/index.csv {what}", [
-        ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if expect == "check" else expect),
-        bench.readers(rng, split, "any" if expect == "check" else expect)])
+    return Case(
+        f"{split}/index.csv {what}",
+        [
+            (
+                "data_rechunk.py",
+                ["--data", "data", "--check"],
+                "refuse" if expect == "check" else expect,
+            ),
+            bench.readers(rng, split, "any" if expect == "check" else expect),
+        ],
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- as others do
@@ -104,27 +143,48 @@ def index_of_others(bench, place, rng):
     text = path.read_text(encoding="utf-8")
     rows = [line.split(",") for line in text.splitlines()]
     taken = {
-        "BOM": "\ufeff" + text, "CRLF": text.replace("\n", "\r\n"), "BOM and CRLF": "\ufeff" + text.replace("\n", "\r\n"),
-        "CR": text.replace("\n", "\r"), "no last line break": text.strip(), "blank lines": text.replace("\n", "\n\n"),
-        "lines of commas": text + ",,,,\n" * 3, "row and name": table([cells[:2] for cells in rows]),
+        "BOM": "\ufeff" + text,
+        "CRLF": text.replace("\n", "\r\n"),
+        "BOM and CRLF": "\ufeff" + text.replace("\n", "\r\n"),
+        "CR": text.replace("\n", "\r"),
+        "no last line break": text.strip(),
+        "blank lines": text.replace("\n", "\n\n"),
+        "lines of commas": text + ",,,,\n" * 3,
+        "row and name": table([cells[:2] for cells in rows]),
         "another order of columns": table([cells[::-1] for cells in rows]),
         "columns of one's own": table([[*cells, '"a, b"', "ü"] for cells in rows]),
         "quotes": "\n".join(",".join(f'"{cell}"' for cell in cells) for cells in rows),
-        "empty cells": table(rows[:1] + [[*cells[:2], "", "", ""] for cells in rows[1:]])}
-    refused = {"semicolons": (text.replace(",", ";"), "semicolon"), "tabs": (text.replace(",", "\t"), "tab"),
-               "UTF-16": (text, "UTF-16"), "no names": (table([cells[:1] for cells in rows]), "name")}
+        "empty cells": table(rows[:1] + [[*cells[:2], "", "", ""] for cells in rows[1:]]),
+    }
+    refused = {
+        "semicolons": (text.replace(",", ";"), "semicolon"),
+        "tabs": (text.replace(",", "\t"), "tab"),
+        "UTF-16": (text, "UTF-16"),
+        "no names": (table([cells[:1] for cells in rows]), "name"),
+    }
     what = pick(rng, [*taken, *refused])
     content, word = refused.get(what, (taken.get(what), None))
     path.write_bytes(content.encode("utf-16" if what == "UTF-16" else "utf-8"))
     if word:
+
         def expect(outcome):
-            return None if outcome.status == 2 and word in outcome.err else f"it does not say {word}: {outcome.err}"
+            return (
+                None
+                if outcome.status == 2 and word in outcome.err
+                else f"it does not say {word}: {outcome.err}"
+            )
     else:
+
         def expect(outcome):
             return outcome.err or bench.same_metrics(outcome)
-    return Case(f"{split}/index.csv with {what}", [
-        ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if word else "accept"),
-        ("evaluate.py", ["--data", "data", *CPU, *bench.checkpoint], expect)])
+
+    return Case(
+        f"{split}/index.csv with {what}",
+        [
+            ("data_rechunk.py", ["--data", "data", "--check"], "refuse" if word else "accept"),
+            ("evaluate.py", ["--data", "data", *CPU, *bench.checkpoint], expect),
+        ],
+    )
 
 
 def table(rows):
@@ -140,8 +200,15 @@ def names_in_the_index(bench, place, rng):
         head, *rows = path.read_text(encoding="utf-8").splitlines()
         names[split] = [pick(rng, TEXTS) + f"_{k}" for k in range(len(rows))]
         with open(path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([head.split(","), *([cells[0], name, *cells[2:]] for name, cells in zip(
-                names[split], (row.split(",") for row in rows)))])
+            csv.writer(file).writerows(
+                [
+                    head.split(","),
+                    *(
+                        [cells[0], name, *cells[2:]]
+                        for name, cells in zip(names[split], (row.split(",") for row in rows))
+                    ),
+                ]
+            )
 
     def drawn(outcome):
         if outcome.status or outcome.err:
@@ -156,12 +223,24 @@ def names_in_the_index(bench, place, rng):
         return None if (folder / "mask.png").exists() else "there is no mask.png"
 
     def described(outcome):
-        if outcome.status or outcome.err or len(outcome.out.splitlines()) != min(4, len(names["test"])) + 1:
+        if (
+            outcome.status
+            or outcome.err
+            or len(outcome.out.splitlines()) != min(4, len(names["test"])) + 1
+        ):
             return f"status {outcome.status}: {outcome.err}, {outcome.out}"
 
-    return Case(f"names such as {names['test'][0]!r}", [
-        ("train_baseline.py", ["--data", "data", *TRAIN], drawn),
-        ("mtl_vis.py", ["--data", "data", "--checkpoint", "runs/baseline/seed0/best.pt"], described)])
+    return Case(
+        f"names such as {names['test'][0]!r}",
+        [
+            ("train_baseline.py", ["--data", "data", *TRAIN], drawn),
+            (
+                "mtl_vis.py",
+                ["--data", "data", "--checkpoint", "runs/baseline/seed0/best.pt"],
+                described,
+            ),
+        ],
+    )
 
 
 def data_of_another_size(bench, place, rng):
@@ -170,7 +249,11 @@ def data_of_another_size(bench, place, rng):
     data, split = ["--data", bench.sized[size]], pick(rng, SPLITS)
 
     def warned(outcome):
-        lines = [line for line in outcome.err.splitlines() if str(size) in line and str(SIZE) in line and "px" in line]
+        lines = [
+            line
+            for line in outcome.err.splitlines()
+            if str(size) in line and str(SIZE) in line and "px" in line
+        ]
         if outcome.status or len(lines) != 1:
             return f"status {outcome.status} and {len(lines)} lines name both sizes: {outcome.err}"
 
@@ -185,13 +268,39 @@ def data_of_another_size(bench, place, rng):
             return f"Dice is {found['dice']} and {bench.metrics['dice']} at the network's size"
 
     evaluate = ["--split", split, *CPU, *bench.checkpoint]
-    return Case(f"{size} px, {split}", [pick(rng, (
-        ("evaluate.py", [*data, *evaluate], warned),
-        ("evaluate.py", [*data, *evaluate, "--resize"], resized),
-        ("evaluate.py", ["--data", bench.reference.data, "--resize", *CPU, *bench.checkpoint], same),
-        ("train_mtl.py", [*data, *TRAIN, "--init", bench.reference.run / "best.pt"], warned),
-        ("mtl_vis.py", [*data, *bench.checkpoint], "accept")))])
+    return Case(
+        f"{size} px, {split}",
+        [
+            pick(
+                rng,
+                (
+                    ("evaluate.py", [*data, *evaluate], warned),
+                    ("evaluate.py", [*data, *evaluate, "--resize"], resized),
+                    (
+                        "evaluate.py",
+                        ["--data", bench.reference.data, "--resize", *CPU, *bench.checkpoint],
+                        same,
+                    ),
+                    (
+                        "train_mtl.py",
+                        [*data, *TRAIN, "--init", bench.reference.run / "best.pt"],
+                        warned,
+                    ),
+                    ("mtl_vis.py", [*data, *bench.checkpoint], "accept"),
+                ),
+            )
+        ],
+    )
 
 
-KINDS_OF_INPUT = (damaged_prepared_file, changed_prepared_file, damaged_rechunked_file, changed_rechunked_file,
-                  exchanged_files, damaged_index, index_of_others, names_in_the_index, data_of_another_size)
+KINDS_OF_INPUT = (
+    damaged_prepared_file,
+    changed_prepared_file,
+    damaged_rechunked_file,
+    changed_rechunked_file,
+    exchanged_files,
+    damaged_index,
+    index_of_others,
+    names_in_the_index,
+    data_of_another_size,
+)

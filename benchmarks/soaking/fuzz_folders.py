@@ -20,8 +20,12 @@ def odd_folder(bench, place, rng):
     root = place / "photographs"
     shutil.copytree(bench.reference.photographs, root)
     name = pick(rng, sorted(path.stem for path in (root / "images").glob("*.jpg")))
-    files = {"jpg": root / "images" / f"{name}.jpg", "png": root / "annotations" / "trimaps" / f"{name}.png",
-             "xml": root / "annotations" / "xmls" / f"{name}.xml", "txt": root / "annotations" / "list.txt"}
+    files = {
+        "jpg": root / "images" / f"{name}.jpg",
+        "png": root / "annotations" / "trimaps" / f"{name}.png",
+        "xml": root / "annotations" / "xmls" / f"{name}.xml",
+        "txt": root / "annotations" / "list.txt",
+    }
     ending = pick(rng, tuple(files))
     changes = {"png": damage.change_trimap, "xml": damage.change_box, "txt": damage.change_list}
     if ending in changes and rng.random() < 0.5:
@@ -30,12 +34,15 @@ def odd_folder(bench, place, rng):
     else:
         what = damage_bytes(files[ending], rng)
 
-    return Case(f"{ending} {what}", [
-        ("data_prepare.py", ["--root", root, "--out", "data", *PREPARE], sound(place))])
+    return Case(
+        f"{ending} {what}",
+        [("data_prepare.py", ["--root", root, "--out", "data", *PREPARE], sound(place))],
+    )
 
 
 def sound(place, wrong=lambda outcome: None):
     """An expectation: what data_prepare.py made of a folder stands the check, and nothing else is wrong with it."""
+
     def expect(outcome):
         if outcome.status == 0:
             for options in ([], ["--check"]):
@@ -43,6 +50,7 @@ def sound(place, wrong=lambda outcome: None):
                 if following.status:
                     return f"data_rechunk.py {options} after it: {following.err.strip()[-500:]}"
         return wrong(outcome)
+
     return expect
 
 
@@ -59,7 +67,9 @@ def the_same_folder(bench, place, rng):
     def same(outcome):
         if outcome.status or outcome.err:
             return f"status {outcome.status}: {outcome.err}"
-        different = [name for name, digest in digests(place / "data").items() if before.get(name) != digest]
+        different = [
+            name for name, digest in digests(place / "data").items() if before.get(name) != digest
+        ]
         return f"{different[0]} is another" if different else None
 
     named = ", ".join(way.__name__.replace("_", " ") for way in ways)
@@ -68,7 +78,11 @@ def the_same_folder(bench, place, rng):
 
 def endings(root, notes, rng):
     """In capitals, or of the same format under another name."""
-    new = {".jpg": (".JPG", ".jpeg", ".Jpeg", ".JPE", ".png"), ".png": (".PNG", ".Png"), ".xml": (".XML", ".Xml")}
+    new = {
+        ".jpg": (".JPG", ".jpeg", ".Jpeg", ".JPE", ".png"),
+        ".png": (".PNG", ".Png"),
+        ".xml": (".XML", ".Xml"),
+    }
     for path in [path for path in root.rglob("*") if path.suffix in new]:
         if rng.random() < 0.5:
             path.rename(path.with_suffix(pick(rng, new[path.suffix])))
@@ -105,7 +119,13 @@ def upright_tags(root, notes, rng):
         segment = exif.tobytes()
         content = path.read_bytes()
         if content.startswith(b"\xff\xd8"):
-            path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
+            path.write_bytes(
+                content[:2]
+                + b"\xff\xe1"
+                + (len(segment) + 2).to_bytes(2, "big")
+                + segment
+                + content[2:]
+            )
 
 
 def elsewhere(root, notes, rng):
@@ -119,7 +139,9 @@ def elsewhere(root, notes, rng):
 
 def photographs_in_other_forms(bench, place, rng):
     """Each stored, with its mask and its box, exactly as the plain photograph that it should look like."""
-    written = json.loads(call(write_forms, bench.reference.photographs, int(rng.integers(2**31)), cwd=place))
+    written = json.loads(
+        call(write_forms, bench.reference.photographs, int(rng.integers(2**31)), cwd=place)
+    )
 
     def right(outcome):
         if outcome.status:
@@ -129,9 +151,25 @@ def photographs_in_other_forms(bench, place, rng):
             if wrong != "missing" or not written[name]["may_refuse"] or name not in outcome.out:
                 return f"{name}, {written[name]['what']}: {wrong}"
 
-    return Case("; ".join(what["what"] for what in written.values()), [
-        ("data_prepare.py", ["--root", "photographs", "--out", "data", "--size", SIDE, "--fractions", "0-0-100"],
-         sound(place, right))])
+    return Case(
+        "; ".join(what["what"] for what in written.values()),
+        [
+            (
+                "data_prepare.py",
+                [
+                    "--root",
+                    "photographs",
+                    "--out",
+                    "data",
+                    "--size",
+                    SIDE,
+                    "--fractions",
+                    "0-0-100",
+                ],
+                sound(place, right),
+            )
+        ],
+    )
 
 
 def photographs_of_odd_names(bench, place, rng):
@@ -139,7 +177,9 @@ def photographs_of_odd_names(bench, place, rng):
     source = pick(rng, sorted((bench.reference.photographs / "images").glob("*.jpg")))
     trimap = bench.reference.photographs / "annotations" / "trimaps" / f"{source.stem}.png"
     root = layout(place / "photographs")
-    names = list(dict.fromkeys(pick(rng, TEXTS + BYTES) + f"_{k}" for k in range(int(rng.integers(2, 6)))))
+    names = list(
+        dict.fromkeys(pick(rng, TEXTS + BYTES) + f"_{k}" for k in range(int(rng.integers(2, 6))))
+    )
     names += [name for k, name in enumerate(SPECIES) if k < 2 or rng.random() < 0.2]
     for name in names:
         shutil.copy(source, root / "images" / (name + pick(rng, (".jpg", ".JPG", ".jpeg"))))
@@ -169,26 +209,53 @@ def photographs_of_odd_names(bench, place, rng):
             return "notes.txt is not named"
         return "hidden files are named" if "hidden" in outcome.out else None
 
-    return Case(f"names {names}", [
-        ("data_prepare.py", ["--root", root, "--out", "data", "--size", SIDE, "--fractions", "0-0-100"],
-         sound(place, complete))])
+    return Case(
+        f"names {names}",
+        [
+            (
+                "data_prepare.py",
+                ["--root", root, "--out", "data", "--size", SIDE, "--fractions", "0-0-100"],
+                sound(place, complete),
+            )
+        ],
+    )
 
 
 def odd_boxes(bench, place, rng):
     """A box that cannot be used costs the photograph its box, never its mask; one that can be is stored where it is."""
-    written = json.loads(call(write_boxes, bench.reference.photographs, int(rng.integers(2**31)), cwd=place))
+    written = json.loads(
+        call(write_boxes, bench.reference.photographs, int(rng.integers(2**31)), cwd=place)
+    )
 
     def right(outcome):
         if outcome.status:
             return f"refused: {outcome.err}"
         for name, wrong in json.loads(call(print_wrong, cwd=place)).items():
             return f"{name}, {written[name]}: {wrong}"
-        unnamed = [what for name, what in written.items() if what in NO_BOX and name not in outcome.out]
+        unnamed = [
+            what for name, what in written.items() if what in NO_BOX and name not in outcome.out
+        ]
         return f"no word of {unnamed[0]}" if unnamed else None
 
-    return Case(", ".join(written.values()), [
-        ("data_prepare.py", ["--root", "photographs", "--out", "data", "--size", SIDE, "--fractions", "0-0-100"],
-         sound(place, right))])
+    return Case(
+        ", ".join(written.values()),
+        [
+            (
+                "data_prepare.py",
+                [
+                    "--root",
+                    "photographs",
+                    "--out",
+                    "data",
+                    "--size",
+                    SIDE,
+                    "--fractions",
+                    "0-0-100",
+                ],
+                sound(place, right),
+            )
+        ],
+    )
 
 
 def official_halves(bench, place, rng):
@@ -202,8 +269,15 @@ def official_halves(bench, place, rng):
     for half, members in halves.items():
         lines = "".join(f"{name} 1 1 1{end}" for name in members)
         (root / "annotations" / f"{half}.txt").write_bytes((mark + lines).encode())
-    options = pick(rng, (["--official-split", "--fractions", "70-30-0"], ["--only", "trainval", "--fractions", "60-20-20"],
-                         ["--only", "test", "--fractions", "0-0-100"], ["--official-split", "--fractions", "60-20-20"]))
+    options = pick(
+        rng,
+        (
+            ["--official-split", "--fractions", "70-30-0"],
+            ["--only", "trainval", "--fractions", "60-20-20"],
+            ["--only", "test", "--fractions", "0-0-100"],
+            ["--official-split", "--fractions", "60-20-20"],
+        ),
+    )
     lacks = rng.random() < 0.2
     if lacks:
         (root / "annotations" / ("trainval.txt" if "trainval" in options else "test.txt")).unlink()
@@ -224,9 +298,23 @@ def official_halves(bench, place, rng):
         if "--only" not in options and sorted(found["test"]) != halves["test"]:
             return f"the test split is {found['test']}"
 
-    return Case(" ".join(options), [
-        ("data_prepare.py", ["--root", root, "--out", "data", "--size", SIDE, *options], sound(place, halved))])
+    return Case(
+        " ".join(options),
+        [
+            (
+                "data_prepare.py",
+                ["--root", root, "--out", "data", "--size", SIDE, *options],
+                sound(place, halved),
+            )
+        ],
+    )
 
 
-KINDS_OF_INPUT = (odd_folder, the_same_folder, photographs_in_other_forms, photographs_of_odd_names, odd_boxes,
-                  official_halves)
+KINDS_OF_INPUT = (
+    odd_folder,
+    the_same_folder,
+    photographs_in_other_forms,
+    photographs_of_odd_names,
+    odd_boxes,
+    official_halves,
+)

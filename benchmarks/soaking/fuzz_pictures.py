@@ -28,12 +28,17 @@ def damaged_photograph(bench, place, rng):
     what = damage_bytes(place / name, rng)
     # The last bytes of a photograph may be missing without a trace.
     cut = what == "truncated" and (whole is None or (place / name).stat().st_size > 0.9 * whole)
-    return Case(f"photograph {what}", [draw(bench, [name], "refuse" if what in STRUCTURAL and not cut else "any")])
+    return Case(
+        f"photograph {what}",
+        [draw(bench, [name], "refuse" if what in STRUCTURAL and not cut else "any")],
+    )
 
 
 def unusual_photograph(bench, place, rng):
     """What is no photograph is refused and named once; what is a strange one is drawn or refused."""
-    name, expect = json.loads(call(write_unusual, pick(rng, photographs(bench)), int(rng.integers(2**31)), cwd=place))
+    name, expect = json.loads(
+        call(write_unusual, pick(rng, photographs(bench)), int(rng.integers(2**31)), cwd=place)
+    )
 
     def refused(outcome):
         if outcome.status != 2:
@@ -49,7 +54,9 @@ def photograph_in_another_form(bench, place, rng):
     for name in names:
         (place / name).parent.mkdir()
     seed = int(rng.integers(2**31))
-    what, near, may_refuse = json.loads(call(print_twin, pick(rng, photographs(bench)), names, seed, cwd=place))
+    what, near, may_refuse = json.loads(
+        call(print_twin, pick(rng, photographs(bench)), names, seed, cwd=place)
+    )
     said = []
 
     def drawn(outcome):
@@ -67,20 +74,31 @@ def photograph_in_another_form(bench, place, rng):
         different = json.loads(call(print_difference, ["odd.png", "plain.png"], cwd=place))
         return f"it is drawn otherwise than the plain picture: {different}" if different else None
 
-    return Case(what, [draw(bench, names[:1], drawn, "odd.png"), draw(bench, names[1:], same, "plain.png")])
+    return Case(
+        what, [draw(bench, names[:1], drawn, "odd.png"), draw(bench, names[1:], same, "plain.png")]
+    )
 
 
 def photographs_of_any_name(bench, place, rng):
     """Drawn, described in a line each, and nothing said on standard error."""
-    names = list(dict.fromkeys(pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".jpeg", ".Png", ".webp", "")) for _ in
-                               range(int(rng.integers(1, 4)))))
+    names = list(
+        dict.fromkeys(
+            pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".jpeg", ".Png", ".webp", ""))
+            for _ in range(int(rng.integers(1, 4)))
+        )
+    )
     source = pick(rng, photographs(bench))
     for name in names:
         shutil.copy(source, place / name)
 
     def drawn(outcome):
         lines = outcome.out.splitlines()
-        if outcome.status or outcome.err or len(lines) != len(names) + 1 or "drawn with" not in lines[-1]:
+        if (
+            outcome.status
+            or outcome.err
+            or len(lines) != len(names) + 1
+            or "drawn with" not in lines[-1]
+        ):
             return f"status {outcome.status}: {outcome.err}, {outcome.out}"
         return None if (place / "mask.png").exists() else "there is no mask.png"
 
@@ -93,13 +111,23 @@ def one_bad_of_several(bench, place, rng):
     names, bad = [f"photograph{k}.jpg" for k in range(count)], int(rng.integers(count))
     for k, source in enumerate(rng.permutation(photographs(bench))[:count]):
         shutil.copy(source, place / names[k])
-    what = damage_bytes(place / names[bad], rng, ("empty", "garbage", "text", "folder", "loop", "missing"))
+    what = damage_bytes(
+        place / names[bad], rng, ("empty", "garbage", "text", "folder", "loop", "missing")
+    )
 
     def drawn(outcome):
         others = [name for k, name in enumerate(names) if k != bad]
-        if [line.split(":")[0] for line in outcome.out.splitlines()[:-1]] != others or not (place / "mask.png").exists():
-            return f"the others are not drawn, status {outcome.status}: {outcome.out}, {outcome.err}"
-        return None if outcome.err.count(names[bad]) == 1 else f"the bad one is not named once: {outcome.err}"
+        if [line.split(":")[0] for line in outcome.out.splitlines()[:-1]] != others or not (
+            place / "mask.png"
+        ).exists():
+            return (
+                f"the others are not drawn, status {outcome.status}: {outcome.out}, {outcome.err}"
+            )
+        return (
+            None
+            if outcome.err.count(names[bad]) == 1
+            else f"the bad one is not named once: {outcome.err}"
+        )
 
     return Case(f"one of {count} {what}", [draw(bench, names, drawn)])
 
@@ -107,7 +135,10 @@ def one_bad_of_several(bench, place, rng):
 def photographs_for_masks(bench, place, rng):
     """Of each that can be read a mask of its size, of each a line in the table, whatever they are called."""
     sources = {}
-    for name in dict.fromkeys(pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".png")) for _ in range(int(rng.integers(1, 5)))):
+    for name in dict.fromkeys(
+        pick(rng, TEXTS + BYTES) + pick(rng, (".jpg", ".JPG", ".png"))
+        for _ in range(int(rng.integers(1, 5)))
+    ):
         sources[name] = pick(rng, photographs(bench))
         shutil.copy(sources[name], place / name)
     sizes = dict(zip(sources, json.loads(call(print_sizes, list(sources.values()), cwd=place))))
@@ -118,7 +149,12 @@ def photographs_for_masks(bench, place, rng):
     def written(outcome):
         if outcome.status != (2 if len(bad) == len(sizes) else 0):
             return f"status {outcome.status}: {outcome.err}"
-        with open(place / "seen" / "predictions.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(
+            place / "seen" / "predictions.csv",
+            encoding="utf-8",
+            errors="surrogateescape",
+            newline="",
+        ) as file:
             lines = list(csv.DictReader(file))
         if [line["path"] for line in lines] != sorted(sizes):
             return f"the table has {[line['path'] for line in lines]}"
@@ -130,8 +166,20 @@ def photographs_for_masks(bench, place, rng):
         expected = sorted(size for name, size in sizes.items() if name not in bad)
         return None if masks == expected else f"masks of {masks}, not {expected}"
 
-    command = ("predict.py", [*bench.checkpoint, "--processes", "1", "--device", "cpu", "--out", "seen",
-                              *(f"./{name}" for name in sizes)], written)
+    command = (
+        "predict.py",
+        [
+            *bench.checkpoint,
+            "--processes",
+            "1",
+            "--device",
+            "cpu",
+            "--out",
+            "seen",
+            *(f"./{name}" for name in sizes),
+        ],
+        written,
+    )
     return Case(f"masks of {list(sizes)}, of which {bad} are {what}", [command] * (1 + again))
 
 
@@ -153,7 +201,9 @@ def write_other_format(source, path, seed):
 
 
 def small(source, rng):
-    return Image.open(source).convert("RGB").resize([int(side) for side in rng.integers(33, 120, 2)])
+    return (
+        Image.open(source).convert("RGB").resize([int(side) for side in rng.integers(33, 120, 2)])
+    )
 
 
 def print_twin(source, names, seed):
@@ -169,7 +219,15 @@ def print_difference(paths):
     """In a child: how two pictures differ, or null, as JSON."""
     a, b = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in paths)
     same = a.shape == b.shape and not (a != b).any()
-    print(json.dumps(None if same else f"{a.shape} and {b.shape}" if a.shape != b.shape else f"by {np.abs(a - b).max()}"))
+    print(
+        json.dumps(
+            None
+            if same
+            else f"{a.shape} and {b.shape}"
+            if a.shape != b.shape
+            else f"by {np.abs(a - b).max()}"
+        )
+    )
 
 
 def print_sizes(paths):
@@ -185,19 +243,29 @@ def write_unusual(source, seed):
         "one.png any": lambda path: image.resize((1, 1)).save(path),
         "wide.png any": lambda path: image.resize((3000, 1)).save(path),
         "tall.png any": lambda path: image.resize((1, 3000)).save(path),
-        "noise.png any": lambda path: Image.fromarray(rng.integers(0, 65536, (40, 50)).astype(np.uint16)).save(path),
+        "noise.png any": lambda path: Image.fromarray(
+            rng.integers(0, 65536, (40, 50)).astype(np.uint16)
+        ).save(path),
         "exif.jpg any": lambda path: image.save(path, exif=b"Exif\x00\x00" + rng.bytes(60)),
         "large.jpg any": lambda path: image.resize((6000, 5000)).save(path, quality=20),
         "huge.png refuse": lambda path: huge_png(image, path, rng),
         "nan.tiff refuse": lambda path: floating([[0.5, np.nan], [0, 1]]).save(path),
         "infinite.tiff refuse": lambda path: floating([[0.5, np.inf], [0, 1]]).save(path),
-        "negative.tiff refuse": lambda path: Image.fromarray(np.array([[-5, 70000]], np.int32)).save(path),
-        "drawing.svg refuse": lambda path: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        "negative.tiff refuse": lambda path: Image.fromarray(
+            np.array([[-5, 70000]], np.int32)
+        ).save(path),
+        "drawing.svg refuse": lambda path: path.write_text(
+            "<svg xmlns='http://www.w3.org/2000/svg'/>"
+        ),
         "drawing.eps refuse": lambda path: image.save(path),
         "drawing.wmf refuse": lambda path: path.write_bytes(b"\xd7\xcd\xc6\x9a" + bytes(300)),
         "document.pdf refuse": lambda path: image.save(path),
-        "telephone.heic refuse": lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + rng.bytes(500)),
-        "film.mp4 refuse": lambda path: path.write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + rng.bytes(500)),
+        "telephone.heic refuse": lambda path: path.write_bytes(
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + rng.bytes(500)
+        ),
+        "film.mp4 refuse": lambda path: path.write_bytes(
+            b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + rng.bytes(500)
+        ),
         "folder.jpg refuse": lambda path: path.mkdir(),
         "pipe.jpg refuse": lambda path: os.mkfifo(path),
         "empty.jpg refuse": lambda path: path.write_bytes(b""),
@@ -224,5 +292,11 @@ def huge_png(image, path, rng):
     path.write_bytes(content)
 
 
-KINDS_OF_INPUT = (damaged_photograph, unusual_photograph, photograph_in_another_form, photographs_of_any_name,
-                  one_bad_of_several, photographs_for_masks)
+KINDS_OF_INPUT = (
+    damaged_photograph,
+    unusual_photograph,
+    photograph_in_another_form,
+    photographs_of_any_name,
+    one_bad_of_several,
+    photographs_for_masks,
+)

@@ -27,11 +27,26 @@ def damaged_network(bench, place, rng):
     named = ["--checkpoint", path]
     data = ["--data", bench.reference.data]
     drawn = sorted((bench.reference.photographs / "images").glob("*.jpg"))[0]
-    same = bench.same_metrics if path.name == "best.pt" and expect == "any" and what in SUBTLE else expect
-    return Case(f"{path.name} {what}", [pick(rng, (
-        ("evaluate.py", [*named, *data, "--device", "cpu"], same), ("mtl_vis.py", [*named, drawn], expect),
-        ("mtl_vis.py", [*named, *data], expect), ("export.py", [path, "copy.pt"], expect),
-        ("train_mtl.py", ["--init", path, *data, *TRAIN], expect)))])
+    same = (
+        bench.same_metrics
+        if path.name == "best.pt" and expect == "any" and what in SUBTLE
+        else expect
+    )
+    return Case(
+        f"{path.name} {what}",
+        [
+            pick(
+                rng,
+                (
+                    ("evaluate.py", [*named, *data, "--device", "cpu"], same),
+                    ("mtl_vis.py", [*named, drawn], expect),
+                    ("mtl_vis.py", [*named, *data], expect),
+                    ("export.py", [path, "copy.pt"], expect),
+                    ("train_mtl.py", ["--init", path, *data, *TRAIN], expect),
+                ),
+            )
+        ],
+    )
 
 
 def damaged_run(bench, place, rng):
@@ -58,10 +73,27 @@ def damaged_records(bench, place, rng):
         what = damage.change_config(folder / name, rng)
     else:
         what = damage_bytes(folder / name, rng)
-    return Case(f"{name} {what}", [pick(rng, (
-        ("results.py", [], "refuse" if what in STRUCTURAL else "any"),  # there is no other run that a page could be made of
-        ("experiments.py", ["--repeat", folder, "--list", "--", "--data", bench.reference.data], "any"),
-        ("mtl_vis.py", ["--gallery", folder, "--data", bench.reference.data], "any")))])
+    return Case(
+        f"{name} {what}",
+        [
+            pick(
+                rng,
+                (
+                    (
+                        "results.py",
+                        [],
+                        "refuse" if what in STRUCTURAL else "any",
+                    ),  # there is no other run that a page could be made of
+                    (
+                        "experiments.py",
+                        ["--repeat", folder, "--list", "--", "--data", bench.reference.data],
+                        "any",
+                    ),
+                    ("mtl_vis.py", ["--gallery", folder, "--data", bench.reference.data], "any"),
+                ),
+            )
+        ],
+    )
 
 
 def finished_run_again(bench, place, rng):
@@ -71,10 +103,19 @@ def finished_run_again(bench, place, rng):
     script, argv = commands(bench.reference)["train"]
     other = bench.sized[32]
     (place / "link").symlink_to(bench.reference.data)
-    refused = {("--epochs", "4"): "--epochs", ("--epochs", "1"): "--epochs", ("--epochs", "60"): "--epochs",
-               ("--lr", "0.01"): "--lr", ("--batch-size", "5"): "--batch-size", ("--augment", "none"): "--augment",
-               ("--width", "4"): "--width", ("--limit", "5"): "--limit", ("--precision", "bf16"): "--precision",
-               ("--data", other): "split", ("--init", bench.reference.run / "best.pt"): "--init"}
+    refused = {
+        ("--epochs", "4"): "--epochs",
+        ("--epochs", "1"): "--epochs",
+        ("--epochs", "60"): "--epochs",
+        ("--lr", "0.01"): "--lr",
+        ("--batch-size", "5"): "--batch-size",
+        ("--augment", "none"): "--augment",
+        ("--width", "4"): "--width",
+        ("--limit", "5"): "--limit",
+        ("--precision", "bf16"): "--precision",
+        ("--data", other): "split",
+        ("--init", bench.reference.run / "best.pt"): "--init",
+    }
     same = [(), ("--workers", "1"), ("--data", place / "link"), ("--device", "auto")]
     before = digests(folder)
 
@@ -97,7 +138,9 @@ def finished_run_again(bench, place, rng):
         return untouched(outcome)
 
     what = f"finished, {' '.join(map(str, options)) or 'as it was'}"
-    if rng.random() < 0.3:  # where they are given, a study compares options with the run that it would skip
+    if (
+        rng.random() < 0.3
+    ):  # where they are given, a study compares options with the run that it would skip
         study = ["--only", "mtl", "--seeds", "0", "--", *argv[:-1], *options]
         return Case(f"a study, {what}", [("experiments.py", study, expect)])
     return Case(what, [(script, [*argv, *options], expect)])

@@ -32,11 +32,13 @@ def trained(bench, place, script, empty):
                 return f"{metric} is {found[metric]}"
         if experiment == "baseline" and not empty.get("seg") and found != bench.baseline:
             return f"other metrics than with the other files: {found} and {bench.baseline}"
+
     return wrong
 
 
 def evaluated(bench, task, is_empty):
     """An expectation: an evaluation on the test split says null of what it cannot tell, else what it always says."""
+
     def wrong(outcome):
         if outcome.status:
             return f"refused: {outcome.err}"
@@ -45,6 +47,7 @@ def evaluated(bench, task, is_empty):
         different = [key for key in expected if found.get(key) != expected[key]]
         if different:
             return f"{different[0]} is {found.get(different[0])} and should be {expected[different[0]]}"
+
     return wrong
 
 
@@ -63,7 +66,13 @@ def training(bench, place, rng, empty):
     to choose or to test by are missing."""
     script = pick(rng, tuple(EXPERIMENTS))
     refused = any("train" in empty.get(task, ()) for task in EXPERIMENTS[script][1])
-    expect = refused_untouched(place) if refused else "any" if empty.get("seg") else trained(bench, place, script, empty)
+    expect = (
+        refused_untouched(place)
+        if refused
+        else "any"
+        if empty.get("seg")
+        else trained(bench, place, script, empty)
+    )
     return script, ["--data", "data", *TRAIN], expect
 
 
@@ -73,8 +82,11 @@ def empty_task(bench, place, rng):
     splits = pick(rng, (SPLITS, some(rng, SPLITS)))
     shutil.copytree(bench.reference.prepared, place / "data")
     call(empty_targets, task, splits, int(rng.integers(2**31)), cwd=place)
-    commands = [("data_rechunk.py", ["--data", "data"], "accept"),
-                ("data_rechunk.py", ["--data", "data", "--check"], "accept"), training(bench, place, rng, {task: splits})]
+    commands = [
+        ("data_rechunk.py", ["--data", "data"], "accept"),
+        ("data_rechunk.py", ["--data", "data", "--check"], "accept"),
+        training(bench, place, rng, {task: splits}),
+    ]
     if task == "bbox":
         commands.append(evaluation(bench, evaluated(bench, task, "test" in splits)))
     return Case(f"no {task} in {', '.join(splits)}", commands)
@@ -108,10 +120,15 @@ def missing_file(bench, place, rng):
     for split in splits:
         (place / "data" / split / f"{FILES[task]}.h5").unlink()
     commands = [] if rechunked else [("data_rechunk.py", ["--data", "data"], "accept")]
-    commands += [("data_rechunk.py", ["--data", "data", "--check"], "accept"), training(bench, place, rng, {task: splits})]
+    commands += [
+        ("data_rechunk.py", ["--data", "data", "--check"], "accept"),
+        training(bench, place, rng, {task: splits}),
+    ]
     if task in METRICS:
-        commands += [evaluation(bench, evaluated(bench, task, "test" in splits)),
-                     ("mtl_vis.py", ["--data", "data", *bench.checkpoint], "accept")]
+        commands += [
+            evaluation(bench, evaluated(bench, task, "test" in splits)),
+            ("mtl_vis.py", ["--data", "data", *bench.checkpoint], "accept"),
+        ]
     elif "test" in splits:
         commands.append(evaluation(bench, without_masks))
     return Case(f"no {FILES[task]}.h5 in {', '.join(splits)}", commands)

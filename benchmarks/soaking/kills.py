@@ -31,7 +31,9 @@ class Lost(Exception):
 
 def soak(reference, kills, seed):
     """Kill at least so many runs; returns (rows of a table, results, failures)."""
-    counts = {phase: {"random": 0, "save": 0, "too late": 0, "tries": 0} for phase in dict.fromkeys(CYCLE)}
+    counts = {
+        phase: {"random": 0, "save": 0, "too late": 0, "tries": 0} for phase in dict.fromkeys(CYCLE)
+    }
     saves = {phase: count_saves(reference, phase) for phase in counts}
     failures, total = [], 0
     with tqdm(total=kills, desc="kills", unit="kill", disable=None) as bar:
@@ -49,18 +51,47 @@ def soak(reference, kills, seed):
             bar.update(now - total)
             total = now
             shutil.rmtree(place)
-    header = ["phase", "seconds undisturbed", "tries", "killed at random", "killed at a save", "kill came too late"]
-    rows = [[phase, reference.seconds[phase], count["tries"], count["random"], count["save"], count["too late"]]
-            for phase, count in counts.items()]
-    return [header, *rows], {"kills": total, "kills_by_phase": {p: c["random"] + c["save"] for p, c in counts.items()},
-                             "kills_at_saves": sum(c["save"] for c in counts.values())}, failures
+    header = [
+        "phase",
+        "seconds undisturbed",
+        "tries",
+        "killed at random",
+        "killed at a save",
+        "kill came too late",
+    ]
+    rows = [
+        [
+            phase,
+            reference.seconds[phase],
+            count["tries"],
+            count["random"],
+            count["save"],
+            count["too late"],
+        ]
+        for phase, count in counts.items()
+    ]
+    return (
+        [header, *rows],
+        {
+            "kills": total,
+            "kills_by_phase": {p: c["random"] + c["save"] for p, c in counts.items()},
+            "kills_at_saves": sum(c["save"] for c in counts.values()),
+        },
+        failures,
+    )
 
 
 class Try:
     """One run of a phase: killed, checked, run again to its end, compared with the reference."""
 
     def __init__(self, reference, phase, place, seed, saves, counts):
-        self.reference, self.phase, self.place, self.saves, self.counts = reference, phase, place, saves, counts
+        self.reference, self.phase, self.place, self.saves, self.counts = (
+            reference,
+            phase,
+            place,
+            saves,
+            counts,
+        )
         self.rng = np.random.default_rng(seed)
         self.script, self.argv = commands(reference)[phase]
 
@@ -97,12 +128,19 @@ class Try:
         """Start the phase and kill it, sooner where attempts were too late; returns whether the kill came in time."""
         if self.saves and self.rng.random() < AIMED:
             aim = "save"
-            at, how = int(self.rng.integers(self.saves)), self.rng.choice(["before", "during", "after"])
-            child = Child(run_and_die, self.script, self.argv + self.extra(), at, how, cwd=self.place)
+            at, how = (
+                int(self.rng.integers(self.saves)),
+                self.rng.choice(["before", "during", "after"]),
+            )
+            child = Child(
+                run_and_die, self.script, self.argv + self.extra(), at, how, cwd=self.place
+            )
         else:
             aim = "random"
             child = Child(run_script, self.script, self.argv + self.extra(), cwd=self.place)
-            moment = self.rng.uniform(0, self.reference.seconds[self.phase]) / (1 if attempt < 4 else 4)
+            moment = self.rng.uniform(0, self.reference.seconds[self.phase]) / (
+                1 if attempt < 4 else 4
+            )
             child.process.join(moment)
             child.kill()
         outcome = child.wait()
@@ -110,7 +148,9 @@ class Try:
             self.counts[aim] += 1
             return True
         if outcome.status != 0:
-            raise Lost(f"before any kill it ends with {outcome.status}: {outcome.err.strip()[-500:]}")
+            raise Lost(
+                f"before any kill it ends with {outcome.status}: {outcome.err.strip()[-500:]}"
+            )
         self.counts["too late"] += 1
         return False
 
@@ -127,7 +167,11 @@ class Try:
             before, after = digests(self.reference.prepared), digests(self.reference.data)
             for name, digest in digests(data).items():
                 # A killed process leaves its partial file and its lock file behind; neither is in the next one's way.
-                if name != "lock" and not name.endswith(".partial") and digest not in (before[name], after[name]):
+                if (
+                    name != "lock"
+                    and not name.endswith(".partial")
+                    and digest not in (before[name], after[name])
+                ):
                     raise Lost(f"{data / name} is neither as before nor re-chunked")
         elif self.phase == "train" and (self.place / "runs").exists():
             unreadable = call(print_unreadable, self.place / "runs", cwd=self.place)
@@ -136,7 +180,9 @@ class Try:
 
     def check_result(self, outcome):
         """The result is that of the reference, bit for bit."""
-        left = [path.name for path in self.place.rglob("*") if path.name.endswith((".partial", ".old"))]
+        left = [
+            path.name for path in self.place.rglob("*") if path.name.endswith((".partial", ".old"))
+        ]
         if left:
             raise Lost(f"{left[0]} is left over")
         if self.phase == "prepare":
@@ -146,7 +192,12 @@ class Try:
         elif self.phase == "evaluate" and outcome.out != self.reference.metrics:
             raise Lost(f"the metrics are {outcome.out} and were {self.reference.metrics}")
         elif self.phase == "train":
-            different = call(print_differences, self.reference.run, self.place / "runs" / "mtl" / "seed0", cwd=self.place)
+            different = call(
+                print_differences,
+                self.reference.run,
+                self.place / "runs" / "mtl" / "seed0",
+                cwd=self.place,
+            )
             if different:
                 raise Lost(different)
 
@@ -194,7 +245,7 @@ def write_half(save, content, file):
     """What the disk holds of a checkpoint when the process dies in the middle of writing it."""
     whole = io.BytesIO()
     save(content, whole)
-    half = whole.getvalue()[:len(whole.getvalue()) // 2]
+    half = whole.getvalue()[: len(whole.getvalue()) // 2]
     if hasattr(file, "write"):
         file.write(half)
         file.flush()
@@ -280,7 +331,10 @@ def difference(a, b, where):
     if isinstance(a, list):
         if len(a) != len(b):
             return f"{where}: {len(a)} and {len(b)} entries"
-        return next(filter(None, (difference(x, y, f"{where}[{k}]") for k, (x, y) in enumerate(zip(a, b)))), None)
+        return next(
+            filter(None, (difference(x, y, f"{where}[{k}]") for k, (x, y) in enumerate(zip(a, b)))),
+            None,
+        )
     if isinstance(a, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and bytes_of(a) == bytes_of(b)
         return None if same else f"{where}: tensors differ"
@@ -288,4 +342,8 @@ def difference(a, b, where):
 
 
 def bytes_of(tensor):
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.numpy().tobytes()
+    return (
+        tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        if tensor.ndim
+        else tensor.numpy().tobytes()
+    )

@@ -10,14 +10,24 @@ from PIL import Image, ImageCms
 
 ORIENTATION = 0x0112
 # What a camera does to an upright picture before it writes the tag: the opposite of what a reader has to do.
-STORED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-          8: Image.Transpose.ROTATE_270}
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 READ = STORED | {6: STORED[8], 8: STORED[6]}
 INVALID_TAGS = (0, 9, 42, 65535)
 TURNABLE = ("png", "tif", "webp", "jpg")
 # Colorants of sRGB under D50, as a profile holds them.
-RED, GREEN, BLUE = (0.4360747, 0.2225045, 0.0139322), (0.3850649, 0.7168786, 0.0971045), (0.1430804, 0.0606169, 0.7141733)
+RED, GREEN, BLUE = (
+    (0.4360747, 0.2225045, 0.0139322),
+    (0.3850649, 0.7168786, 0.0971045),
+    (0.1430804, 0.0606169, 0.7141733),
+)
 WHITE = (0.9642, 1.0, 0.8249)
 
 
@@ -26,6 +36,7 @@ class Odd:
     """A picture to write. image: in its own mode; endings: of the formats that hold it, all without loss but jpg; right:
     what a reader has to see, an image or a function of what Pillow decodes; near: by how many of 255 it may differ; save:
     Pillow's options; may_refuse: whether a reader may say no instead."""
+
     what: str
     image: Image.Image
     endings: tuple
@@ -39,6 +50,7 @@ class Odd:
 @dataclass
 class Written:
     """A picture file: what a reader has to see in it, an RGB image, and its orientation tag or None."""
+
     path: Path
     what: str
     right: Image.Image
@@ -76,10 +88,19 @@ def write_odd(image, rng, path_of, ways=None):
 
 def save_options(ending):
     """Formats as a reader's content tells them, whatever the ending looks like in a file's name."""
-    return {"format": {"jpg": "JPEG", "tif": "TIFF", "j2k": "JPEG2000", "pgm": "PPM", "pbm": "PPM", "ppm": "PPM",
-                       "apng": "PNG"}.get(ending, ending.upper()),
-            **({"lossless": True, "exact": True} if ending == "webp" else {}),
-            **({"save_all": True} if ending == "apng" else {})}
+    return {
+        "format": {
+            "jpg": "JPEG",
+            "tif": "TIFF",
+            "j2k": "JPEG2000",
+            "pgm": "PPM",
+            "pbm": "PPM",
+            "ppm": "PPM",
+            "apng": "PNG",
+        }.get(ending, ending.upper()),
+        **({"lossless": True, "exact": True} if ending == "webp" else {}),
+        **({"save_all": True} if ending == "apng" else {}),
+    }
 
 
 def grey_of(image):
@@ -100,7 +121,12 @@ def grey(image, rng):
 
 def jpeg(image, rng):
     mode = ("RGB", "L", "CMYK")[int(rng.integers(3))]
-    return Odd(f"{mode} of a lossy format", image.convert(mode), ("jpg",), lambda decoded: decoded.convert("RGB"))
+    return Odd(
+        f"{mode} of a lossy format",
+        image.convert(mode),
+        ("jpg",),
+        lambda decoded: decoded.convert("RGB"),
+    )
 
 
 def deep_grey(image, rng):
@@ -110,7 +136,9 @@ def deep_grey(image, rng):
     if rng.random() < 0.3:  # as big-endian words
         turned = Image.frombytes("I;16B", image.size, deep.astype(">u2").tobytes())
         return Odd("16-bit grey, big-endian", turned, ("tif",), image.convert("L"))
-    return Odd("16-bit grey", Image.fromarray(deep), ("png", "tif", "pgm", "j2k"), image.convert("L"))
+    return Odd(
+        "16-bit grey", Image.fromarray(deep), ("png", "tif", "pgm", "j2k"), image.convert("L")
+    )
 
 
 def deep_colour(image, rng):
@@ -127,20 +155,36 @@ def deep_alpha(image, rng):
     colours = np.asarray(image.convert("L"))[..., None] if grey else np.asarray(image)
     value = np.concatenate([colours, np.where(hidden, 0, 255)[..., None]], 2).astype(int) * 257
     right = hide_in(image.convert("L").convert("RGB"), hidden) if grey else shown
-    return Odd("16-bit " + ("grey" if grey else "colour") + " with transparency", None, ("png",), right, 1,
-               content=png(value, 16, 4 if grey else 6))
+    return Odd(
+        "16-bit " + ("grey" if grey else "colour") + " with transparency",
+        None,
+        ("png",),
+        right,
+        1,
+        content=png(value, 16, 4 if grey else 6),
+    )
 
 
 def floating(image, rng):
     value = grey_of(image)
-    return Odd("floating-point grey", Image.fromarray((value / 255).astype(np.float32)), ("tif",), image.convert("L"),
-               may_refuse=True)
+    return Odd(
+        "floating-point grey",
+        Image.fromarray((value / 255).astype(np.float32)),
+        ("tif",),
+        image.convert("L"),
+        may_refuse=True,
+    )
 
 
 def wide_integers(image, rng):
     """32-bit whole numbers that use 16 bits."""
-    return Odd("32-bit grey", Image.fromarray(grey_of(image).astype(np.int32) * 257), ("tif",), image.convert("L"),
-               may_refuse=True)
+    return Odd(
+        "32-bit grey",
+        Image.fromarray(grey_of(image).astype(np.int32) * 257),
+        ("tif",),
+        image.convert("L"),
+        may_refuse=True,
+    )
 
 
 def one_bit(image, rng):
@@ -167,13 +211,26 @@ def lab(image, rng):
 
 def moving(image, rng):
     """Several frames: the first counts."""
-    others = {"append_images": [image.rotate(90).resize(image.size), image.point(lambda v: 255 - v)]}
+    others = {
+        "append_images": [image.rotate(90).resize(image.size), image.point(lambda v: 255 - v)]
+    }
     first = image.quantize(200)
     ending = ("gif", "tif", "webp", "apng")[int(rng.integers(4))]
     if ending == "gif":
-        return Odd("frames", first.convert("RGB"), ("gif",), lambda decoded: decoded.convert("RGB"),
-                   save={"save_all": True, **others})
-    return Odd("frames", image, (ending,), image, save=others if ending == "apng" else {"save_all": True, **others})
+        return Odd(
+            "frames",
+            first.convert("RGB"),
+            ("gif",),
+            lambda decoded: decoded.convert("RGB"),
+            save={"save_all": True, **others},
+        )
+    return Odd(
+        "frames",
+        image,
+        (ending,),
+        image,
+        save=others if ending == "apng" else {"save_all": True, **others},
+    )
 
 
 # ------------------------------------------------------------------------------------------------- transparency
@@ -207,7 +264,12 @@ def transparent(image, rng):
         image = image.convert("L")
         right = hide_in(image.convert("RGB"), hidden)
     image.putalpha(alpha_of(hidden))
-    return Odd(f"transparency, {image.mode}", image, ("png", "tif", "tga") if grey else ("png", "tif", "tga", "webp"), right)
+    return Odd(
+        f"transparency, {image.mode}",
+        image,
+        ("png", "tif", "tga") if grey else ("png", "tif", "tga", "webp"),
+        right,
+    )
 
 
 def opaque(image, rng):
@@ -233,11 +295,21 @@ def transparent_palette(image, rng):
     right = image.convert("RGB")
     if rng.random() < 0.5:
         index = int(rng.choice(np.unique(pixels)))
-        return Odd("a transparent colour of a palette", image, ("png", "gif"), hide_in(right, pixels == index),
-                   save={"transparency": index})
+        return Odd(
+            "a transparent colour of a palette",
+            image,
+            ("png", "gif"),
+            hide_in(right, pixels == index),
+            save={"transparency": index},
+        )
     alphas = rng.choice([0, 255], 256)
-    return Odd("a palette with transparency", image, ("png",), hide_in(right, alphas[pixels] == 0),
-               save={"transparency": bytes(alphas[:pixels.max() + 1].astype(np.uint8).tolist())})
+    return Odd(
+        "a palette with transparency",
+        image,
+        ("png",),
+        hide_in(right, alphas[pixels] == 0),
+        save={"transparency": bytes(alphas[: pixels.max() + 1].astype(np.uint8).tolist())},
+    )
 
 
 def colour_key(image, rng):
@@ -246,16 +318,26 @@ def colour_key(image, rng):
     if way == 0:
         pixels = np.asarray(image)
         key = pixels[int(rng.integers(len(pixels))), 0]
-        return Odd("a transparent colour", image, ("png",), hide_in(image, (pixels == key).all(2)),
-                   save={"transparency": tuple(int(v) for v in key)})
+        return Odd(
+            "a transparent colour",
+            image,
+            ("png",),
+            hide_in(image, (pixels == key).all(2)),
+            save={"transparency": tuple(int(v) for v in key)},
+        )
     image = image.convert("L")
     pixels = np.asarray(image)
     key = int(pixels[int(rng.integers(len(pixels))), 0])
     right = hide_in(image.convert("RGB"), pixels == key)
     if way == 1:
         return Odd("a transparent grey", image, ("png",), right, save={"transparency": key})
-    return Odd("a transparent 16-bit grey", Image.fromarray(pixels.astype(np.uint16) * 257), ("png",), right,
-               save={"transparency": key * 257})
+    return Odd(
+        "a transparent 16-bit grey",
+        Image.fromarray(pixels.astype(np.uint16) * 257),
+        ("png",),
+        right,
+        save={"transparency": key * 257},
+    )
 
 
 # ----------------------------------------------------------------------------------------------- colour profiles
@@ -265,14 +347,22 @@ def srgb_profile(image, rng):
     """sRGB, as lcms and as others write it: changes nothing."""
     made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = made if rng.random() < 0.5 else icc(RED, GREEN, BLUE)
-    return Odd("the profile sRGB", image, ("png", "tif", "webp"), image, save={"icc_profile": profile})
+    return Odd(
+        "the profile sRGB", image, ("png", "tif", "webp"), image, save={"icc_profile": profile}
+    )
 
 
 def exchanged_colorants(image, rng):
     """A profile whose red is green, whose green is blue and whose blue is red."""
     red, green, blue = image.split()
-    return Odd("a profile with other primaries", image, ("png", "tif", "webp"), Image.merge("RGB", (blue, red, green)), 2,
-               {"icc_profile": icc(GREEN, BLUE, RED)})
+    return Odd(
+        "a profile with other primaries",
+        image,
+        ("png", "tif", "webp"),
+        Image.merge("RGB", (blue, red, green)),
+        2,
+        {"icc_profile": icc(GREEN, BLUE, RED)},
+    )
 
 
 def other_gamma(image, rng):
@@ -283,28 +373,45 @@ def other_gamma(image, rng):
     encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     table = [round(255 * v) for v in encoded.clip(0, 1)]
     profile = icc(RED, GREEN, BLUE, gamma=gamma) if right.mode == "RGB" else icc(gamma=gamma)
-    return Odd(f"a profile of {right.mode} with gamma {gamma}", right, ("png", "tif"),
-               right.point(table * len(right.getbands())), 3, {"icc_profile": profile})
+    return Odd(
+        f"a profile of {right.mode} with gamma {gamma}",
+        right,
+        ("png", "tif"),
+        right.point(table * len(right.getbands())),
+        3,
+        {"icc_profile": profile},
+    )
 
 
 def useless_profile(image, rng):
     """Damaged, empty, or of another kind of colour: as if there were none."""
     whole = icc(GREEN, BLUE, RED)
-    others = [rng.bytes(200), whole[:int(rng.integers(1, 128))], b"\x00" * 500, icc(gamma=1.0),
-              ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(), whole[:16] + b"CMYK" + whole[20:]]
+    others = [
+        rng.bytes(200),
+        whole[: int(rng.integers(1, 128))],
+        b"\x00" * 500,
+        icc(gamma=1.0),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+        whole[:16] + b"CMYK" + whole[20:],
+    ]
     profile = others[int(rng.integers(len(others)))]
     return Odd("a profile of no use", image, ("png", "tif"), image, save={"icc_profile": profile})
 
 
 def icc(*colorants, gamma=None):
     """An ICC profile (version 2.4) of RGB with three colorants, or of grey with none; gamma None is sRGB's curve."""
+
     def xyz(values):
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
     if gamma is None:
         v = np.arange(4096) / 4095
         curve = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-        curve = b"curv\0\0\0\0" + struct.pack(">I", 4096) + np.round(curve * 65535).astype(">u2").tobytes()
+        curve = (
+            b"curv\0\0\0\0"
+            + struct.pack(">I", 4096)
+            + np.round(curve * 65535).astype(">u2").tobytes()
+        )
     else:
         curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
     text = b"text\0\0\0\0none\0"
@@ -312,7 +419,7 @@ def icc(*colorants, gamma=None):
     tags = {b"desc": name, b"cprt": text, b"wtpt": xyz(WHITE)}
     if colorants:
         tags |= {key: xyz(value) for key, value in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants)}
-        tags |= {key: curve for key in (b"rTRC", b"gTRC", b"bTRC")}
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     else:
         tags[b"kTRC"] = curve
     table, content, at = b"", b"", 128 + 4 + 12 * len(tags)
@@ -321,7 +428,15 @@ def icc(*colorants, gamma=None):
         table += key + struct.pack(">II", at + len(content), len(value))
         content += value
     space = b"RGB " if colorants else b"GRAY"
-    head = bytes(4) + b"\x02\x40\0\0" + b"mntr" + space + b"XYZ " + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp"
+    head = (
+        bytes(4)
+        + b"\x02\x40\0\0"
+        + b"mntr"
+        + space
+        + b"XYZ "
+        + struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+        + b"acsp"
+    )
     head += bytes(28) + xyz(WHITE)[8:]
     body = head.ljust(124, b"\0") + struct.pack(">I", len(tags)) + table + content
     return struct.pack(">I", 4 + len(body)) + body
@@ -329,18 +444,50 @@ def icc(*colorants, gamma=None):
 
 def png(values, depth, colour_type):
     """A PNG file of values (H, W, channels) with 16 bits each."""
+
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows, 1))
+        + chunk(b"IEND", b"")
+    )
 
 
-WAYS = (plain, grey, jpeg, deep_grey, deep_colour, deep_alpha, floating, wide_integers, one_bit, palette, cmyk, lab, moving,
-        transparent, opaque, half_transparent, transparent_palette, colour_key, srgb_profile, exchanged_colorants,
-        other_gamma, useless_profile)
+WAYS = (
+    plain,
+    grey,
+    jpeg,
+    deep_grey,
+    deep_colour,
+    deep_alpha,
+    floating,
+    wide_integers,
+    one_bit,
+    palette,
+    cmyk,
+    lab,
+    moving,
+    transparent,
+    opaque,
+    half_transparent,
+    transparent_palette,
+    colour_key,
+    srgb_profile,
+    exchanged_colorants,
+    other_gamma,
+    useless_profile,
+)
 
 
 # -------------------------------------------------------------------------------------------------------- masks

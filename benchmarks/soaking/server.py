@@ -26,12 +26,24 @@ from cli import InputError
 LIMIT = 60.0  # seconds after which a script counts as hanging
 SIZE, PETS = 64, 20
 PREPARE = ("--size", str(SIZE), "--fractions", "60-20-20")
-TRAIN = ("--epochs", "3", "--width", "2", "--batch-size", "6", "--device", "cpu", "--precision", "fp32")
+TRAIN = (
+    "--epochs",
+    "3",
+    "--width",
+    "2",
+    "--batch-size",
+    "6",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a child ended. status: its exit status, minus the number of the signal that ended it, or None if it hung."""
+
     status: int | None
     out: str
     err: str
@@ -44,7 +56,9 @@ class Child:
     def __init__(self, function, *args, cwd):
         self.logs = [Path(f"{cwd}.{end}") for end in ("out", "err")]
         self.begin = time.perf_counter()
-        self.process = multiprocessing.get_context("fork").Process(target=in_child, args=(function, args, cwd, self.logs))
+        self.process = multiprocessing.get_context("fork").Process(
+            target=in_child, args=(function, args, cwd, self.logs)
+        )
         self.process.start()
         with contextlib.suppress(OSError):  # the child does it as well, whichever comes first
             os.setpgid(self.process.pid, self.process.pid)
@@ -56,7 +70,9 @@ class Child:
         self.kill()
         self.process.join()
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in self.logs)
-        return Outcome(None if hung else self.process.exitcode, out, err, time.perf_counter() - self.begin)
+        return Outcome(
+            None if hung else self.process.exitcode, out, err, time.perf_counter() - self.begin
+        )
 
     def kill(self):
         """SIGKILL for the child and whatever it has started."""
@@ -71,8 +87,10 @@ def in_child(function, args, cwd, logs):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors=errors, closefd=False)
-                              for number, errors in ((1, "strict"), (2, "backslashreplace")))
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", errors=errors, closefd=False)
+        for number, errors in ((1, "strict"), (2, "backslashreplace"))
+    )
     faulthandler.enable()  # a crash in a library says where
     faulthandler.dump_traceback_later(LIMIT - 5)  # and a hang
     os.chdir(cwd)
@@ -105,6 +123,7 @@ def call(function, *args, cwd):
 @dataclass(frozen=True)
 class Reference:
     """What uninterrupted runs leave, and how long they took. All paths but `prepared` hold re-chunked or finished things."""
+
     folder: Path
     seconds: dict
 
@@ -136,11 +155,23 @@ class Reference:
 def commands(reference):
     """The command of each phase: script and options, with outputs relative to the folder that it runs in."""
     return {
-        "prepare": ("data_prepare.py", ["--root", reference.photographs, "--out", "data", *PREPARE]),
+        "prepare": (
+            "data_prepare.py",
+            ["--root", reference.photographs, "--out", "data", *PREPARE],
+        ),
         "rechunk": ("data_rechunk.py", ["--data", "data"]),
         "train": ("train_mtl.py", ["--data", reference.data, "--runs", "runs", *TRAIN, "--resume"]),
-        "evaluate": ("evaluate.py", ["--checkpoint", reference.run / "best.pt", "--data", reference.data,
-                                     "--device", "cpu"]),
+        "evaluate": (
+            "evaluate.py",
+            [
+                "--checkpoint",
+                reference.run / "best.pt",
+                "--data",
+                reference.data,
+                "--device",
+                "cpu",
+            ],
+        ),
     }
 
 
@@ -172,9 +203,13 @@ def must(script, argv, cwd):
     """Run a script that has to succeed, then import here what it imported there."""
     outcome = Child(run_script_and_list_modules, script, argv, cwd=cwd).wait()
     if outcome.status != 0:
-        raise InputError(f"{script} fails undisturbed already, with status {outcome.status}: {outcome.err.strip()}")
+        raise InputError(
+            f"{script} fails undisturbed already, with status {outcome.status}: {outcome.err.strip()}"
+        )
     for name in json.loads(Path(f"{cwd}.modules").read_text()):
-        with contextlib.suppress(ImportError):  # what the child made up while running cannot be imported
+        with contextlib.suppress(
+            ImportError
+        ):  # what the child made up while running cannot be imported
             importlib.import_module(name)
     return outcome
 
@@ -187,5 +222,8 @@ def run_script_and_list_modules(script, argv):
 
 def digests(folder):
     """{path relative to the folder: SHA-256} of every file in it."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

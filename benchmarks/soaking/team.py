@@ -20,25 +20,50 @@ EPOCHS = ("--epochs", "12")  # so that not all of a run is its start
 
 def soak(reference, times, seed):
     """Kill a process of a run so many times; returns (rows of a table, results, failures)."""
-    argv = ["--data", reference.data, "--runs", "runs", *TRAIN, *EPOCHS, "--processes", "2", "--threads", "1", "--resume"]
+    argv = [
+        "--data",
+        reference.data,
+        "--runs",
+        "runs",
+        *TRAIN,
+        *EPOCHS,
+        "--processes",
+        "2",
+        "--threads",
+        "1",
+        "--resume",
+    ]
     place = reference.folder / "team"
     place.mkdir()
     undisturbed = server.run(SCRIPT, argv, place)
     if undisturbed.status != 0:
-        raise RuntimeError(f"a run in two processes ends with {undisturbed.status}: {undisturbed.err}")
+        raise RuntimeError(
+            f"a run in two processes ends with {undisturbed.status}: {undisturbed.err}"
+        )
     expected, failures = place / "runs" / "mtl" / "seed0", []
     counts = {"the first": 0, "the other": 0, "before there was another": 0, "too late": 0}
     with tqdm(total=times, desc="kills in a team", unit="kill", disable=None) as bar:
         while sum(counts.values()) - counts["too late"] < times:
             try:
-                attempt(reference, argv, expected, undisturbed.seconds, np.random.default_rng(seed), counts)
+                attempt(
+                    reference,
+                    argv,
+                    expected,
+                    undisturbed.seconds,
+                    np.random.default_rng(seed),
+                    counts,
+                )
             except Lost as loss:
                 failures.append(f"kill in a team, --seed {seed}: {loss}")
             seed += 1
             bar.n = sum(counts.values()) - counts["too late"]
             bar.refresh()
     rows = [[whom, count] for whom, count in counts.items()]
-    return ([["killed", "times"], *rows], {"team_kills": sum(counts.values()) - counts["too late"]}, failures)
+    return (
+        [["killed", "times"], *rows],
+        {"team_kills": sum(counts.values()) - counts["too late"]},
+        failures,
+    )
 
 
 def attempt(reference, argv, expected, seconds, rng, counts):
@@ -55,12 +80,18 @@ def attempt(reference, argv, expected, seconds, rng, counts):
                 counts["too late"] += 1
                 break
             counts[whom] += 1
-            if whom == "the other" and (outcome.status != 1 or "was killed by signal 9" not in outcome.err):
-                raise Lost(f"the first process ends with {outcome.status}: {outcome.err.strip()[-500:]}")
+            if whom == "the other" and (
+                outcome.status != 1 or "was killed by signal 9" not in outcome.err
+            ):
+                raise Lost(
+                    f"the first process ends with {outcome.status}: {outcome.err.strip()[-500:]}"
+                )
         outcome = server.run(SCRIPT, argv, place)
         if outcome.status != 0:
             raise Lost(f"the same command ends with {outcome.status}: {outcome.err.strip()[-500:]}")
-        different = call(kills.print_differences, expected, place / "runs" / "mtl" / "seed0", cwd=place)
+        different = call(
+            kills.print_differences, expected, place / "runs" / "mtl" / "seed0", cwd=place
+        )
         if different:
             raise Lost(different)
     finally:

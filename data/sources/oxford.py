@@ -22,7 +22,9 @@ from data.contract import CLASSES as SPECIES
 from data.photographs import is_photograph_name, show_name
 from data.sample import EMPTY, MASKS, Unusable
 
-SPECIES_WORD = re.compile(r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE)  # as a word of its own: no catfish
+SPECIES_WORD = re.compile(
+    r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE
+)  # as a word of its own: no catfish
 BY_LIST, BY_WORD = "list.txt", "the word cat or dog that the name begins with"
 BY_LETTER = "the first letter (a capital is a cat)"
 HALVES = ("trainval", "test")
@@ -31,6 +33,7 @@ HALVES = ("trainval", "test")
 @dataclass(frozen=True, kw_only=True)
 class Sample(sample.Sample):
     """A photograph of the folder; its stratum is the breed, its label the species."""
+
     species_by: str
     is_listed: bool  # by list.txt; also where there is no such file
     half: str  # of HALVES, or "" where that was not asked
@@ -58,8 +61,10 @@ def find_root(root):
     for folder in (root, root / "oxford-iiit-pet"):
         if (folder / "images").is_dir() and (folder / "annotations" / "trimaps").is_dir():
             return folder
-    raise InputError(f"{root} has no folders images and annotations/trimaps; --root takes the folder that the "
-                     "Oxford-IIIT Pet archives are unpacked in")
+    raise InputError(
+        f"{root} has no folders images and annotations/trimaps; --root takes the folder that the "
+        "Oxford-IIIT Pet archives are unpacked in"
+    )
 
 
 def list_samples(root, halves=()):
@@ -77,8 +82,12 @@ def list_samples(root, halves=()):
     class_of = Counter((breed_of(name), class_id) for name, (class_id, _) in listed.items())
     usual_class = {breed: class_id for (breed, class_id), _ in reversed(class_of.most_common())}
     folder = sample.Source(
-        root, "images/NAME.jpg with annotations/trimaps/NAME.png", columns=("breed", "species"), has_border=True,
-        is_own=False)
+        root,
+        "images/NAME.jpg with annotations/trimaps/NAME.png",
+        columns=("breed", "species"),
+        has_border=True,
+        is_own=False,
+    )
     for key, paths in images.items():
         if halves and key not in half_of:
             continue
@@ -94,27 +103,45 @@ def list_samples(root, halves=()):
         elif not is_text(name):
             reason = "its name holds bytes that are no text; rename it"
         elif species is None and listed_species is None:
-            reason = ("its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or "
-                      "dog_, or name it in list.txt")
+            reason = (
+                "its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or "
+                "dog_, or name it in list.txt"
+            )
         elif None not in (species, listed_species) and species != listed_species:
             reason = f"its name says {SPECIES[species]} and list.txt says {SPECIES[listed_species]}"
         elif class_id is not None and class_id != usual_class[breed]:
-            reason = f"list.txt gives it class {class_id} and most of its breed {usual_class[breed]}"
+            reason = (
+                f"list.txt gives it class {class_id} and most of its breed {usual_class[breed]}"
+            )
         else:
             if listed_species is not None:
                 species, rule = listed_species, BY_LIST
-            folder.samples.append(Sample(
-                name=name, image_path=paths[0], stratum=breed, label=species, species_by=rule,
-                cells={"breed": breed, "species": SPECIES[species]}, is_listed=key in listed or not listed,
-                half=half_of.get(key, ""), trimap_path=trimaps[key][0], box_paths=tuple(boxes.get(key, ()))))
+            folder.samples.append(
+                Sample(
+                    name=name,
+                    image_path=paths[0],
+                    stratum=breed,
+                    label=species,
+                    species_by=rule,
+                    cells={"breed": breed, "species": SPECIES[species]},
+                    is_listed=key in listed or not listed,
+                    half=half_of.get(key, ""),
+                    trimap_path=trimaps[key][0],
+                    box_paths=tuple(boxes.get(key, ())),
+                )
+            )
             continue
         folder.left_out.append((name, reason))
     named_in = " and ".join(f"{half}.txt" for half in halves) or "list.txt"
     if others:
-        folder.remarks.append(f"no photographs, by their names: {len(others)} in {root / 'images'} ({cli.listed(others)})")
+        folder.remarks.append(
+            f"no photographs, by their names: {len(others)} in {root / 'images'} ({cli.listed(others)})"
+        )
     if halves:
-        folder.remarks.append(f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
-                              f"others, not looked at: {len(images.keys() - half_of.keys())}")
+        folder.remarks.append(
+            f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
+            f"others, not looked at: {len(images.keys() - half_of.keys())}"
+        )
     absent = sorted((half_of if halves else listed).keys() - images.keys())
     if absent:
         examples = cli.listed([show_name(name) for name in absent])
@@ -181,7 +208,11 @@ def read_lines(path, errors="replace"):
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     lines = content.decode(encoding, "replace" if encoding == "utf-16" else errors).splitlines()
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    return [
+        (number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
 
 
 def read_list(path):
@@ -192,8 +223,10 @@ def read_list(path):
             name, class_id, species, _ = line.split()
             listed[key_of(name)] = int(class_id), {"1": 0, "2": 1}[species]
         except (ValueError, KeyError):
-            raise InputError(f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces "
-                             "between, species 1 (cat) or 2 (dog)") from None
+            raise InputError(
+                f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces "
+                "between, species 1 (cat) or 2 (dog)"
+            ) from None
     return listed
 
 
@@ -203,16 +236,22 @@ def read_halves(root, halves, images):
     for half in halves:
         path = root / "annotations" / f"{half}.txt"
         if not path.is_file():
-            raise InputError(f"{path} is missing, the list of the official {half} half; take it from the dataset's "
-                             "annotations.tar.gz or prepare without --official-split and --only")
+            raise InputError(
+                f"{path} is missing, the list of the official {half} half; take it from the dataset's "
+                "annotations.tar.gz or prepare without --official-split and --only"
+            )
         names = {key_of(line.split()[0]) for _, line in read_lines(path)}
         if not names & images.keys():
-            raise InputError(f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the "
-                             "name of one, without its ending")
+            raise InputError(
+                f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the "
+                "name of one, without its ending"
+            )
         both = sorted(names & half_of.keys())
         if both:
-            raise InputError(f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained "
-                             "on and measured; take each from one of them")
+            raise InputError(
+                f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained "
+                "on and measured; take each from one of them"
+            )
         half_of |= dict.fromkeys(names, half)
     return half_of
 
@@ -222,6 +261,8 @@ def one_species(samples, root):
     if len({one.label for one in samples}) > 1:
         return None
     rules = sorted({one.species_by for one in samples})
-    return (f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by {' and '.join(rules)}; "
-            f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
-            "and prepare them again, and where it is right, train without classification")
+    return (
+        f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by {' and '.join(rules)}; "
+        f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
+        "and prepare them again, and where it is right, train without classification"
+    )

@@ -7,7 +7,7 @@ passed over, links followed.
 
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import cli
 from cli import InputError
@@ -16,12 +16,19 @@ from data.photographs import is_photograph_name, show_name
 from data.sample import Box, Sample, Source
 from data.sources.oxford import is_text, key_of, read_lines, shown
 
-SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # what each is called
+SPLIT_OF = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}  # what each is called
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture(Sample):
     """A photograph of one's own. mask: what has a `read` as data/masks.py's MaskFile has, or None."""
+
     mask: object = None
     box: Box | None = None
 
@@ -45,12 +52,20 @@ class Pictures:
         self.found, others = below(folder, apart)
         self.source = Source(folder, "a photograph in one of Pillow's formats")
         if others:
-            self.source.remarks.append(f"no photographs, by their names: {len(others)} in {show_name(folder)} "
-                                       f"({cli.listed(others)})")
+            self.source.remarks.append(
+                f"no photographs, by their names: {len(others)} in {show_name(folder)} "
+                f"({cli.listed(others)})"
+            )
         if not self.found:
-            more = f" ({cli.listed(others)} {'are' if len(others) > 1 else 'is'} none, by the name)" if others else ""
-            raise InputError(f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's "
-                             "formats")
+            more = (
+                f" ({cli.listed(others)} {'are' if len(others) > 1 else 'is'} none, by the name)"
+                if others
+                else ""
+            )
+            raise InputError(
+                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's "
+                "formats"
+            )
 
     def find(self, text):
         """The picture that a list or a table means, as `found` has it, or None."""
@@ -71,15 +86,28 @@ class Pictures:
             name = self.name_of(paths[0])
             made = make(key)
             if len(paths) > 1:
-                reason = f"{len(paths)} photographs have this name ({shown(paths)}); keep one of them"
+                reason = (
+                    f"{len(paths)} photographs have this name ({shown(paths)}); keep one of them"
+                )
             elif not is_text(name):
                 reason = "its name holds bytes that are no text; rename it"
             elif isinstance(made, str):
                 reason = made
             else:
                 kind, known = made
-                known = {"stratum": name.rpartition("/")[0]} | known | (labels.of(key) if labels else {})
-                source.samples.append(kind(name=name, image_path=paths[0], split=split_of[key] if split_of else "", **known))
+                known = (
+                    {"stratum": name.rpartition("/")[0]}
+                    | known
+                    | (labels.of(key) if labels else {})
+                )
+                source.samples.append(
+                    kind(
+                        name=name,
+                        image_path=paths[0],
+                        split=split_of[key] if split_of else "",
+                        **known,
+                    )
+                )
                 continue
             source.left_out.append((name, reason))
         return source
@@ -93,34 +121,55 @@ class Pictures:
         split_of = {}
         for path, split in zip(paths, splits_named(paths)):
             try:
-                lines = read_lines(path, errors="surrogateescape")  # a file's name may be of any bytes
+                lines = read_lines(
+                    path, errors="surrogateescape"
+                )  # a file's name may be of any bytes
             except OSError as error:
-                raise InputError(f"{show_name(path)} cannot be read ({error.strerror}); name a list of photographs") from None
+                raise InputError(
+                    f"{show_name(path)} cannot be read ({error.strerror}); name a list of photographs"
+                ) from None
             for number, line in lines:
                 key = self.find(line)
                 if key is None:
-                    raise InputError(f"{show_name(path)}, line {number}: {shown_cell(line)} is no photograph of "
-                                     f"{show_name(self.folder)}; name each by its path below that, a line each")
+                    raise InputError(
+                        f"{show_name(path)}, line {number}: {shown_cell(line)} is no photograph of "
+                        f"{show_name(self.folder)}; name each by its path below that, a line each"
+                    )
                 if split_of.setdefault(key, split) != split:
-                    raise InputError(f"{show_name(path)}, line {number}: {shown_cell(line)} stands in the list of "
-                                     f"{split_of[key]} too, so a network would be measured on what it knows; take it from "
-                                     "one")
+                    raise InputError(
+                        f"{show_name(path)}, line {number}: {shown_cell(line)} stands in the list of "
+                        f"{split_of[key]} too, so a network would be measured on what it knows; take it from "
+                        "one"
+                    )
             if not lines:
-                raise InputError(f"{show_name(path)} names no photograph; write a name a line, or leave the list out")
-        others = [show_name(self.name_of(paths[0])) for key, paths in self.found.items() if key not in split_of]
+                raise InputError(
+                    f"{show_name(path)} names no photograph; write a name a line, or leave the list out"
+                )
+        others = [
+            show_name(self.name_of(paths[0]))
+            for key, paths in self.found.items()
+            if key not in split_of
+        ]
         if others:
-            self.source.remarks.append(f"in none of the lists, so not used: {len(others)} ({cli.listed(others)})")
+            self.source.remarks.append(
+                f"in none of the lists, so not used: {len(others)} ({cli.listed(others)})"
+            )
         return split_of
 
     def split_by_folders(self):
         """{name: split} where all pictures lie in folders called as splits are, else None."""
-        tops = {key: SPLIT_OF.get(key.partition("/")[0].lower()) if "/" in key else None for key in self.found}
+        tops = {
+            key: SPLIT_OF.get(key.partition("/")[0].lower()) if "/" in key else None
+            for key in self.found
+        }
         named = sorted(set(tops.values()) - {None}, key=SPLITS.index)
         if len(named) < 2 or None in tops.values():
             if len(named) > 1:
                 others = list(tops.values()).count(None)
-                self.source.remarks.append(f"folders {' and '.join(named)} are no split, as {others} of {len(tops)} "
-                                           "photographs lie in none of them")
+                self.source.remarks.append(
+                    f"folders {' and '.join(named)} are no split, as {others} of {len(tops)} "
+                    "photographs lie in none of them"
+                )
             return None
         self.source.remarks.append("split as their folders say; --fractions shuffles them instead")
         return tops
@@ -130,11 +179,13 @@ def splits_named(paths):
     """The split that each of some lists is of."""
     named = [SPLIT_OF.get(path.stem.lower()) for path in paths]
     if not any(named):
-        return SPLITS[:len(paths)]
+        return SPLITS[: len(paths)]
     unclear = [show_name(path) for path, split in zip(paths, named) if split is None]
     if unclear or len(set(named)) < len(named):
-        raise InputError(f"--split-files: {unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, "
-                         "as the others are; call the lists train.txt, val.txt and test.txt, one each")
+        raise InputError(
+            f"--split-files: {unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, "
+            "as the others are; call the lists train.txt, val.txt and test.txt, one each"
+        )
     return named
 
 
@@ -152,10 +203,14 @@ def below(folder, apart=None):
         try:
             status = os.stat(place)
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
-            folders = {entry.name for entry in entries if os.path.isdir(entry)}  # is_dir fails at a link to itself
+            folders = {
+                entry.name for entry in entries if os.path.isdir(entry)
+            }  # is_dir fails at a link to itself
         except OSError as error:
-            raise InputError(f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it "
-                             "away") from None
+            raise InputError(
+                f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it "
+                "away"
+            ) from None
         this = (status.st_dev, status.st_ino)
         if this in above:  # a link to a folder in which it lies
             continue
@@ -164,7 +219,11 @@ def below(folder, apart=None):
             if name in folders:
                 waiting += [(path, above | {this})] * (path.resolve() != apart)
             elif is_photograph_name(name):
-                key = key_of((PurePosixPath(path.relative_to(folder).as_posix()).with_name(path.stem)).as_posix())
+                key = key_of(
+                    (
+                        PurePosixPath(path.relative_to(folder).as_posix()).with_name(path.stem)
+                    ).as_posix()
+                )
                 found.setdefault(key, []).append(path)
             else:
                 others.append(show_name(path.relative_to(folder)))

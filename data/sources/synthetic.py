@@ -21,28 +21,43 @@ from data.sources.synthetic_shapes import posed, tufted
 
 PET, BACKGROUND, BORDER = 1, 2, 3  # trimap values of the Oxford-IIIT Pet dataset
 
-FUR = {"black": (46, 42, 44), "grey": (124, 126, 132), "white": (236, 231, 222), "cream": (222, 199, 162),
-       "ginger": (206, 128, 62), "tan": (184, 142, 96), "brown": (118, 80, 54), "dark": (70, 48, 38)}
+FUR = {
+    "black": (46, 42, 44),
+    "grey": (124, 126, 132),
+    "white": (236, 231, 222),
+    "cream": (222, 199, 162),
+    "ginger": (206, 128, 62),
+    "tan": (184, 142, 96),
+    "brown": (118, 80, 54),
+    "dark": (70, 48, 38),
+}
 
 # pattern, main colour, second colour, cat breed, dog breed
-COATS = [("stripes", "tan", "dark", "Tabby", "brindle_hound"),
-         ("stripes", "ginger", "cream", "Marmalade", "marmalade_terrier"),
-         ("tuxedo", "black", "white", "Tuxedo", "magpie_sheepdog"),
-         ("points", "cream", "dark", "Moonpoint", "masked_mastiff"),
-         ("patches", "white", "ginger", "Calico", "foxhound_like"),
-         ("spots", "cream", "brown", "Ocelotte", "domino_hound"),
-         ("saddle", "ginger", "black", "Duskback", "saddle_shepherd"),
-         ("solid", "grey", "white", "Slate", "slate_pointer"),
-         ("solid", "white", "cream", "Snowball", "snow_retriever"),
-         ("solid", "brown", "dark", "Cocoa", "cocoa_setter")]
-BREEDS = [(coat[3 + s], species, coat[:3]) for coat in COATS for s, species in enumerate(("cat", "dog"))]
+COATS = [
+    ("stripes", "tan", "dark", "Tabby", "brindle_hound"),
+    ("stripes", "ginger", "cream", "Marmalade", "marmalade_terrier"),
+    ("tuxedo", "black", "white", "Tuxedo", "magpie_sheepdog"),
+    ("points", "cream", "dark", "Moonpoint", "masked_mastiff"),
+    ("patches", "white", "ginger", "Calico", "foxhound_like"),
+    ("spots", "cream", "brown", "Ocelotte", "domino_hound"),
+    ("saddle", "ginger", "black", "Duskback", "saddle_shepherd"),
+    ("solid", "grey", "white", "Slate", "slate_pointer"),
+    ("solid", "white", "cream", "Snowball", "snow_retriever"),
+    ("solid", "brown", "dark", "Cocoa", "cocoa_setter"),
+]
+BREEDS = [
+    (coat[3 + s], species, coat[:3]) for coat in COATS for s, species in enumerate(("cat", "dog"))
+]
 
 
 # ------------------------------------------------------------------------------------------ fur and painting
 
+
 def clouds(rng, width, height, cell):
     """Smooth noise, (height, width), roughly uniform in 0..1, with lumps about `cell` pixels wide."""
-    grid = rng.random((max(2, round(height / cell) + 1), max(2, round(width / cell) + 1)), dtype=np.float32)
+    grid = rng.random(
+        (max(2, round(height / cell) + 1), max(2, round(width / cell) + 1)), dtype=np.float32
+    )
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -59,7 +74,9 @@ class Painter:
         self.pixels, self.unit = pixels, unit
         self.pet, self.head = np.zeros((2, height, width), np.float32)
         self.pattern, main, second = coat
-        self.main, self.second, self.third = (jitter(rng, FUR[colour]) for colour in (main, second, "black"))
+        self.main, self.second, self.third = (
+            jitter(rng, FUR[colour]) for colour in (main, second, "black")
+        )
         noise = rng.standard_normal((256, 256), np.float32) / 3
         self.hair = sum(np.roll(noise, k, 0) for k in range(9))  # streaks along axis 0, deviation 1
         self.gloss = rng.uniform(0.06, 0.13)
@@ -73,18 +90,35 @@ class Painter:
             if kind in ("ear", "muzzle", "chest", "paw"):
                 return -1
             brow = v < -0.15
-            phase = {"leg": 1.6 * v, "tail": 1.3 * (u - v), "head": np.where(brow, 2.2 * u, 1.8 * v + 0.2)}
+            phase = {
+                "leg": 1.6 * v,
+                "tail": 1.3 * (u - v),
+                "head": np.where(brow, 2.2 * u, 1.8 * v + 0.2),
+            }
             wave = np.sin(2 * np.pi * (phase.get(kind, 1.7 * u + 0.2 * v) + 0.5 * lumps)) - 0.25
             return np.where((kind == "head") & ~brow & (np.abs(u) < 0.6), -1, wave)
         if self.pattern in ("spots", "patches"):
             pale = kind in ("muzzle", "chest")
             return -1 if pale else 6 * lumps - (3.7 if self.pattern == "spots" else 3.3)
-        return {"tuxedo": {"muzzle": 1, "chest": 1, "paw": 1, "leg": 6 * (down - 0.7),
-                           "head": 8 * (0.16 + 0.3 * v + 0.2 * (more - 0.5) - np.abs(u))},
-                "points": {"muzzle": 1, "ear": 1, "tail": 1, "paw": 1, "leg": 5 * (down - 0.6),
-                           "head": 4 * (0.85 - np.hypot(u - 0.1, v - 0.25))},
-                "saddle": {"ear": 1, "tail": 1, "body": 5 * (0.45 - down), "head": 6 * (-0.25 - v)},
-                "solid": {"chest": 0.2, "muzzle": 0.1}}[self.pattern].get(kind, -1)
+        return {
+            "tuxedo": {
+                "muzzle": 1,
+                "chest": 1,
+                "paw": 1,
+                "leg": 6 * (down - 0.7),
+                "head": 8 * (0.16 + 0.3 * v + 0.2 * (more - 0.5) - np.abs(u)),
+            },
+            "points": {
+                "muzzle": 1,
+                "ear": 1,
+                "tail": 1,
+                "paw": 1,
+                "leg": 5 * (down - 0.6),
+                "head": 4 * (0.85 - np.hypot(u - 0.1, v - 0.25)),
+            },
+            "saddle": {"ear": 1, "tail": 1, "body": 5 * (0.45 - down), "head": 6 * (-0.25 - v)},
+            "solid": {"chest": 0.2, "muzzle": 0.1},
+        }[self.pattern].get(kind, -1)
 
     def fur(self, part, window, top, bottom):
         """Colour of the coat, (h, w, 3), in a window of the picture; the part has rows `top` to `bottom`."""
@@ -110,16 +144,22 @@ class Painter:
 
     def paint(self, rng, part):
         """Put one part over the picture, shaded as if round, and add it to the masks."""
-        outline = part.a * (tufted(rng, part.outline, part.tuft) if part.tuft else part.outline) + part.b
+        outline = (
+            part.a * (tufted(rng, part.outline, part.tuft) if part.tuft else part.outline) + part.b
+        )
         top, bottom = outline.imag.min(), outline.imag.max()
-        x0, x1 = np.clip([int(outline.real.min()) - 2, int(outline.real.max()) + 3], 0, self.pet.shape[1])
+        x0, x1 = np.clip(
+            [int(outline.real.min()) - 2, int(outline.real.max()) + 3], 0, self.pet.shape[1]
+        )
         y0, y1 = np.clip([int(top) - 2, int(bottom) + 3], 0, self.pet.shape[0])
         if x0 == x1 or y0 == y1:
             return
         window = np.s_[y0:y1, x0:x1]
         twice = 2 * (outline - x0 - 1j * y0)
         shape = Image.new("L", (2 * int(x1 - x0), 2 * int(y1 - y0)))
-        ImageDraw.Draw(shape).polygon(np.stack([twice.real, twice.imag], 1).ravel().tolist(), fill=255)
+        ImageDraw.Draw(shape).polygon(
+            np.stack([twice.real, twice.imag], 1).ravel().tolist(), fill=255
+        )
         shape = shape.reduce(2)
         cover = np.asarray(shape, np.float32) / 255
         colour = np.array(part.colour)
@@ -139,6 +179,7 @@ class Painter:
 
 
 # ----------------------------------------------------------------------------------------------- backgrounds
+
 
 def any_colour(rng):
     """RGB array, as often a colour of fur as any other muted colour."""
@@ -160,7 +201,16 @@ def thing(rng, draw, kind, x, y, r):
         draw.arc((x - 0.4 * r, y - 2 * r, x + 1.6 * r, y), 100, 260, fill=ink(other), width=line)
     elif kind == "box":
         draw.rectangle((x - r, y - 1.5 * r, x + r, y), fill=ink(colour))
-        lid = (x - r, y - 1.5 * r, x + r, y - 1.5 * r, x + 0.7 * r, y - 1.9 * r, x - 0.7 * r, y - 1.9 * r)
+        lid = (
+            x - r,
+            y - 1.5 * r,
+            x + r,
+            y - 1.5 * r,
+            x + 0.7 * r,
+            y - 1.9 * r,
+            x - 0.7 * r,
+            y - 1.9 * r,
+        )
         draw.polygon(lid, fill=ink(colour, 1.25))
         draw.line((x, y - 1.5 * r, x, y), fill=ink(colour, 0.75), width=line)
     elif kind == "cushion":
@@ -170,8 +220,10 @@ def thing(rng, draw, kind, x, y, r):
         leaf = rng.uniform((50, 90, 40), (110, 140, 90))
         for dx, dy in zip(rng.normal(0, 0.7 * r, 9), rng.uniform(1.6 * r, 3.2 * r, 9)):
             draw.line((x, y - r, x + dx, y - dy), fill=ink(leaf, 0.7), width=line)
-            draw.ellipse((x + dx - r / 3, y - dy - r / 2, x + dx + r / 3, y - dy + r / 3),
-                         fill=ink(leaf, rng.uniform(0.8, 1.2)))
+            draw.ellipse(
+                (x + dx - r / 3, y - dy - r / 2, x + dx + r / 3, y - dy + r / 3),
+                fill=ink(leaf, rng.uniform(0.8, 1.2)),
+            )
         pot = (x - 0.8 * r, y - 1.3 * r, x + 0.8 * r, y - 1.3 * r, x + r / 2, y, x - r / 2, y)
         draw.polygon(pot, fill=ink(colour))
 
@@ -184,8 +236,15 @@ def room(rng, draw, w, h, horizon):
     for x in np.arange(0, w, step) if rng.random() < 0.5 else ():
         draw.rectangle((x, 0, x + step * 0.4, h), fill=ink(wall, 0.9))
     for _ in range(rng.integers(1, 3)):
-        x, y, s = rng.uniform(-0.1, 0.9) * w, horizon * rng.uniform(-0.1, 0.4), w * rng.uniform(0.15, 0.35)
-        pane, frame = (176, 205, 224) if rng.random() < 0.5 else ink(any_colour(rng)), ink(any_colour(rng))
+        x, y, s = (
+            rng.uniform(-0.1, 0.9) * w,
+            horizon * rng.uniform(-0.1, 0.4),
+            w * rng.uniform(0.15, 0.35),
+        )
+        pane, frame = (
+            (176, 205, 224) if rng.random() < 0.5 else ink(any_colour(rng)),
+            ink(any_colour(rng)),
+        )
         draw.rectangle((x, y, x + s, y + 1.2 * s), fill=pane, outline=frame, width=int(s / 12) + 1)
         draw.line((x + s / 2, y, x + s / 2, y + 1.2 * s), fill=frame, width=int(s / 20) + 1)
     draw.rectangle((0, horizon, w, h), fill=ink(floor))
@@ -193,13 +252,21 @@ def room(rng, draw, w, h, horizon):
         draw.line((0.2 * w + 0.6 * x, horizon, x, h), fill=ink(floor, 0.82), width=3)
     draw.rectangle((0, horizon - h * 0.03, w, horizon), fill=ink(wall, 1.2))
     if rng.random() < 0.5:
-        x, s, high = w * rng.uniform(-0.2, 0.5), w * rng.uniform(0.5, 0.9), h * rng.uniform(0.15, 0.35)
+        x, s, high = (
+            w * rng.uniform(-0.2, 0.5),
+            w * rng.uniform(0.5, 0.9),
+            h * rng.uniform(0.15, 0.35),
+        )
         draw.rounded_rectangle((x, horizon - high, x + s, horizon + h * 0.12), s / 14, ink(sofa))
-        draw.rounded_rectangle((x, horizon - h * 0.02, x + s, horizon + h * 0.12), s / 20, ink(sofa, 1.15))
+        draw.rounded_rectangle(
+            (x, horizon - h * 0.02, x + s, horizon + h * 0.12), s / 20, ink(sofa, 1.15)
+        )
         thing(rng, draw, "cushion", x + s * rng.uniform(0.2, 0.8), horizon, s / 9)
     if rng.random() < 0.6:
         x, y, r = w * rng.uniform(0.2, 0.8), (horizon + 2 * h) / 3, w * rng.uniform(0.25, 0.5)
-        draw.ellipse((x - r, y - 0.3 * r, x + r, y + 0.3 * r), ink(rug), ink(any_colour(rng)), int(r / 7))
+        draw.ellipse(
+            (x - r, y - 0.3 * r, x + r, y + 0.3 * r), ink(rug), ink(any_colour(rng)), int(r / 7)
+        )
 
 
 def garden(rng, draw, w, h, horizon):
@@ -216,13 +283,17 @@ def garden(rng, draw, w, h, horizon):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=ink(leaf, rng.uniform(0.7, 1.25)))
     if rng.random() < 0.5:
         step, top = w * rng.uniform(0.05, 0.1), horizon - h * rng.uniform(0.15, 0.3)
-        draw.rectangle((0, (top + horizon) / 2, w, (top + horizon) / 2 + h / 40), fill=ink(fence, 0.8))
+        draw.rectangle(
+            (0, (top + horizon) / 2, w, (top + horizon) / 2 + h / 40), fill=ink(fence, 0.8)
+        )
         for x in np.arange(-step * rng.random(), w, step):
             right, tip = x + 0.6 * step, (x + 0.3 * step, top - 0.5 * step)
             slat = [(x, horizon), (x, top), tip, (right, top), (right, horizon)]
             draw.polygon(slat, fill=ink(fence, rng.uniform(0.9, 1.1)))
     draw.rectangle((0, horizon, w, h), fill=ink(grass))
-    for x, y, bend in zip(rng.uniform(0, w, 500), rng.uniform(horizon, h, 500), rng.normal(0, h / 80, 500)):
+    for x, y, bend in zip(
+        rng.uniform(0, w, 500), rng.uniform(horizon, h, 500), rng.normal(0, h / 80, 500)
+    ):
         draw.line((x, y, x + bend, y - h / 30), fill=ink(grass, rng.uniform(0.65, 1.3)), width=2)
     for _ in range(rng.integers(0, 40)):
         x, y, r = rng.uniform(0, w), rng.uniform(horizon, h), h * rng.uniform(0.006, 0.016)
@@ -239,11 +310,14 @@ def background(rng, width, height, horizon):
         size = (0.6 + (y - horizon) / h) * h * rng.uniform(0.04, 0.1)
         thing(rng, draw, rng.choice(["ball", "box", "plant"]), rng.uniform(0, w), y, size)
     image = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
-    shade = 0.78 + 0.36 * clouds(rng, width, height, height / 4) + 0.08 * clouds(rng, width, height, 3)
+    shade = (
+        0.78 + 0.36 * clouds(rng, width, height, height / 4) + 0.08 * clouds(rng, width, height, 3)
+    )
     return np.asarray(image, np.float32) * shade[..., None]
 
 
 # -------------------------------------------------------------------------------------------- whole pictures
+
 
 def grown(mask, reach):
     """`mask` with every pixel that is at most `reach` steps away from it."""
@@ -283,7 +357,9 @@ def draw_pet(rng, breed):
         shadow = Image.new("L", (width, height))
         corners = (x, foot - 0.45 * unit, x + unit * (right - left), foot + 0.15 * unit)
         ImageDraw.Draw(shadow).ellipse(corners, fill=255)
-        shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(0.2 * unit)), np.float32)[..., None]
+        shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(0.2 * unit)), np.float32)[
+            ..., None
+        ]
         pixels *= 1 - 0.45 * shadow / 255
 
     painter = Painter(rng, pixels, coat, unit)
@@ -303,7 +379,11 @@ def draw_pet(rng, breed):
     trimap = np.where(grown(pet, reach), BORDER, BACKGROUND).astype(np.uint8)
     trimap[~grown(~pet, reach)] = PET
     columns, rows = np.flatnonzero(head.any(0)), np.flatnonzero(head.any(1))
-    return image, trimap, tuple(int(c) for c in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    return (
+        image,
+        trimap,
+        tuple(int(c) for c in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)),
+    )
 
 
 def image_name(k):
@@ -315,7 +395,11 @@ def image_name(k):
 def files_of(root, name):
     """Paths of an image, its trimap and its head box."""
     notes = root / "annotations"
-    return root / "images" / f"{name}.jpg", notes / "trimaps" / f"{name}.png", notes / "xmls" / f"{name}.xml"
+    return (
+        root / "images" / f"{name}.jpg",
+        notes / "trimaps" / f"{name}.png",
+        notes / "xmls" / f"{name}.xml",
+    )
 
 
 def write_image(root, seed, k):
@@ -328,11 +412,14 @@ def write_image(root, seed, k):
     Image.fromarray(trimap).save(png)
     if rng.random() < 0.01:  # as in the real dataset, some images have no head box
         return
-    corners = "".join(f"<{tag}>{c}</{tag}>" for tag, c in zip(("xmin", "ymin", "xmax", "ymax"), box))
+    corners = "".join(
+        f"<{tag}>{c}</{tag}>" for tag, c in zip(("xmin", "ymin", "xmax", "ymax"), box)
+    )
     xml.write_text(
         f"<annotation><filename>{name}.jpg</filename><size><width>{image.shape[1]}</width>"
         f"<height>{image.shape[0]}</height><depth>3</depth></size><object><name>{BREEDS[breed][1]}</name>"
-        f"<bndbox>{corners}</bndbox></object></annotation>\n")
+        f"<bndbox>{corners}</bndbox></object></annotation>\n"
+    )
 
 
 def draw_dataset(root, n, seed=0, processes=None):
@@ -352,15 +439,23 @@ def draw_dataset(root, n, seed=0, processes=None):
         (root / folder).mkdir(parents=True, exist_ok=True)
     breeds = [breed for breed, _, _ in BREEDS]
     names = [path.stem for path in (root / "images").glob("*.jpg")]
-    for old in (path for name in names if name.rpartition("_")[0] in breeds for path in files_of(root, name)):
+    for old in (
+        path for name in names if name.rpartition("_")[0] in breeds for path in files_of(root, name)
+    ):
         old.unlink(missing_ok=True)
-    write, bar = partial(write_image, root, seed), partial(tqdm, total=n, desc="drawing pets", disable=None)
+    write, bar = (
+        partial(write_image, root, seed),
+        partial(tqdm, total=n, desc="drawing pets", disable=None),
+    )
     if processes == 1:
         list(bar(map(write, range(n))))
     else:
         with cli.processes(processes) as pool:
             list(bar(pool.map(write, range(n), chunksize=4)))
-    lines = ["# NAME CLASS-ID SPECIES BREED-ID", "# SPECIES: 1 cat, 2 dog. BREED-ID counts within it."]
+    lines = [
+        "# NAME CLASS-ID SPECIES BREED-ID",
+        "# SPECIES: 1 cat, 2 dog. BREED-ID counts within it.",
+    ]
     for name, breed in map(image_name, range(n)):
         lines.append(f"{name} {breed + 1} {breed % 2 + 1} {breed // 2 + 1}")
     (root / "annotations" / "list.txt").write_text("\n".join(lines) + "\n")

@@ -18,14 +18,35 @@ from data.sources.folders import find_masks, gather
 from data.sources.oxford import files_by_name, shown
 from data.sources.pictures import Picture, Pictures, shown_cell
 
-CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-           "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")  # 1 to 20
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)  # 1 to 20
 ALL = tuple(range(1, 255))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated(Picture):
     """A photograph with a file of boxes; names: of the objects that count, None for all."""
+
     box_paths: tuple = ()
     names: tuple | None = None
 
@@ -33,8 +54,11 @@ class Annotated(Picture):
         if not self.box_paths:
             return None
         tree = read_xml(self.box_paths)
-        objects = [one for one in tree.iterfind("object")
-                   if self.names is None or (one.findtext("name") or "").strip() in self.names]
+        objects = [
+            one
+            for one in tree.iterfind("object")
+            if self.names is None or (one.findtext("name") or "").strip() in self.names
+        ]
         return box_of(tree, objects[0].find("bndbox")) if len(objects) == 1 else None
 
 
@@ -42,16 +66,26 @@ def list_samples(args):
     """What --voc gives, a Source. Raises InputError."""
     root = args.voc
     if not (root / "JPEGImages").is_dir():
-        raise InputError(f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of PASCAL VOC, "
-                         "such as VOCdevkit/VOC2012")
+        raise InputError(
+            f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of PASCAL VOC, "
+            "such as VOCdevkit/VOC2012"
+        )
     numbers = tuple(map(number_of, args.foreground))
     pictures = Pictures(root / "JPEGImages")
-    masks = find_masks(pictures, root / "SegmentationClass" if (root / "SegmentationClass").is_dir() else None)
+    masks = find_masks(
+        pictures, root / "SegmentationClass" if (root / "SegmentationClass").is_dir() else None
+    )
     boxes, _ = files_by_name(root / "Annotations", lambda name: name.lower().endswith(".xml"))
     if not masks and not boxes.keys() & pictures.found.keys():
-        raise InputError(f"{show_name(root)} has neither SegmentationClass nor Annotations for its photographs; for those "
-                         "alone use --images")
-    names = tuple(CLASSES[number - 1] for number in numbers if number <= len(CLASSES)) if numbers else None
+        raise InputError(
+            f"{show_name(root)} has neither SegmentationClass nor Annotations for its photographs; for those "
+            "alone use --images"
+        )
+    names = (
+        tuple(CLASSES[number - 1] for number in numbers if number <= len(CLASSES))
+        if numbers
+        else None
+    )
 
     def make(key):
         files = masks.get(key, ())
@@ -69,5 +103,7 @@ def number_of(text):
         return CLASSES.index(text.lower()) + 1
     if text.isascii() and text.isdigit() and int(text) in ALL:
         return int(text)
-    raise InputError(f"--foreground {shown_cell(text)} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or "
-                     f"names: {', '.join(CLASSES)}")
+    raise InputError(
+        f"--foreground {shown_cell(text)} is no class of PASCAL VOC; write numbers from 1 to {ALL[-1]}, or "
+        f"names: {', '.join(CLASSES)}"
+    )

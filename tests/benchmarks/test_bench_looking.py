@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 import registry
-from conftest import ROOT
 from models import MTLNet
 from training import checkpoint
 
@@ -17,22 +17,37 @@ import bench_looking  # noqa: E402  (the path comes first)
 
 
 def test_a_pet_on_another_ground_by_hand():
-    sample = {"image": torch.full((3, 8, 8), 200, dtype=torch.uint8), "seg": torch.zeros(1, 8, 8, dtype=torch.uint8),
-              "cls": torch.tensor(1), "bbox": torch.tensor([0.25, 0.25, 0.75, 0.5])}
+    sample = {
+        "image": torch.full((3, 8, 8), 200, dtype=torch.uint8),
+        "seg": torch.zeros(1, 8, 8, dtype=torch.uint8),
+        "cls": torch.tensor(1),
+        "bbox": torch.tensor([0.25, 0.25, 0.75, 0.5]),
+    }
     sample["seg"][0, 2:6, 2:6] = 1
     ground = torch.full((3, 8, 8), 40, dtype=torch.uint8)
-    found = bench_looking.pasted(registry.tasks(["seg", "cls", "bbox"]), sample, ground, 3, 0.5, 1.0)
+    found = bench_looking.pasted(
+        registry.tasks(["seg", "cls", "bbox"]), sample, ground, 3, 0.5, 1.0
+    )
     left, top = 8, 16  # half and all of the 16 pixels of room
     assert found["image"].shape == (3, 24, 24) and found["seg"].sum() == 16
-    assert (found["seg"][0, top + 2:top + 6, left + 2:left + 6] == 1).all()
-    assert (found["image"][:, top + 3:top + 5, left + 3:left + 5] == 200).all() and (found["image"][:, :top] == 40).all()
+    assert (found["seg"][0, top + 2 : top + 6, left + 2 : left + 6] == 1).all()
+    assert (found["image"][:, top + 3 : top + 5, left + 3 : left + 5] == 200).all() and (
+        found["image"][:, :top] == 40
+    ).all()
     assert found["cls"] == 1
-    assert (found["bbox"] * 24).tolist() == pytest.approx([left + 2, top + 2, left + 6, top + 4], abs=1e-4)
+    assert (found["bbox"] * 24).tolist() == pytest.approx(
+        [left + 2, top + 2, left + 6, top + 4], abs=1e-4
+    )
 
 
 def test_a_collage_by_hand():
-    samples = [{"image": torch.full((3, 2, 2), k, dtype=torch.uint8), "seg": torch.full((1, 2, 2), k % 2, dtype=torch.uint8)}
-               for k in range(4)]
+    samples = [
+        {
+            "image": torch.full((3, 2, 2), k, dtype=torch.uint8),
+            "seg": torch.full((1, 2, 2), k % 2, dtype=torch.uint8),
+        }
+        for k in range(4)
+    ]
     found = bench_looking.collage(samples, 2)
     assert found["image"][0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     assert found["seg"][0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]] * 2
@@ -41,8 +56,18 @@ def test_a_collage_by_hand():
 def test_the_table(capsys, data, tmp_path):
     tasks = ("seg", "cls", "bbox")
     torch.manual_seed(0)
-    content = {"model": MTLNet(tasks, width=2).state_dict(), "tasks": list(tasks), "width": 2, "metrics": {}, "experiment": "mtl",
-               "seed": 0, "split_hash": "", "border": "pet", "trained_on": torch.zeros(0, dtype=torch.int64), "size": 64}
+    content = {
+        "model": MTLNet(tasks, width=2).state_dict(),
+        "tasks": list(tasks),
+        "width": 2,
+        "metrics": {},
+        "experiment": "mtl",
+        "seed": 0,
+        "split_hash": "",
+        "border": "pet",
+        "trained_on": torch.zeros(0, dtype=torch.int64),
+        "size": 64,
+    }
     checkpoint.save(content, tmp_path / "net.pt")
     options = ["--data", str(data), "--checkpoint", str(tmp_path / "net.pt"), "--limit", "2"]
     bench_looking.main(bench_looking.parse_args(options))

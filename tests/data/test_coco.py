@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-
-from oxford import left_out, names, read
 from own import photograph, prepare, refused, write_coco
+from oxford import left_out, names, read
 
 SQUARE = [[10, 8, 30, 8, 30, 28, 10, 28]]  # x 10 to 29, y 8 to 27
-RUNS = {"size": [48, 64], "counts": [48 * 10 + 8, 20, 28, 20, 48 * 64 - 48 * 10 - 76]}  # two columns, x 10 and 11
+RUNS = {
+    "size": [48, 64],
+    "counts": [48 * 10 + 8, 20, 28, 20, 48 * 64 - 48 * 10 - 76],
+}  # two columns, x 10 and 11
 WHOLE = {"size": [48, 64], "counts": [0, 48 * 64]}
 
 
@@ -26,11 +28,25 @@ def folder(place, *found):
 
 
 def prepared(place, images, annotations, categories=("pet",), foreground=(), size=64):
-    path = write_coco(place / "coco.json", {name: (64, 48) for name in images}, annotations, categories)
-    out = prepare(place / f"data{len(list(place.iterdir()))}", "--images", place / "photos", "--coco", path, "--fractions",
-                  "0-0-100", *(("--foreground", *foreground) if foreground else ()), size=size)
+    path = write_coco(
+        place / "coco.json", dict.fromkeys(images, (64, 48)), annotations, categories
+    )
+    out = prepare(
+        place / f"data{len(list(place.iterdir()))}",
+        "--images",
+        place / "photos",
+        "--coco",
+        path,
+        "--fractions",
+        "0-0-100",
+        *(("--foreground", *foreground) if foreground else ()),
+        size=size,
+    )
     arrays, rows = read(out)
-    return {row["name"]: {kind: array[k] for kind, array in arrays.items()} for k, row in enumerate(rows)}
+    return {
+        row["name"]: {kind: array[k] for kind, array in arrays.items()}
+        for k, row in enumerate(rows)
+    }
 
 
 def box_of_mask(mask):
@@ -41,21 +57,35 @@ def box_of_mask(mask):
 
 def test_polygons_and_run_lengths_are_drawn_where_they_say(coco, tmp_path, capsys):
     folder(tmp_path, "a", "b", "c", "sub/d", "e")
-    packed = coco.encode(np.asfortranarray(np.pad(np.ones((20, 20), np.uint8), ((8, 20), (10, 34)))))
-    found = prepared(tmp_path, ["a.jpg", "b.JPG", "c.JPG", "sub\\d.JPG"], [
-        ("a.jpg", "pet", SQUARE, {"bbox": [10, 8, 20, 20]}), ("b.JPG", "pet", RUNS, {"bbox": [10, 8, 2, 20], "iscrowd": 1}),
-        ("c.JPG", "pet", {"size": [48, 64], "counts": packed["counts"].decode()}, {}),
-        ("c.JPG", "pet", [[50, 40, 60, 40, 60, 46, 50, 46]], {"bbox": [50, 40, 10, 6]})])
+    packed = coco.encode(
+        np.asfortranarray(np.pad(np.ones((20, 20), np.uint8), ((8, 20), (10, 34))))
+    )
+    found = prepared(
+        tmp_path,
+        ["a.jpg", "b.JPG", "c.JPG", "sub\\d.JPG"],
+        [
+            ("a.jpg", "pet", SQUARE, {"bbox": [10, 8, 20, 20]}),
+            ("b.JPG", "pet", RUNS, {"bbox": [10, 8, 2, 20], "iscrowd": 1}),
+            ("c.JPG", "pet", {"size": [48, 64], "counts": packed["counts"].decode()}, {}),
+            ("c.JPG", "pet", [[50, 40, 60, 40, 60, 46, 50, 46]], {"bbox": [50, 40, 10, 6]}),
+        ],
+    )
     assert box_of_mask(found["a"]["masks"]) == (10, 8, 29, 27)
     assert (found["a"]["masks"] == 1).sum() == pytest.approx(20 * 20 * 64 / 48, rel=0.1)
-    assert box_of_mask(found["b"]["masks"]) == (10, 8, 11, 27) and box_of_mask(found["c"]["masks"]) == (10, 8, 59, 45)
+    assert box_of_mask(found["b"]["masks"]) == (10, 8, 11, 27) and box_of_mask(
+        found["c"]["masks"]
+    ) == (10, 8, 59, 45)
     assert not found["sub/d"]["masks"].any() and (found["e"]["masks"] == 255).all()
     assert found["a"]["bboxes"].tolist() == pytest.approx([10, 8 * 64 / 48, 30, 28 * 64 / 48])
     without = ("b", "c", "sub/d", "e")  # a crowd, two objects, none, unknown
     assert all(np.isnan(found[name]["bboxes"]).all() for name in without)
     text = capsys.readouterr().out
-    assert f"not in {tmp_path / 'coco.json'}, so unlabelled: 1 (e)\n" in text and left_out(text) == {}
-    assert "masks of polygons: 2 (a, c)\n" in text and "masks of run lengths (RLE): 2 (b, c)\n" in text
+    assert (
+        f"not in {tmp_path / 'coco.json'}, so unlabelled: 1 (e)\n" in text and left_out(text) == {}
+    )
+    assert (
+        "masks of polygons: 2 (a, c)\n" in text and "masks of run lengths (RLE): 2 (b, c)\n" in text
+    )
     assert "with crowds, which count as their category does: 1 (b)\n" in text
     assert "with a mask in which nothing is foreground: 1 (sub/d)\n" in text
 
@@ -76,8 +106,11 @@ def test_packed_run_lengths_are_those_of_pycocotools(coco):
 
 def test_the_categories_of_foreground_count_and_boxes_are_of_them(coco, tmp_path):
     folder(tmp_path, "a", "b")
-    annotations = [("a.JPG", "cat", SQUARE, {"bbox": [10, 8, 20, 20]}), ("a.JPG", "sofa", WHOLE, {"bbox": [0, 0, 64, 48]}),
-                   ("b.JPG", "big dog", RUNS, {"bbox": [10, 8, 2, 20]})]
+    annotations = [
+        ("a.JPG", "cat", SQUARE, {"bbox": [10, 8, 20, 20]}),
+        ("a.JPG", "sofa", WHOLE, {"bbox": [0, 0, 64, 48]}),
+        ("b.JPG", "big dog", RUNS, {"bbox": [10, 8, 2, 20]}),
+    ]
     categories = ("cat", "sofa", "big dog", "unused")
     cats = prepared(tmp_path, ["a.JPG", "b.JPG"], annotations, categories, ["cat"])
     assert box_of_mask(cats["a"]["masks"]) == (10, 8, 29, 27) and not cats["b"]["masks"].any()
@@ -88,71 +121,157 @@ def test_the_categories_of_foreground_count_and_boxes_are_of_them(coco, tmp_path
     options = [tmp_path / "x", "--images", tmp_path / "photos", "--coco", tmp_path / "coco.json"]
     assert "(cat, sofa, big dog, unused); say with --foreground NAME" in refused(*options)
     assert "has no category 'dog' (it has cat, sofa" in refused(*options, "--foreground", "dog")
-    assert "nothing is foreground in any of the 2 masks" in refused(*options, "--foreground", "unused")
+    assert "nothing is foreground in any of the 2 masks" in refused(
+        *options, "--foreground", "unused"
+    )
 
 
 def test_boxes_alone_say_nothing_of_masks(coco, tmp_path):
     folder(tmp_path, "a", "b", "c")
-    found = prepared(tmp_path, ["a.JPG", "b.JPG"], [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]})])
+    found = prepared(
+        tmp_path, ["a.JPG", "b.JPG"], [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]})]
+    )
     assert found["a"].keys() == {"images", "bboxes"} and np.isnan(found["b"]["bboxes"]).all()
-    found = prepared(tmp_path, ["a.JPG", "b.JPG", "c.JPG"],
-                     [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]}), ("b.JPG", "pet", SQUARE, {})])
-    assert (found["a"]["masks"] == 255).all() and (found["b"]["masks"] == 1).any() and not found["c"]["masks"].any()
+    found = prepared(
+        tmp_path,
+        ["a.JPG", "b.JPG", "c.JPG"],
+        [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]}), ("b.JPG", "pet", SQUARE, {})],
+    )
+    assert (
+        (found["a"]["masks"] == 255).all()
+        and (found["b"]["masks"] == 1).any()
+        and not found["c"]["masks"].any()
+    )
 
 
 def test_a_box_that_cannot_be_used_is_named(coco, tmp_path, capsys):
     folder(tmp_path, "a", "b")
-    found = prepared(tmp_path, ["a.JPG", "b.JPG"], [("a.JPG", "pet", SQUARE, {"bbox": [10, 8, 200, 20]}),
-                                                    ("b.JPG", "pet", SQUARE, {"bbox": [1, 2, "x"]})])
+    found = prepared(
+        tmp_path,
+        ["a.JPG", "b.JPG"],
+        [
+            ("a.JPG", "pet", SQUARE, {"bbox": [10, 8, 200, 20]}),
+            ("b.JPG", "pet", SQUARE, {"bbox": [1, 2, "x"]}),
+        ],
+    )
     assert found["a"].keys() == {"images", "masks"}
     text = capsys.readouterr().out
     reasons = "  a: the box 10 8 210 28 in a frame of 64 x 48 is out of it\n  b: its bbox is "
-    assert f"without a box, because it cannot be used: 2\n{reasons}" in text and "should be four numbers" in text
+    assert (
+        f"without a box, because it cannot be used: 2\n{reasons}" in text
+        and "should be four numbers" in text
+    )
 
 
-@pytest.mark.parametrize("segmentation, words", [
-    ([[1, 2, 3, 4]], "at least three points"), ([[1, 2, 3, 4, 5, 6, 7]], "at least three points"),
-    ([[1, 2, 3, 4, 5, None]], "a list of numbers"),
-    ([[1, 2, 3, 4, 5, 1e9]], "far out of the frame of 64 x 48"), ([1, 2, 3, 4, 5, 6], "a list of numbers"),
-    (RUNS | {"size": [64, 48]}, "its size is '[64, 48]' and should be [48, 64]"), ({"counts": [1]}, "its size is 'None'"),
-    (RUNS | {"counts": [1, 2]}, "add up to 3072"), (RUNS | {"counts": [-1, 3073]}, "add up to 3072"),
-    (RUNS | {"counts": "ÿ"}, "no run lengths"), (RUNS | {"counts": "o" * 99}, "no run lengths"),
-    (RUNS | {"counts": "o"}, "add up to 3072"),
-    (RUNS | {"counts": "000"}, "add up to 3072"), (RUNS | {"counts": ""}, "add up to 3072")])
-def test_a_segmentation_that_cannot_be_drawn_is_refused_by_name(segmentation, words, coco, tmp_path):
+@pytest.mark.parametrize(
+    "segmentation, words",
+    [
+        ([[1, 2, 3, 4]], "at least three points"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "at least three points"),
+        ([[1, 2, 3, 4, 5, None]], "a list of numbers"),
+        ([[1, 2, 3, 4, 5, 1e9]], "far out of the frame of 64 x 48"),
+        ([1, 2, 3, 4, 5, 6], "a list of numbers"),
+        (RUNS | {"size": [64, 48]}, "its size is '[64, 48]' and should be [48, 64]"),
+        ({"counts": [1]}, "its size is 'None'"),
+        (RUNS | {"counts": [1, 2]}, "add up to 3072"),
+        (RUNS | {"counts": [-1, 3073]}, "add up to 3072"),
+        (RUNS | {"counts": "ÿ"}, "no run lengths"),
+        (RUNS | {"counts": "o" * 99}, "no run lengths"),
+        (RUNS | {"counts": "o"}, "add up to 3072"),
+        (RUNS | {"counts": "000"}, "add up to 3072"),
+        (RUNS | {"counts": ""}, "add up to 3072"),
+    ],
+)
+def test_a_segmentation_that_cannot_be_drawn_is_refused_by_name(
+    segmentation, words, coco, tmp_path
+):
     folder(tmp_path, "a", "b")
-    path = write_coco(tmp_path / "c.json", {"a.JPG": (64, 48), "b.JPG": (64, 48)},
-                      [("a.JPG", "pet", segmentation, {}), ("b.JPG", "pet", SQUARE, {})])
+    path = write_coco(
+        tmp_path / "c.json",
+        {"a.JPG": (64, 48), "b.JPG": (64, 48)},
+        [("a.JPG", "pet", segmentation, {}), ("b.JPG", "pet", SQUARE, {})],
+    )
     message = refused(tmp_path / "data", "--images", tmp_path / "photos", "--coco", path)
-    assert "1 mask cannot be used; a: its annotation 1 cannot be drawn: " in message and words in message
-    out = prepare(tmp_path / "data", "--images", tmp_path / "photos", "--coco", path, "--leave-out", "--fractions",
-                  "0-0-100")
+    assert (
+        "1 mask cannot be used; a: its annotation 1 cannot be drawn: " in message
+        and words in message
+    )
+    out = prepare(
+        tmp_path / "data",
+        "--images",
+        tmp_path / "photos",
+        "--coco",
+        path,
+        "--leave-out",
+        "--fractions",
+        "0-0-100",
+    )
     assert names(out) == ["b"]
 
 
 def content(**changes):
-    right = {"images": [{"id": 1, "file_name": "a.JPG", "width": 64, "height": 48}],
-             "categories": [{"id": 1, "name": "pet"}],
-             "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": SQUARE}]}
-    return json.dumps({key: value(right[key]) if callable(value) else value for key, value in (right | changes).items()})
+    right = {
+        "images": [{"id": 1, "file_name": "a.JPG", "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": "pet"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": SQUARE}],
+    }
+    return json.dumps(
+        {
+            key: value(right[key]) if callable(value) else value
+            for key, value in (right | changes).items()
+        }
+    )
 
 
-@pytest.mark.parametrize("text, words", [
-    ("{", "is no JSON"), ("[]", "has no list 'images'"), ('{"images": []}', "has no list 'categories'"),
-    ("[" * 100_000, "is no JSON"),
-    (content(annotations={}), "has no list 'annotations'"), (content(images=[1]), "entry 0 of 'images' has no id"),
-    (content(images=lambda right: [right[0] | {"width": None}]), "entry 0 of 'images' has no width"),
-    (content(images=lambda right: [right[0] | {"height": -1}]), "'a.JPG' is 64 x -1 there"),
-    (content(images=lambda right: [right[0] | {"width": 10**9}]), "'a.JPG' is 1000000000 x 48 there"),
-    (content(images=lambda right: right * 2), "the id 1 stands twice in 'images'"),
-    (content(images=lambda right: [*right, right[0] | {"id": 2, "file_name": "a.png"}]), "the images 1 and 2 are both a"),
-    (content(images=lambda right: [*right, right[0] | {"id": 2, "file_name": "x.jpg"},
-                                   right[0] | {"id": 3, "file_name": "y.jpg"}]),
-     "2 of its 3 images are not in"),
-    (content(annotations=[]), "holds no annotation"), (content(categories=[]), "of a category 1 that it does not name"),
-    (content(annotations=lambda right: [right[0] | {"image_id": 9}]), "annotation 1 is of an image 9 that it does not name"),
-    (content(annotations=lambda right: [right[0] | {"segmentation": "x"}]), "neither polygons nor run lengths"),
-    (content(annotations=lambda right: [right[0] | {"segmentation": {"counts": 5}}]), "neither polygons nor run lengths")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no list 'images'"),
+        ('{"images": []}', "has no list 'categories'"),
+        ("[" * 100_000, "is no JSON"),
+        (content(annotations={}), "has no list 'annotations'"),
+        (content(images=[1]), "entry 0 of 'images' has no id"),
+        (
+            content(images=lambda right: [right[0] | {"width": None}]),
+            "entry 0 of 'images' has no width",
+        ),
+        (content(images=lambda right: [right[0] | {"height": -1}]), "'a.JPG' is 64 x -1 there"),
+        (
+            content(images=lambda right: [right[0] | {"width": 10**9}]),
+            "'a.JPG' is 1000000000 x 48 there",
+        ),
+        (content(images=lambda right: right * 2), "the id 1 stands twice in 'images'"),
+        (
+            content(images=lambda right: [*right, right[0] | {"id": 2, "file_name": "a.png"}]),
+            "the images 1 and 2 are both a",
+        ),
+        (
+            content(
+                images=lambda right: [
+                    *right,
+                    right[0] | {"id": 2, "file_name": "x.jpg"},
+                    right[0] | {"id": 3, "file_name": "y.jpg"},
+                ]
+            ),
+            "2 of its 3 images are not in",
+        ),
+        (content(annotations=[]), "holds no annotation"),
+        (content(categories=[]), "of a category 1 that it does not name"),
+        (
+            content(annotations=lambda right: [right[0] | {"image_id": 9}]),
+            "annotation 1 is of an image 9 that it does not name",
+        ),
+        (
+            content(annotations=lambda right: [right[0] | {"segmentation": "x"}]),
+            "neither polygons nor run lengths",
+        ),
+        (
+            content(annotations=lambda right: [right[0] | {"segmentation": {"counts": 5}}]),
+            "neither polygons nor run lengths",
+        ),
+    ],
+)
 def test_what_is_no_coco_file_of_these_photographs_is_refused(text, words, coco, tmp_path):
     photos = folder(tmp_path, "a", "b")
     (tmp_path / "c.json").write_text(text)
@@ -165,10 +284,18 @@ def test_other_refusals(coco, tmp_path):
     (tmp_path / "c.json").write_text("\ufeff" + content())
     (tmp_path / "l.csv").write_text("file,xmin,ymin,xmax,ymax\na,1,2,3,4\n")
     arguments = ["--images", photos, "--coco", tmp_path / "c.json"]
-    assert "has boxes, and so has" in refused(tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv")
-    assert "cannot be read" in refused(tmp_path / "data", "--images", photos, "--coco", tmp_path / "nowhere.json")
+    assert "has boxes, and so has" in refused(
+        tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv"
+    )
+    assert "cannot be read" in refused(
+        tmp_path / "data", "--images", photos, "--coco", tmp_path / "nowhere.json"
+    )
     (tmp_path / "l.csv").write_text("file,breed\na,pug\n")
-    rows = read(prepare(tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv", "--fractions", "0-0-100"))[1]
+    rows = read(
+        prepare(
+            tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv", "--fractions", "0-0-100"
+        )
+    )[1]
     assert {row["name"]: row["breed"] for row in rows} == {"a": "pug", "b": ""}
 
 
@@ -176,5 +303,7 @@ def test_without_pycocotools_one_is_told_how_to_install_it(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     (tmp_path / "c.json").write_text(content())
-    message = refused(tmp_path / "data", "--images", folder(tmp_path, "a"), "--coco", tmp_path / "c.json")
+    message = refused(
+        tmp_path / "data", "--images", folder(tmp_path, "a"), "--coco", tmp_path / "c.json"
+    )
     assert "pip install -r requirements-coco.txt" in message

@@ -16,7 +16,12 @@ from data import contract
 
 SIZE = 32
 COUNTS = {"train": 6, "val": 4, "test": 4}
-FILES = {"seg": "masks", "cls": "binary", "bbox": "bboxes", "border": "trimaps"}  # task -> what it needs
+FILES = {
+    "seg": "masks",
+    "cls": "binary",
+    "bbox": "bboxes",
+    "border": "trimaps",
+}  # task -> what it needs
 
 
 def write(folder, n, seed):
@@ -28,11 +33,19 @@ def write(folder, n, seed):
     boxes[-1] = np.nan
     labels = rng.integers(0, 2, (n, 1)).astype(np.uint8)
     folder.mkdir(parents=True)
-    for kind, array in (("images", rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)), ("masks", masks),
-                        ("bboxes", boxes), ("binary", labels), ("trimaps", 2 - masks)):
+    for kind, array in (
+        ("images", rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)),
+        ("masks", masks),
+        ("bboxes", boxes),
+        ("binary", labels),
+        ("trimaps", 2 - masks),
+    ):
         with h5py.File(folder / f"{kind}.h5", "w") as file:
             file[kind] = array
-    rows = [f"{k},{folder.name}_{k},{folder.name},{('cat', 'dog')[labels[k, 0]]},{int(k < n - 1)}" for k in range(n)]
+    rows = [
+        f"{k},{folder.name}_{k},{folder.name},{('cat', 'dog')[labels[k, 0]]},{int(k < n - 1)}"
+        for k in range(n)
+    ]
     (folder / "index.csv").write_text("\n".join(["row,name,breed,species,has_box", *rows, ""]))
 
 
@@ -60,7 +73,11 @@ def data(sound, tmp_path):
 
 
 def contents(folder):
-    return {p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    return {
+        p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def refused(data):
@@ -75,6 +92,7 @@ def refused(data):
 
 # ------------------------------------------------------------------------------------------------ sound data
 
+
 def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
     before = contents(data)
     check(data)
@@ -87,7 +105,9 @@ def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
 def test_describe_reads_it_off_the_attributes(data):
     summary = contract.describe(data)
     assert summary == contract.verify(data)
-    assert summary["splits"] == COUNTS and summary["size"] == SIZE and summary["border"] == "unknown"
+    assert (
+        summary["splits"] == COUNTS and summary["size"] == SIZE and summary["border"] == "unknown"
+    )
     assert len(summary["split_hash"]) == 16 and int(summary["split_hash"], 16) >= 0
 
 
@@ -117,7 +137,12 @@ def test_check_shape_returns_the_side(size):
     file = h5py.File("shapes", "w", driver="core", backing_store=False)
     images = file.create_dataset("images", (2, size, size, 3), "u1")
     assert contract.check_shape("x", "images", images, "images") == size
-    assert contract.check_shape("x", "bboxes", file.create_dataset("bboxes", (2, 4), "f4"), "bboxes", size) is None
+    assert (
+        contract.check_shape(
+            "x", "bboxes", file.create_dataset("bboxes", (2, 4), "f4"), "bboxes", size
+        )
+        is None
+    )
 
 
 def test_slabs_cover_every_row_once(monkeypatch):
@@ -126,12 +151,15 @@ def test_slabs_cover_every_row_once(monkeypatch):
     for slab_bytes in (1, 3 * 40, 10 * 40, 1000):
         monkeypatch.setattr(contract, "SLAB_BYTES", slab_bytes)
         parts = list(contract.slabs(dataset))
-        assert [start for start, _ in parts] == list(np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1])
+        assert [start for start, _ in parts] == list(
+            np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1]
+        )
         assert np.concatenate([rows for _, rows in parts]).tolist() == dataset[:].tolist()
         assert max(len(rows) for _, rows in parts) == {1: 1, 120: 3, 400: 10, 1000: 10}[slab_bytes]
 
 
 # ---------------------------------------------------------------------------------------------------- damage
+
 
 @pytest.mark.parametrize("kind", contract.KINDS)
 def test_a_flipped_byte_anywhere_in_the_samples_is_found(kind, data):
@@ -140,9 +168,15 @@ def test_a_flipped_byte_anywhere_in_the_samples_is_found(kind, data):
         chunks = [file[kind].id.get_chunk_info(k) for k in range(len(file[kind]))]
     good = path.read_bytes()
     rng = np.random.default_rng(0)
-    places = [chunk.byte_offset + at for chunk in chunks for at in {0, chunk.size - 1, int(rng.integers(chunk.size))}]
+    places = [
+        chunk.byte_offset + at
+        for chunk in chunks
+        for at in {0, chunk.size - 1, int(rng.integers(chunk.size))}
+    ]
     for place in places:
-        path.write_bytes(good[:place] + bytes([good[place] ^ int(rng.integers(1, 256))]) + good[place + 1:])
+        path.write_bytes(
+            good[:place] + bytes([good[place] ^ int(rng.integers(1, 256))]) + good[place + 1 :]
+        )
         assert str(path) in refused(data)
     path.write_bytes(good)
     check(data)
@@ -166,21 +200,36 @@ def test_damage_in_the_structure_of_a_file_is_found(data):
 def test_missing_images_are_found_and_how_to_write_them_is_said(data):
     (data / "test" / "images.h5").unlink()
     message = refused(data)
-    assert "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+    assert (
+        "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
+    )
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("masks", "test has no masks.h5: nothing measures segmentation"),
-    ("bboxes", "test has no bboxes.h5, though index.csv tells of it: nothing measures the head box"),
-    ("binary", "test has no binary.h5, though index.csv tells of it: nothing measures classification"),
-    ("trimaps", "test has no trimaps.h5, though train has: nothing measures the border")])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("masks", "test has no masks.h5: nothing measures segmentation"),
+        (
+            "bboxes",
+            "test has no bboxes.h5, though index.csv tells of it: nothing measures the head box",
+        ),
+        (
+            "binary",
+            "test has no binary.h5, though index.csv tells of it: nothing measures classification",
+        ),
+        ("trimaps", "test has no trimaps.h5, though train has: nothing measures the border"),
+    ],
+)
 def test_any_other_file_may_be_missing_and_is_named(kind, words, data, capsys):
     (data / "test" / f"{kind}.h5").unlink()
     check(data)
     out = capsys.readouterr().out
     assert "is sound" in out and f"odd: {words}\n" in out
     assert contract.describe(data)["kinds"] == {
-        "train": contract.KINDS, "val": contract.KINDS, "test": tuple(k for k in contract.KINDS if k != kind)}
+        "train": contract.KINDS,
+        "val": contract.KINDS,
+        "test": tuple(k for k in contract.KINDS if k != kind),
+    }
     before = contract.describe(data)["split_hash"]
     (data / "val" / f"{kind}.h5").unlink()
     (data / "train" / f"{kind}.h5").unlink()
@@ -196,11 +245,21 @@ def test_images_alone_are_a_sound_folder_and_files_that_nothing_reads_are_named(
         (data / split / "masks.h5").rename(data / split / "mask.h5")
     check(data)
     assert capsys.readouterr().out.splitlines()[1:] == [
-        *(f"  {split}: cats and dogs unknown, none with a head box, none with a mask" for split in COUNTS),
-        *(f"odd: {line}" for split, does in (("train", "teaches"), ("val", "measures"), ("test", "measures")) for line in (
-            f"{split} has no masks.h5: nothing {does} segmentation",
-            f"{split} has no bboxes.h5: nothing {does} the head box",
-            f"{split} has no binary.h5: nothing {does} classification", f"{split} holds mask.h5: nothing reads that"))]
+        *(
+            f"  {split}: cats and dogs unknown, none with a head box, none with a mask"
+            for split in COUNTS
+        ),
+        *(
+            f"odd: {line}"
+            for split, does in (("train", "teaches"), ("val", "measures"), ("test", "measures"))
+            for line in (
+                f"{split} has no masks.h5: nothing {does} segmentation",
+                f"{split} has no bboxes.h5: nothing {does} the head box",
+                f"{split} has no binary.h5: nothing {does} classification",
+                f"{split} holds mask.h5: nothing reads that",
+            )
+        ),
+    ]
     assert contract.describe(data)["border"] == "unknown"
 
 
@@ -220,8 +279,15 @@ def test_a_task_without_its_file_is_refused_with_the_file_and_the_ways_out(task,
     with pytest.raises(InputError) as error:
         contract.require(data, "train", tasks.values())
     message = str(error.value)
-    for words in (f"train/{kind}.h5 is missing", f"the task {task} needs", "own.h5", "prepare the data again",
-                  f"dataset '{kind}': {contract.LAYOUT[kind]}", "re-chunk", "or train without that task"):
+    for words in (
+        f"train/{kind}.h5 is missing",
+        f"the task {task} needs",
+        "own.h5",
+        "prepare the data again",
+        f"dataset '{kind}': {contract.LAYOUT[kind]}",
+        "re-chunk",
+        "or train without that task",
+    ):
         assert words in message, message
 
 
@@ -231,7 +297,9 @@ def test_a_file_that_another_program_writes_is_refused_for_that_reason(data):
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as writer:
         try:
             assert writer.stdout.readline() == b"open\n"
-            with pytest.raises(InputError, match="bboxes.h5 is open for writing in another program.*close it"):
+            with pytest.raises(
+                InputError, match="bboxes.h5 is open for writing in another program.*close it"
+            ):
                 contract.describe(data)
         finally:
             writer.kill()
@@ -239,8 +307,10 @@ def test_a_file_that_another_program_writes_is_refused_for_that_reason(data):
 
 def test_a_file_that_was_never_closed_is_refused_for_that_reason(data):
     path = data / "val" / "bboxes.h5"
-    program = (f"import h5py, os; file = h5py.File({str(path)!r}, 'w', libver='latest'); file['bboxes'] = [[0.0] * 4] * 4; "
-               "file.flush(); os._exit(0)")
+    program = (
+        f"import h5py, os; file = h5py.File({str(path)!r}, 'w', libver='latest'); file['bboxes'] = [[0.0] * 4] * 4; "
+        "file.flush(); os._exit(0)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(InputError, match="never closed there.*close it"):
         contract.describe(data)
@@ -251,7 +321,9 @@ def test_a_file_that_may_not_be_read_is_refused_for_that_reason(data, monkeypatc
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(contract, "refuse_endless_heap", denied)
-    with pytest.raises(InputError, match="images.h5 may not be read by this user; give yourself the right to"):
+    with pytest.raises(
+        InputError, match="images.h5 may not be read by this user; give yourself the right to"
+    ):
         contract.describe(data)
 
 
@@ -264,15 +336,23 @@ def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_p
 
 # ------------------------------------------------------------------------------------------ files that mixed
 
+
 def test_an_image_that_stands_in_two_splits_is_found(data, tmp_path):
     folder = tmp_path / "leak"
     for seed, split in enumerate(("train", "val", "test")):
         write(folder / split, 5, seed)
-    with h5py.File(folder / "train" / "images.h5", "r") as train, h5py.File(folder / "test" / "images.h5", "r+") as test:
+    with (
+        h5py.File(folder / "train" / "images.h5", "r") as train,
+        h5py.File(folder / "test" / "images.h5", "r+") as test,
+    ):
         test["images"][3] = train["images"][1]
     rechunk(folder)
     message = refused(folder)
-    assert str(folder / "test" / "images.h5") in message and "row 3" in message and "train, row 1" in message
+    assert (
+        str(folder / "test" / "images.h5") in message
+        and "row 3" in message
+        and "train, row 1" in message
+    )
 
 
 def test_the_same_image_twice_in_one_split_is_no_leak(tmp_path):
@@ -300,22 +380,33 @@ def test_splits_of_another_size_or_border_rule_are_found(data, tmp_path):
     check(data)
     with h5py.File(data / "test" / "images.h5", "r+") as file:
         del file["images"], file["chunked_images"]
-        file["chunked_images"] = file.create_dataset("images", (4, 64, 64, 3), "u1", chunks=(1, 64, 64, 3))
+        file["chunked_images"] = file.create_dataset(
+            "images", (4, 64, 64, 3), "u1", chunks=(1, 64, 64, 3)
+        )
         file["images"].attrs["sha256"] = "0" * 64
     assert "image side" in refused(data)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda rows: rows[:-1], "rows 0 to 3"),
-    (lambda rows: [*rows, rows[-1]], "rows 0 to 3"),
-    (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "in order"),
-    (lambda rows: rows[1:], "rows 0 to 3"),
-    (lambda rows: [], "rows 0 to 3"),
-    (lambda rows: [rows[0], "0,,val,cat,1", *rows[2:]], "names"),
-    (lambda rows: [rows[0], "0", *rows[2:]], "names"),
-    (lambda rows: [row.replace("row,name", "number,title") for row in rows], "names"),
-    (lambda rows: [row.replace("cat", "?").replace("dog", "cat").replace("?", "dog") for row in rows], "species"),
-    (lambda rows: [*rows[:-1], rows[-1][:-1] + "1"], "has_box")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda rows: rows[:-1], "rows 0 to 3"),
+        (lambda rows: [*rows, rows[-1]], "rows 0 to 3"),
+        (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], "in order"),
+        (lambda rows: rows[1:], "rows 0 to 3"),
+        (lambda rows: [], "rows 0 to 3"),
+        (lambda rows: [rows[0], "0,,val,cat,1", *rows[2:]], "names"),
+        (lambda rows: [rows[0], "0", *rows[2:]], "names"),
+        (lambda rows: [row.replace("row,name", "number,title") for row in rows], "names"),
+        (
+            lambda rows: [
+                row.replace("cat", "?").replace("dog", "cat").replace("?", "dog") for row in rows
+            ],
+            "species",
+        ),
+        (lambda rows: [*rows[:-1], rows[-1][:-1] + "1"], "has_box"),
+    ],
+)
 def test_an_index_with_wrong_rows_is_found(change, words, data):
     path = data / "val" / "index.csv"
     rows = path.read_text().splitlines()
@@ -331,11 +422,21 @@ def test_an_index_that_is_no_text_is_found(data):
 
 # ---------------------------------------------------------------------------------------------------- values
 
-@pytest.mark.parametrize("kind, place, value, words", [
-    ("masks", (2, 5, 5, 0), 254, ["row 2", "254"]), ("binary", (3, 0), 2, ["row 3", "2"]),
-    ("trimaps", (1, 5, 5, 0), 0, ["row 1", "0"]), ("trimaps", (1, 5, 5, 0), 4, ["row 1", "4"]),
-    ("bboxes", (1, 0), 30, ["row 1", "[30.0, 4.0, 12.0, 10.0]"]), ("bboxes", (0, 3), np.nan, ["row 0", "NaN four times"])])
-def test_values_that_somebody_wrote_into_a_re_chunked_file_are_found(kind, place, value, words, data):
+
+@pytest.mark.parametrize(
+    "kind, place, value, words",
+    [
+        ("masks", (2, 5, 5, 0), 254, ["row 2", "254"]),
+        ("binary", (3, 0), 2, ["row 3", "2"]),
+        ("trimaps", (1, 5, 5, 0), 0, ["row 1", "0"]),
+        ("trimaps", (1, 5, 5, 0), 4, ["row 1", "4"]),
+        ("bboxes", (1, 0), 30, ["row 1", "[30.0, 4.0, 12.0, 10.0]"]),
+        ("bboxes", (0, 3), np.nan, ["row 0", "NaN four times"]),
+    ],
+)
+def test_values_that_somebody_wrote_into_a_re_chunked_file_are_found(
+    kind, place, value, words, data
+):
     path = data / "val" / f"{kind}.h5"
     with h5py.File(path, "r+") as file:
         file[kind][place] = value
@@ -344,9 +445,18 @@ def test_values_that_somebody_wrote_into_a_re_chunked_file_are_found(kind, place
     assert str(path) in message and all(word in message for word in words)
 
 
-@pytest.mark.parametrize("kind, place", [
-    ("masks", (2, 5, 5, 0)), ("masks", slice(None)), ("binary", (3, 0)), ("binary", slice(None)), ("trimaps", (1, 5, 5, 0)),
-    ("trimaps", slice(None)), ("bboxes", slice(None))])
+@pytest.mark.parametrize(
+    "kind, place",
+    [
+        ("masks", (2, 5, 5, 0)),
+        ("masks", slice(None)),
+        ("binary", (3, 0)),
+        ("binary", slice(None)),
+        ("trimaps", (1, 5, 5, 0)),
+        ("trimaps", slice(None)),
+        ("bboxes", slice(None)),
+    ],
+)
 def test_what_is_unlabelled_is_sound(kind, place, data):
     with h5py.File(data / "val" / f"{kind}.h5", "r+") as file:
         file[kind][place] = np.nan if kind == "bboxes" else 255
@@ -359,9 +469,15 @@ def test_what_is_unlabelled_is_sound(kind, place, data):
 def test_rows_of_which_nothing_is_known_are_sound_by_themselves():
     for kind, dtype in (("bboxes", np.float32), ("binary", np.uint8)):
         rows = contract.unlabelled(kind, 3)
-        assert rows.shape == (3, *contract.sample_shape(kind, SIZE)) and rows.dtype == dtype == contract.sample_dtype(kind)
+        assert rows.shape == (
+            3,
+            *contract.sample_shape(kind, SIZE),
+        ) and rows.dtype == dtype == contract.sample_dtype(kind)
         contract.check_values("x", kind, rows, SIZE)
-    assert contract.unlabelled("binary", 2).tolist() == [[255], [255]] and np.isnan(contract.unlabelled("bboxes", 1)).all()
+    assert (
+        contract.unlabelled("binary", 2).tolist() == [[255], [255]]
+        and np.isnan(contract.unlabelled("bboxes", 1)).all()
+    )
 
 
 def test_images_exchanged_with_their_digest_are_found_by_the_split_hash(data):
@@ -386,7 +502,9 @@ def test_a_heap_of_zeros_is_refused_not_read_for_ever(data, tmp_path):
     path = tmp_path / "pets" / "train" / "bboxes.h5"
     content = bytearray(path.read_bytes())
     heap = content.index(contract.HEAP_MARK)
-    content[heap + 16 + 16 + 64:heap + 4096] = bytes(4096 - 96)  # all after the first object, which is the split hash
+    content[heap + 16 + 16 + 64 : heap + 4096] = bytes(
+        4096 - 96
+    )  # all after the first object, which is the split hash
     path.write_bytes(content)
     with pytest.raises(InputError, match="attributes were overwritten"):
         contract.describe(tmp_path / "pets")

@@ -5,10 +5,10 @@ import shutil
 
 import h5py
 import pytest
+from conftest import rechunk, write_data
 
 import data_rechunk
 from cli import InputError
-from conftest import rechunk, write_data
 from data import contract
 from data import index as data_index
 
@@ -19,8 +19,15 @@ def sound(tmp_path_factory):
     folder = write_data(tmp_path_factory.mktemp("index") / "pets", {"val": 4}, size=32)
     with h5py.File(folder / "val" / "binary.h5", "r+") as file:
         file["binary"][:] = [[0], [1], [0], [0]]
-    rows = ["0,val_0,Bengal,cat,1", "1,val_1,pug,dog,1", "2,val_2,Bengal,cat,1", "3,val_3,Bengal,cat,0"]
-    (folder / "val" / "index.csv").write_text("\n".join(["row,name,breed,species,has_box", *rows, ""]))
+    rows = [
+        "0,val_0,Bengal,cat,1",
+        "1,val_1,pug,dog,1",
+        "2,val_2,Bengal,cat,1",
+        "3,val_3,Bengal,cat,0",
+    ]
+    (folder / "val" / "index.csv").write_text(
+        "\n".join(["row,name,breed,species,has_box", *rows, ""])
+    )
     return rechunk(folder)
 
 
@@ -34,12 +41,20 @@ def check(data):
     data_rechunk.main(data_rechunk.parse_args(["--data", str(data), "--check"]))
 
 
-@pytest.mark.parametrize("write", [
-    lambda text: text.encode("utf-8-sig"), lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
-    lambda text: text.replace("\n", "\r\n").encode(), lambda text: (text + ",,,,\n,,,,\n").encode(),
-    lambda text: text.replace("cat", "").replace("dog", "").encode(),
-    lambda text: "\n".join(",".join(line.split(",")[:2]) for line in text.split("\n")).encode("utf-8-sig")],
-    ids=["bom", "bom-crlf", "crlf", "emptied", "no-species", "names-only"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: (text + ",,,,\n,,,,\n").encode(),
+        lambda text: text.replace("cat", "").replace("dog", "").encode(),
+        lambda text: "\n".join(",".join(line.split(",")[:2]) for line in text.split("\n")).encode(
+            "utf-8-sig"
+        ),
+    ],
+    ids=["bom", "bom-crlf", "crlf", "emptied", "no-species", "names-only"],
+)
 def test_an_index_as_spreadsheets_write_it_is_read(write, data):
     path = data / "val" / "index.csv"
     path.write_bytes(write(path.read_text()))
@@ -47,19 +62,47 @@ def test_an_index_as_spreadsheets_write_it_is_read(write, data):
     assert contract.read_index(data, "val", 4) == ["val_0", "val_1", "val_2", "val_3"]
 
 
-@pytest.mark.parametrize("write, words", [
-    (lambda text: text.replace(",", ";").encode("utf-8-sig"), "separated by semicolons; save it with commas"),
-    (lambda text: text.replace(",", "\t").encode(), "separated by tabs; save it with commas"),
-    (lambda text: text.encode("utf-16"), "is no UTF-8 text (UTF-16, as Excel's 'Unicode Text' is); save it as 'CSV UTF-8'"),
-    (lambda text: text.replace("val_1", "Bébé").encode("cp1252"), "is no UTF-8 text (invalid continuation byte)"),
-    (lambda text: text.replace("row,", "nr,").encode(), "names no column row ('nr,name,breed,species,has_box')"),
-    (lambda text: text.partition("\n")[2].encode(), "names no column row and no name ('0,val_0"),
-    (lambda text: b"", "names no column row and no name ('')"),
-    (lambda text: text.replace("\n2,", "\n3,").encode(), "where 2 should stand it says '3'"),
-    (lambda text: text.replace("val_2,", ",").encode(), "row 2 has none; give it one"),
-    (lambda text: text.rpartition("3,val")[0].encode(), "lists 3 rows; list one for each image"),
-    (lambda text: text.replace("dog", "Dog").encode(), "row 1: species is 'Dog' and binary.h5 beside it says dog; correct"),
-    (lambda text: text.replace(",1\n", ",TRUE\n").encode(), "has_box is 'TRUE' and bboxes.h5 beside it says 1")])
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (
+            lambda text: text.replace(",", ";").encode("utf-8-sig"),
+            "separated by semicolons; save it with commas",
+        ),
+        (lambda text: text.replace(",", "\t").encode(), "separated by tabs; save it with commas"),
+        (
+            lambda text: text.encode("utf-16"),
+            "is no UTF-8 text (UTF-16, as Excel's 'Unicode Text' is); save it as 'CSV UTF-8'",
+        ),
+        (
+            lambda text: text.replace("val_1", "Bébé").encode("cp1252"),
+            "is no UTF-8 text (invalid continuation byte)",
+        ),
+        (
+            lambda text: text.replace("row,", "nr,").encode(),
+            "names no column row ('nr,name,breed,species,has_box')",
+        ),
+        (
+            lambda text: text.partition("\n")[2].encode(),
+            "names no column row and no name ('0,val_0",
+        ),
+        (lambda text: b"", "names no column row and no name ('')"),
+        (lambda text: text.replace("\n2,", "\n3,").encode(), "where 2 should stand it says '3'"),
+        (lambda text: text.replace("val_2,", ",").encode(), "row 2 has none; give it one"),
+        (
+            lambda text: text.rpartition("3,val")[0].encode(),
+            "lists 3 rows; list one for each image",
+        ),
+        (
+            lambda text: text.replace("dog", "Dog").encode(),
+            "row 1: species is 'Dog' and binary.h5 beside it says dog; correct",
+        ),
+        (
+            lambda text: text.replace(",1\n", ",TRUE\n").encode(),
+            "has_box is 'TRUE' and bboxes.h5 beside it says 1",
+        ),
+    ],
+)
 def test_an_index_is_refused_for_the_right_reason_with_the_way_out(write, words, data):
     path = data / "val" / "index.csv"
     path.write_bytes(write(path.read_text()))
@@ -69,9 +112,19 @@ def test_an_index_is_refused_for_the_right_reason_with_the_way_out(write, words,
     assert str(path) in message and words in message and "\n" not in message, message
 
 
-@pytest.mark.parametrize("write, words", [
-    (lambda text: text.replace("breed", "name"), "its first line names the column 'name' twice; rename one of them"),
-    (lambda text: text.replace("pug,dog,1", "pug, small,dog,1"), "row 1 has more cells than there are columns; put cells")])
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (
+            lambda text: text.replace("breed", "name"),
+            "its first line names the column 'name' twice; rename one of them",
+        ),
+        (
+            lambda text: text.replace("pug,dog,1", "pug, small,dog,1"),
+            "row 1 has more cells than there are columns; put cells",
+        ),
+    ],
+)
 def test_cells_that_would_stand_in_another_column_are_refused(write, words, data):
     path = data / "val" / "index.csv"
     path.write_text(write(path.read_text()))
@@ -83,12 +136,16 @@ def test_cells_that_would_stand_in_another_column_are_refused(write, words, data
 def test_columns_of_ones_own_are_read_and_counted(data):
     cells = [('"3, or 4"', " x "), ("5", ""), ("", "x"), ('"3, or 4"', "  ")]
     lines = [f"{k},val_{k},{age},{colour},," for k, (age, colour) in enumerate(cells)]
-    (data / "val" / "index.csv").write_text("\n".join(["row,name,age of it,colour,,", *lines, ""]))  # two without a name
+    (data / "val" / "index.csv").write_text(
+        "\n".join(["row,name,age of it,colour,,", *lines, ""])
+    )  # two without a name
     check(data)
     rows = data_index.read_index_rows(data, "val", 4)
     assert data_index.column_names(rows) == ["row", "name", "age of it", "colour"]
     assert [row["age of it"] for row in rows] == ["3, or 4", "5", "", "3, or 4"]
-    assert data_index.contents(rows, "age of it") == (2, 1) and data_index.contents(rows, "colour") == (1, 2)
+    assert data_index.contents(rows, "age of it") == (2, 1) and data_index.contents(
+        rows, "colour"
+    ) == (1, 2)
 
 
 def test_without_an_index_there_are_no_columns(data):
@@ -117,7 +174,9 @@ def test_a_class_of_255_contradicts_no_species(data):
     rename(data, labels=[255, 1, 255, 0])
     check(data)
     rename(data, labels=[255, 255, 1, 0])
-    with pytest.raises(InputError, match="row 2: species is 'cat' and binary.h5 beside it says dog"):
+    with pytest.raises(
+        InputError, match="row 2: species is 'cat' and binary.h5 beside it says dog"
+    ):
         check(data)
 
 
@@ -128,12 +187,16 @@ def test_species_are_held_against_the_names_that_the_classes_have(data):
         check(data)
     assert str(error.value) == (
         f"{path}, row 0: species is 'rabbit' and binary.h5 beside it says cat; correct one of them, or leave the column "
-        "species out, or name the two classes in the attribute 'classes' of binary.h5")
+        "species out, or name the two classes in the attribute 'classes' of binary.h5"
+    )
     rename(data, ["rabbit", "hamster"])
     check(data)
     rename(data, ["hamster", "rabbit"])
-    with pytest.raises(InputError, match="row 0: species is 'rabbit' and binary.h5 beside it says hamster; correct one of "
-                                         "them, or leave the column species out$"):
+    with pytest.raises(
+        InputError,
+        match="row 0: species is 'rabbit' and binary.h5 beside it says hamster; correct one of "
+        "them, or leave the column species out$",
+    ):
         check(data)
     rename(data, ["small", "large"])  # of which a column species says nothing
     check(data)

@@ -1,13 +1,13 @@
 """Tables of labels: columns, boxes and classes, as spreadsheets write them, and what is refused with its line."""
 
 import pytest
+from own import photograph
 
 from cli import InputError
 from data.sources.labels import Labels
 from data.sources.pictures import Pictures
-from own import photograph
 
-TABLE = "filename,class,age,note\na.JPG,cat,3,\"one, two\"\nsub/b,dog,,\n"
+TABLE = 'filename,class,age,note\na.JPG,cat,3,"one, two"\nsub/b,dog,,\n'
 
 
 @pytest.fixture(scope="module")
@@ -23,64 +23,124 @@ def labels(pictures, tmp_path, text, encoding="utf-8"):
     return Labels(tmp_path / "labels.csv", pictures)
 
 
-@pytest.mark.parametrize("text, encoding", [
-    (TABLE, "utf-8"), (TABLE, "utf-8-sig"), (TABLE.replace("\n", "\r\n"), "utf-8-sig"), (TABLE, "utf-16"),
-    (TABLE.replace("filename", "Image").replace("sub/b", " sub\\b.png "), "utf-8"),
-    (TABLE.replace("a.JPG", "./a.jpeg"), "utf-8"),
-    (f"\n{TABLE}\n,,,\n", "utf-8"),
-    (TABLE.replace("filename", ",name").replace("a.JPG", "0,a").replace("sub", "1,sub"), "utf-8")],
-    ids=["plain", "mark", "Windows", "UTF-16", "other names", "other ending", "empty lines", "as pandas writes it"])
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        (TABLE, "utf-8"),
+        (TABLE, "utf-8-sig"),
+        (TABLE.replace("\n", "\r\n"), "utf-8-sig"),
+        (TABLE, "utf-16"),
+        (TABLE.replace("filename", "Image").replace("sub/b", " sub\\b.png "), "utf-8"),
+        (TABLE.replace("a.JPG", "./a.jpeg"), "utf-8"),
+        (f"\n{TABLE}\n,,,\n", "utf-8"),
+        (
+            TABLE.replace("filename", ",name").replace("a.JPG", "0,a").replace("sub", "1,sub"),
+            "utf-8",
+        ),
+    ],
+    ids=[
+        "plain",
+        "mark",
+        "Windows",
+        "UTF-16",
+        "other names",
+        "other ending",
+        "empty lines",
+        "as pandas writes it",
+    ],
+)
 def test_a_table_as_anybody_writes_it(text, encoding, pictures, tmp_path):
     table = labels(pictures, tmp_path, text, encoding)
-    assert table.columns == ("class", "age", "note") and table.classes == ("cat", "dog") and not table.has_boxes
-    assert table.of("a") == {"cells": {"class": "cat", "age": "3", "note": "one, two"}, "stratum": "cat", "label": 0}
+    assert (
+        table.columns == ("class", "age", "note")
+        and table.classes == ("cat", "dog")
+        and not table.has_boxes
+    )
+    assert table.of("a") == {
+        "cells": {"class": "cat", "age": "3", "note": "one, two"},
+        "stratum": "cat",
+        "label": 0,
+    }
     assert table.of("sub/b")["label"] == 1 and table.of("sub/b")["cells"]["age"] == ""
-    assert table.of("d") == {"cells": {"class": "", "age": "", "note": ""}, "stratum": "", "label": 255}
-    assert table.remarks == [f"not in {tmp_path / 'labels.csv'}, so without its labels: 2 (Zo\u00eb, d)"]
+    assert table.of("d") == {
+        "cells": {"class": "", "age": "", "note": ""},
+        "stratum": "",
+        "label": 255,
+    }
+    assert table.remarks == [
+        f"not in {tmp_path / 'labels.csv'}, so without its labels: 2 (Zo\u00eb, d)"
+    ]
 
 
 def test_boxes_are_of_the_upright_photograph_and_may_be_missing(pictures, tmp_path):
-    table = labels(pictures, tmp_path, "file,xmin,ymin,xmax,ymax,breed\na,1,2.5,30,40,pug\nd,,, ,,\n")
-    assert table.columns == ("breed",) and table.has_boxes and table.classes is None and table.of("a")["stratum"] == "pug"
+    table = labels(
+        pictures, tmp_path, "file,xmin,ymin,xmax,ymax,breed\na,1,2.5,30,40,pug\nd,,, ,,\n"
+    )
+    assert (
+        table.columns == ("breed",)
+        and table.has_boxes
+        and table.classes is None
+        and table.of("a")["stratum"] == "pug"
+    )
     box = table.of("a")["box"]
     assert box.corners == (1, 2.5, 30, 40) and box.frame is None and box.is_upright
     assert table.of("d")["box"] is None and table.of("sub/b")["box"] is None
 
 
 def test_names_are_compared_as_they_look(pictures, tmp_path):
-    assert labels(pictures, tmp_path, "file\nZo\u00eb.jpg\n").of(next(iter(k for k in pictures.found if k.startswith("Z"))))
+    assert labels(pictures, tmp_path, "file\nZo\u00eb.jpg\n").of(
+        next(iter(k for k in pictures.found if k.startswith("Z")))
+    )
 
 
-@pytest.mark.parametrize("values, words",
-                         [("x", "holds 1 value and not two"), ("xyz", "holds 3 values and not two"), (" ", "0 values")])
-def test_a_class_of_other_than_two_values_stays_a_column_and_that_is_said(values, words, pictures, tmp_path):
+@pytest.mark.parametrize(
+    "values, words",
+    [("x", "holds 1 value and not two"), ("xyz", "holds 3 values and not two"), (" ", "0 values")],
+)
+def test_a_class_of_other_than_two_values_stays_a_column_and_that_is_said(
+    values, words, pictures, tmp_path
+):
     lines = [f"{name},{value}" for name, value in zip(("a", "sub/b", "d"), values * 3)]
     table = labels(pictures, tmp_path, "\n".join(["file,class", *lines]))
     assert table.classes is None and table.columns == ("class",) and words in table.remarks[0]
-    assert ("column:class learns it" in table.remarks[0]) == (values == "xyz") and "label" not in table.of("a")
+    assert ("column:class learns it" in table.remarks[0]) == (
+        values == "xyz"
+    ) and "label" not in table.of("a")
 
 
-@pytest.mark.parametrize("text, words", [
-    ("file,age\nnowhere.jpg,3\n", "line 2: 'nowhere.jpg' is no photograph of"),
-    ("file,age\na,3\n\nb,3\n", "line 4: 'b' is no photograph"),
-    ("file,age\na,3\nd,4\na.jpg,3\n", "line 4: 'a.jpg' stands in line 2 already"),
-    ("file,age\n,3\n", "line 2: '' is no photograph of"),
-    ("age,class\n3,cat\n", "no column filename, file, image, path or name ('age,class')"),
-    ("file;age\na;3\n", "separated by semicolons; save it with commas"), ("file\tage\na\t3\n", "separated by tabs"),
-    ("file,age,age\na,3,4\n", "names the column 'age' twice"), ("file,age\na,3,4\n", "line 2: it has more cells than"),
-    ("file,age\na\n", "line 2: it has 1 cells and there are 2 columns"), ("file,age\n", "holds no line of labels"),
-    ("", "holds no line"),
-    ("file,name\na,Rex\n", "its column name would take the place"), ("file,row\na,1\n", "its column row"),
-    ("file,Has_Box\na,1\n", "Has_Box"),
-    ("file,xmin,ymin\na,1,2\n", "it has a column xmin and no xmax and no ymax"),
-    ("file,xmin,ymin,xmax,ymax\na,1,2,wide,4\n", "line 2: xmax is 'wide', no number"),
-    ("file,xmin,ymin,xmax,ymax\na,1,2,,4\n", "line 2: xmax is '', no number"),
-    ("file,xmin,ymin,xmax,ymax\na,1,2,nan,4\n", "line 2: xmax is 'nan', no number")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("file,age\nnowhere.jpg,3\n", "line 2: 'nowhere.jpg' is no photograph of"),
+        ("file,age\na,3\n\nb,3\n", "line 4: 'b' is no photograph"),
+        ("file,age\na,3\nd,4\na.jpg,3\n", "line 4: 'a.jpg' stands in line 2 already"),
+        ("file,age\n,3\n", "line 2: '' is no photograph of"),
+        ("age,class\n3,cat\n", "no column filename, file, image, path or name ('age,class')"),
+        ("file;age\na;3\n", "separated by semicolons; save it with commas"),
+        ("file\tage\na\t3\n", "separated by tabs"),
+        ("file,age,age\na,3,4\n", "names the column 'age' twice"),
+        ("file,age\na,3,4\n", "line 2: it has more cells than"),
+        ("file,age\na\n", "line 2: it has 1 cells and there are 2 columns"),
+        ("file,age\n", "holds no line of labels"),
+        ("", "holds no line"),
+        ("file,name\na,Rex\n", "its column name would take the place"),
+        ("file,row\na,1\n", "its column row"),
+        ("file,Has_Box\na,1\n", "Has_Box"),
+        ("file,xmin,ymin\na,1,2\n", "it has a column xmin and no xmax and no ymax"),
+        ("file,xmin,ymin,xmax,ymax\na,1,2,wide,4\n", "line 2: xmax is 'wide', no number"),
+        ("file,xmin,ymin,xmax,ymax\na,1,2,,4\n", "line 2: xmax is '', no number"),
+        ("file,xmin,ymin,xmax,ymax\na,1,2,nan,4\n", "line 2: xmax is 'nan', no number"),
+    ],
+)
 def test_what_is_wrong_in_a_table_is_refused_with_its_line(text, words, pictures, tmp_path):
     with pytest.raises(InputError) as error:
         labels(pictures, tmp_path, text)
     message = str(error.value)
-    assert words in message and message.startswith(str(tmp_path / "labels.csv")) and "\n" not in message
+    assert (
+        words in message
+        and message.startswith(str(tmp_path / "labels.csv"))
+        and "\n" not in message
+    )
     assert ";" in message or "add one" in message
 
 

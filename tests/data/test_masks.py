@@ -20,10 +20,16 @@ def test_a_mask_is_the_numbers_of_its_file(tmp_path):
     row_of("LA", [(3, 255), (9, 0)]).save(tmp_path / "la.png")
     Image.fromarray(np.array([[1, 2, 3]], np.float32)).save(tmp_path / "f.tif")
     for name, dtype, values in (
-            ("p.png", np.uint8, [0, 1, 2]), ("p.gif", np.uint8, [0, 1, 2]), ("l.png", np.uint8, [0, 1, 255]),
-            ("1.png", np.uint8, [0, 1]),
-            ("16.png", np.uint16, [1, 2, 60000]), ("32.tif", np.int32, [1, 2, 70000]), ("rgb.png", np.uint8, [3, 9]),
-            ("la.png", np.uint8, [3, 9]), ("f.tif", np.int32, [1, 2, 3])):
+        ("p.png", np.uint8, [0, 1, 2]),
+        ("p.gif", np.uint8, [0, 1, 2]),
+        ("l.png", np.uint8, [0, 1, 255]),
+        ("1.png", np.uint8, [0, 1]),
+        ("16.png", np.uint16, [1, 2, 60000]),
+        ("32.tif", np.int32, [1, 2, 70000]),
+        ("rgb.png", np.uint8, [3, 9]),
+        ("la.png", np.uint8, [3, 9]),
+        ("f.tif", np.int32, [1, 2, 3]),
+    ):
         mask = photographs.read_mask(tmp_path / name)
         assert mask.dtype == dtype and mask.tolist() == [values], name
 

@@ -36,12 +36,17 @@ def test_the_choice_is_spread_over_the_breeds(n):
 
 
 def test_another_seed_chooses_others_and_the_same_seed_the_same():
-    assert np.array_equal(keeps(10, 3), keeps(10, 3)) and not np.array_equal(keeps(10, 3), keeps(10, 4))
+    assert np.array_equal(keeps(10, 3), keeps(10, 3)) and not np.array_equal(
+        keeps(10, 3), keeps(10, 4)
+    )
 
 
 def test_only_images_that_have_a_mask_are_chosen():
     has_mask = np.arange(len(BREEDS)) % 2 == 0
-    assert not keeps(25, has_mask=has_mask)[~has_mask].any() and keeps(25, has_mask=has_mask).sum() == 25
+    assert (
+        not keeps(25, has_mask=has_mask)[~has_mask].any()
+        and keeps(25, has_mask=has_mask).sum() == 25
+    )
 
 
 def test_without_breeds_any_image_may_be_chosen():
@@ -58,13 +63,19 @@ def kept(n, of):
     return result
 
 
-@pytest.mark.parametrize("n, of, batch_size", [
-    (3, 40, 8), (20, 40, 8), (39, 40, 8), (5, 40, 7), (1, 40, 16), (5, 6, 16), (30, 41, 10)])
+@pytest.mark.parametrize(
+    "n, of, batch_size",
+    [(3, 40, 8), (20, 40, 8), (39, 40, 8), (5, 40, 7), (1, 40, 16), (5, 6, 16), (30, 41, 10)],
+)
 def test_half_of_every_batch_has_a_mask_and_the_number_of_steps_is_as_without(n, of, batch_size):
     has = kept(n, of)
     for epoch in range(3):
         batches = list(mixed_batches(has, batch_size, 0, epoch))
-        assert len(batches) == len(EpochBatches(of, batch_size, 0)) == len(EpochBatches(of, batch_size, 0, has))
+        assert (
+            len(batches)
+            == len(EpochBatches(of, batch_size, 0))
+            == len(EpochBatches(of, batch_size, 0, has))
+        )
         for batch in batches:
             size = min(batch_size, of)
             assert len(batch) == size and {key[0] for key in batch} == {epoch}

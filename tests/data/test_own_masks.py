@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from own import ellipse, palette, save_mask
+from oxford import a_trimap, noise
 from PIL import Image
 
 from cli import InputError
 from data import masks
 from data.masks import MaskFile
 from data.sample import BACKGROUND, BORDER, MASKS, PET, UNLABELLED, UnusableMask
-from oxford import a_trimap, noise
-from own import ellipse, palette, save_mask
 
 SHAPE = ellipse()
 VALUES = np.where(SHAPE, PET, BACKGROUND)
@@ -31,17 +31,28 @@ def numbers(ones, others=0, dtype=np.uint8, spot=None):
 
 
 READ = {
-    "0 and 255": (numbers(255), masks.TWO[255]), "0 and 1": (numbers(1), masks.TWO[1]), "1 bit": (SHAPE, masks.TWO[1]),
-    "palette": (palette(SHAPE), masks.TWO[1]), "16 bits": (numbers(65535, dtype=np.uint16), masks.TWO[65535]),
-    "16 bits of 1": (numbers(1, dtype=np.uint16), masks.TWO[1]), "grey in colours": (
-        Image.fromarray(numbers(255)).convert("RGB"), masks.TWO[255]), "opaque": (
-        Image.fromarray(numbers(255)).convert("RGBA"), masks.TWO[255]), "grey palette": (
-        Image.fromarray(numbers(255)).convert("P"), masks.TWO[255]),
-    "cut-out": (cut_out(numbers(255)), masks.CUT_OUT), "soft cut-out": (cut_out(numbers(128, 127)), masks.CUT_OUT),
+    "0 and 255": (numbers(255), masks.TWO[255]),
+    "0 and 1": (numbers(1), masks.TWO[1]),
+    "1 bit": (SHAPE, masks.TWO[1]),
+    "palette": (palette(SHAPE), masks.TWO[1]),
+    "16 bits": (numbers(65535, dtype=np.uint16), masks.TWO[65535]),
+    "16 bits of 1": (numbers(1, dtype=np.uint16), masks.TWO[1]),
+    "grey in colours": (Image.fromarray(numbers(255)).convert("RGB"), masks.TWO[255]),
+    "opaque": (Image.fromarray(numbers(255)).convert("RGBA"), masks.TWO[255]),
+    "grey palette": (Image.fromarray(numbers(255)).convert("P"), masks.TWO[255]),
+    "cut-out": (cut_out(numbers(255)), masks.CUT_OUT),
+    "soft cut-out": (cut_out(numbers(128, 127)), masks.CUT_OUT),
     "grey cut-out": (cut_out(numbers(255), noise("g", 64, 48).convert("L"), "LA"), masks.CUT_OUT),
     "silhouette": (cut_out(numbers(255), Image.new("RGB", (64, 48))), masks.CUT_OUT),
-    "white and transparent": (cut_out(numbers(255), Image.new("RGB", (64, 48), "white")), masks.CUT_OUT),
-    "mask in its own transparency": (cut_out(numbers(255), Image.fromarray(numbers(255)).convert("RGB")), masks.CUT_OUT)}
+    "white and transparent": (
+        cut_out(numbers(255), Image.new("RGB", (64, 48), "white")),
+        masks.CUT_OUT,
+    ),
+    "mask in its own transparency": (
+        cut_out(numbers(255), Image.fromarray(numbers(255)).convert("RGB")),
+        masks.CUT_OUT,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", READ)
@@ -51,7 +62,10 @@ def test_what_is_foreground_is_read_off_the_file(name, tmp_path):
     assert values.dtype == np.uint8 and (values == VALUES).all() and notes == [(note, "")]
 
 
-@pytest.mark.parametrize("ending, options", [(".tif", {}), (".TIFF", {"compression": "group4"}), (".gif", {}), (".bmp", {})])
+@pytest.mark.parametrize(
+    "ending, options",
+    [(".tif", {}), (".TIFF", {"compression": "group4"}), (".gif", {}), (".bmp", {})],
+)
 def test_other_formats_hold_the_same(ending, options, tmp_path):
     values, _ = MaskFile(save_mask(tmp_path, "m", SHAPE, ending, **options)).read()
     assert (values == VALUES).all()
@@ -71,8 +85,14 @@ def test_a_palette_that_is_transparent_in_places_is_a_cut_out(tmp_path):
 def test_unlabelled_and_one_valued_masks(tmp_path):
     values, notes = MaskFile(save_mask(tmp_path, "three", palette(numbers(1, spot=255)))).read()
     assert (values == np.where(SPOT, UNLABELLED, VALUES)).all() and notes == [(masks.THREE, "")]
-    for number, expected, note in ((0, BACKGROUND, masks.ONE[0]), (1, PET, masks.ONE[1]), (255, PET, masks.ONE[255])):
-        values, notes = MaskFile(save_mask(tmp_path, "one", np.full((48, 64), number, np.uint8))).read()
+    for number, expected, note in (
+        (0, BACKGROUND, masks.ONE[0]),
+        (1, PET, masks.ONE[1]),
+        (255, PET, masks.ONE[255]),
+    ):
+        values, notes = MaskFile(
+            save_mask(tmp_path, "one", np.full((48, 64), number, np.uint8))
+        ).read()
         assert (values == expected).all() and notes == [(note, "")]
 
 
@@ -84,7 +104,12 @@ def test_the_numbers_of_foreground_count_and_the_others_do_not(tmp_path):
     for kind in (image, palette(image), image.astype(np.uint16)):
         values, notes = MaskFile(save_mask(tmp_path, "m", kind), (1, 5, 9)).read()
         assert (values == expected).all()
-        assert [note for note, _ in notes] == [masks.chosen(1), masks.chosen(5), masks.VOID, masks.OTHERS]
+        assert [note for note, _ in notes] == [
+            masks.chosen(1),
+            masks.chosen(5),
+            masks.VOID,
+            masks.OTHERS,
+        ]
     values, notes = MaskFile(save_mask(tmp_path, "m", image), (255,)).read()
     assert ((values == PET) == SPOT).all() and masks.VOID not in dict(notes)
 
@@ -93,21 +118,39 @@ def test_trimaps_when_asked(tmp_path):
     path = save_mask(tmp_path, "m", a_trimap(64, 48))
     values, notes = MaskFile(path, is_trimap=True).read()
     assert (values == a_trimap(64, 48)).all() and BORDER in values and notes == [(masks.TRIMAP, "")]
-    assert MaskFile(save_mask(tmp_path, "n", numbers(255)), is_trimap=True).read()[1] == [(MASKS[255], "")]
-    with pytest.raises(UnusableMask, match="values 1, 2, 3; .*--foreground, and where they are trimaps .* add --trimaps"):
+    assert MaskFile(save_mask(tmp_path, "n", numbers(255)), is_trimap=True).read()[1] == [
+        (MASKS[255], "")
+    ]
+    with pytest.raises(
+        UnusableMask,
+        match="values 1, 2, 3; .*--foreground, and where they are trimaps .* add --trimaps",
+    ):
         MaskFile(path).read()
 
 
-@pytest.mark.parametrize("image, words", [
-    (numbers(3), "its mask holds the values 0, 3; it should hold"),
-    (numbers(128, spot=255), "holds the values 0, 128, 255; "),
-    (numbers(2, dtype=np.int32), "0, 2;"),
-    (np.arange(48 * 64, dtype=np.uint16).reshape(48, 64), "0, 1, 2, 3, 4, 5 and 3066 more;"),
-    (noise("n", 64, 48), "colours, such as"), (palette(numbers(7, 4)), "4, 7;"),
-    (cut_out(np.where(SPOT, 0, 255), Image.fromarray(numbers(255)).convert("RGB")), "another one than its transparency"),
-    (Image.new("1", (3, 2)), None)])
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (numbers(3), "its mask holds the values 0, 3; it should hold"),
+        (numbers(128, spot=255), "holds the values 0, 128, 255; "),
+        (numbers(2, dtype=np.int32), "0, 2;"),
+        (np.arange(48 * 64, dtype=np.uint16).reshape(48, 64), "0, 1, 2, 3, 4, 5 and 3066 more;"),
+        (noise("n", 64, 48), "colours, such as"),
+        (palette(numbers(7, 4)), "4, 7;"),
+        (
+            cut_out(np.where(SPOT, 0, 255), Image.fromarray(numbers(255)).convert("RGB")),
+            "another one than its transparency",
+        ),
+        (Image.new("1", (3, 2)), None),
+    ],
+)
 def test_what_fits_no_rule_is_refused_with_its_values(image, words, tmp_path):
-    path = save_mask(tmp_path, "m", image, ".tif" if isinstance(image, np.ndarray) and image.dtype == np.int32 else ".png")
+    path = save_mask(
+        tmp_path,
+        "m",
+        image,
+        ".tif" if isinstance(image, np.ndarray) and image.dtype == np.int32 else ".png",
+    )
     if words is None:
         path.write_bytes(path.read_bytes()[:40])
         words = "its mask cannot be decoded: "
@@ -125,18 +168,25 @@ def test_a_large_cut_out_of_flat_colours(tmp_path):
 
 # ------------------------------------------------------------------------------------------ all masks together
 
+
 def names(*names_):
     return [(name, "") for name in names_]
 
 
 def test_255_cannot_be_foreground_in_some_and_unlabelled_in_others():
-    with pytest.raises(InputError, match=r"beside 1 in 1 masks \(a\).* alone with 0 in 2 masks \(b\).*--foreground 1"):
+    with pytest.raises(
+        InputError,
+        match=r"beside 1 in 1 masks \(a\).* alone with 0 in 2 masks \(b\).*--foreground 1",
+    ):
         masks.check({masks.THREE: names("a"), masks.TWO[255]: names("b", "c")}, 3)
     masks.check({masks.THREE: names("a"), masks.TWO[1]: names("b")}, 2)
 
 
 def test_masks_in_which_nothing_is_foreground_and_numbers_that_none_holds(capsys):
-    with pytest.raises(InputError, match=r"nothing is foreground in any of the 2 masks \(masks in .* unlabelled: 2\)"):
+    with pytest.raises(
+        InputError,
+        match=r"nothing is foreground in any of the 2 masks \(masks in .* unlabelled: 2\)",
+    ):
         masks.check({masks.VOID: names("a", "b"), masks.NOTHING: names("a", "b")}, 2, ["1"])
     masks.check({masks.chosen(1): names("a"), masks.NOTHING: names("b")}, 2, ["1", "7"])
     err = capsys.readouterr().err

@@ -8,11 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from drawn import quarters, refused
 from PIL import Image, ImageCms, features
 
-from conftest import ROOT
 from data import photographs
-from drawn import quarters, refused
 
 COLOUR = (200, 100, 50)
 
@@ -40,18 +40,37 @@ def row_of(mode, values):
 
 
 OLD = int(Image.__version__.split(".")[0]) < 13  # as Gradio asks for
-YCBCR = pytest.param("YCbCr", "tif", marks=pytest.mark.skipif(OLD, reason="Pillow before 13 cannot read what it writes there"))
+YCBCR = pytest.param(
+    "YCbCr",
+    "tif",
+    marks=pytest.mark.skipif(OLD, reason="Pillow before 13 cannot read what it writes there"),
+)
 
 
-@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("CMYK", "tif"), ("RGBA", "png"), ("RGB", "webp"), ("LAB", "tif"),
-                                          YCBCR, ("CMYK", "jpg"), ("RGB", "jpg"), ("RGB", "bmp"), ("RGB", "jp2")])
+@pytest.mark.parametrize(
+    "mode, suffix",
+    [
+        ("RGB", "png"),
+        ("CMYK", "tif"),
+        ("RGBA", "png"),
+        ("RGB", "webp"),
+        ("LAB", "tif"),
+        YCBCR,
+        ("CMYK", "jpg"),
+        ("RGB", "jpg"),
+        ("RGB", "bmp"),
+        ("RGB", "jp2"),
+    ],
+)
 def test_colours_are_what_they_are_in_every_mode(tmp_path, mode, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.new("RGB", (50, 30), COLOUR).convert(mode).save(path)
     photograph = photographs.read(path)
     assert photograph.image.mode == "RGB" and photograph.orientation == 1
     assert photograph.image.size == photograph.size == (50, 30)
-    assert np.abs(np.asarray(photograph.image).astype(int) - COLOUR).max() <= (3 if suffix == "webp" else 1)
+    assert np.abs(np.asarray(photograph.image).astype(int) - COLOUR).max() <= (
+        3 if suffix == "webp" else 1
+    )
 
 
 def test_grey_one_bit_and_palettes(tmp_path):
@@ -67,7 +86,10 @@ def test_grey_one_bit_and_palettes(tmp_path):
 DEEP = np.array([[0, 128, 129, 25700, 65535]])
 
 
-@pytest.mark.parametrize("name, dtype", [("a.png", np.uint16), ("a.tif", np.uint16), ("a.tif", ">u2"), ("a.tif", np.int32)])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("a.png", np.uint16), ("a.tif", np.uint16), ("a.tif", ">u2"), ("a.tif", np.int32)],
+)
 def test_sixteen_bits_are_divided_by_257(tmp_path, name, dtype):
     Image.fromarray(DEEP.astype(dtype)).save(tmp_path / name)
     assert greys(tmp_path / name) == [0, 0, 1, 100, 255]
@@ -80,16 +102,34 @@ def test_a_greatest_value_of_its_own_is_white(tmp_path):
 
 def tiff(path, width, bits, data, **changes):
     """A TIFF file of one row and one channel, by hand."""
-    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(data), 339: 1}
+    tags = {
+        256: width,
+        257: 1,
+        258: bits,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(data),
+        339: 1,
+    }
     tags |= {int(tag[1:]): value for tag, value in changes.items()}
     data += bytes(len(data) % 2)
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
-    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    path.write_bytes(
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
     return path
 
 
 def test_twelve_bits_and_white_that_is_zero(tmp_path):
-    assert greys(tiff(tmp_path / "a.tif", 2, 12, bytes([0xff, 0xf8, 0x00]))) == [255, 128]
+    assert greys(tiff(tmp_path / "a.tif", 2, 12, bytes([0xFF, 0xF8, 0x00]))) == [255, 128]
     assert greys(tiff(tmp_path / "b.tif", 2, 16, struct.pack("<HH", 0, 65535), t262=0)) == [255, 0]
     assert greys(tiff(tmp_path / "c.tif", 2, 8, bytes([0, 255]), t262=0)) == [255, 0]
 
@@ -99,11 +139,18 @@ def test_floating_point_from_0_to_1(tmp_path):
     assert greys(tmp_path / "a.tif") == [0, 128, 100, 255]
 
 
-@pytest.mark.parametrize("values, dtype, words", [
-    ([0, 1.5], np.float32, "from 0 to 1.5"), ([-0.5, 1], np.float32, "from -0.5 to 1"), ([0, np.nan], np.float32, "nan"),
-    ([0, np.inf], np.float32, "inf"), ([0, 65536], np.int32, "from 0 to 65536"), ([-1, 9], np.int32, "from -1 to 9"),
-    ([0, 255], np.int32, "at most 255"),
-])
+@pytest.mark.parametrize(
+    "values, dtype, words",
+    [
+        ([0, 1.5], np.float32, "from 0 to 1.5"),
+        ([-0.5, 1], np.float32, "from -0.5 to 1"),
+        ([0, np.nan], np.float32, "nan"),
+        ([0, np.inf], np.float32, "inf"),
+        ([0, 65536], np.int32, "from 0 to 65536"),
+        ([-1, 9], np.int32, "from -1 to 9"),
+        ([0, 255], np.int32, "at most 255"),
+    ],
+)
 def test_values_without_a_rule_are_refused_with_their_range(tmp_path, values, dtype, words):
     Image.fromarray(np.array([values], dtype)).save(tmp_path / "a.tif")
     reason = refused(tmp_path / "a.tif")
@@ -115,13 +162,21 @@ def test_values_without_a_rule_are_refused_with_their_range(tmp_path, values, dt
 
 def png16(path, values, colour_type, transparent):
     """A PNG file of 16 bits a channel and one row with a transparent value, by hand."""
+
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", len(values), 1, 16, colour_type, 0, 0, 0)
     data = zlib.compress(b"\0" + np.array(values, ">u2").tobytes())
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
-                     + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"tRNS", np.array(transparent, ">u2").tobytes())
+        + chunk(b"IDAT", data)
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_what_is_transparent_is_white(tmp_path):
@@ -155,7 +210,12 @@ def test_a_transparent_value_is_white(tmp_path):
 def test_a_transparent_value_of_sixteen_bits_is_white(tmp_path):
     png16(tmp_path / "grey.png", DEEP[0], 0, [25700])
     assert greys(tmp_path / "grey.png") == [0, 0, 1, 255, 255]
-    png16(tmp_path / "rgb.png", [(0x1234, 0x5678, 0x9abc), (0x1111, 0x2222, 0x3333)], 2, (0x1234, 0x5678, 0x9abc))
+    png16(
+        tmp_path / "rgb.png",
+        [(0x1234, 0x5678, 0x9ABC), (0x1111, 0x2222, 0x3333)],
+        2,
+        (0x1234, 0x5678, 0x9ABC),
+    )
     assert pixels(tmp_path / "rgb.png") == [[(255, 255, 255), (0x11, 0x22, 0x33)]]
 
 
@@ -177,22 +237,33 @@ def icc(space, tags):
     for name, content in tags.items():
         table += name + struct.pack(">II", start + len(data), len(content))
         data += content
-    header = struct.pack(">I4sI4s4s4s", start + len(data), b"none", 0x02400000, b"mntr", space, b"XYZ ")
+    header = struct.pack(
+        ">I4sI4s4s4s", start + len(data), b"none", 0x02400000, b"mntr", space, b"XYZ "
+    )
     header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
     return header + table + data
 
 
 WHITE = numbers(0.9642, 1, 0.8249)
 # Adobe RGB (1998): its primaries seen under D50, gamma 563 / 256.
-ADOBE_RGB = icc(b"RGB ", {
-    b"wtpt": WHITE, b"rXYZ": numbers(0.60974, 0.31111, 0.01947), b"gXYZ": numbers(0.20528, 0.62567, 0.06087),
-    b"bXYZ": numbers(0.14919, 0.06322, 0.74457), **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(563 / 256))})
+ADOBE_RGB = icc(
+    b"RGB ",
+    {
+        b"wtpt": WHITE,
+        b"rXYZ": numbers(0.60974, 0.31111, 0.01947),
+        b"gXYZ": numbers(0.20528, 0.62567, 0.06087),
+        b"bXYZ": numbers(0.14919, 0.06322, 0.74457),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(563 / 256)),
+    },
+)
 LINEAR_GREY = icc(b"GRAY", {b"wtpt": WHITE, b"kTRC": curve(1)})
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def test_adobe_rgb_becomes_srgb(tmp_path):
-    row_of("RGB", [(200, 100, 50), (100, 150, 100), (128, 128, 128)]).save(tmp_path / "a.png", icc_profile=ADOBE_RGB)
+    row_of("RGB", [(200, 100, 50), (100, 150, 100), (128, 128, 128)]).save(
+        tmp_path / "a.png", icc_profile=ADOBE_RGB
+    )
     # By the formulas of both: linear light, the matrix to sRGB's primaries, its curve.
     expected = [(227, 100, 42), (66, 151, 97), (129, 129, 129)]
     assert np.abs(np.subtract(pixels(tmp_path / "a.png")[0], expected)).max() <= 1
@@ -200,7 +271,9 @@ def test_adobe_rgb_becomes_srgb(tmp_path):
 
 def test_grey_profiles_and_grey_of_a_colour_profile(tmp_path):
     row_of("L", [0, 55, 128, 255]).save(tmp_path / "a.png", icc_profile=LINEAR_GREY)
-    assert np.abs(np.subtract(greys(tmp_path / "a.png"), [0, 128, 188, 255])).max() <= 1  # sRGB of 0.2157 and 0.502
+    assert (
+        np.abs(np.subtract(greys(tmp_path / "a.png"), [0, 128, 188, 255])).max() <= 1
+    )  # sRGB of 0.2157 and 0.502
     row_of("L", [0, 128, 255]).save(tmp_path / "b.png", icc_profile=ADOBE_RGB)
     assert np.abs(np.subtract(greys(tmp_path / "b.png"), [0, 129, 255])).max() <= 1
 
@@ -210,8 +283,11 @@ def test_what_is_transparent_is_white_after_the_profile(tmp_path):
     assert np.abs(np.subtract(greys(tmp_path / "a.png"), [128, 255])).max() <= 1
 
 
-@pytest.mark.parametrize("profile", [SRGB, b"", b"nonsense", SRGB[:200], ADOBE_RGB[:150], LINEAR_GREY, bytes(1000)],
-                         ids=["sRGB", "empty", "text", "cut", "cut Adobe RGB", "of grey", "zeros"])
+@pytest.mark.parametrize(
+    "profile",
+    [SRGB, b"", b"nonsense", SRGB[:200], ADOBE_RGB[:150], LINEAR_GREY, bytes(1000)],
+    ids=["sRGB", "empty", "text", "cut", "cut Adobe RGB", "of grey", "zeros"],
+)
 def test_a_profile_that_is_srgb_or_of_no_use_changes_nothing(tmp_path, capfd, profile):
     array = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png", icc_profile=profile)
@@ -230,15 +306,28 @@ def test_every_orientation_is_turned_upright_or_left(tmp_path, suffix, tag):
     path = tmp_path / f"a.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = tag
-    quarters().save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {"quality": 100}))
+    quarters().save(
+        path, exif=exif, **({"lossless": True} if suffix == "webp" else {"quality": 100})
+    )
     upright, stored = photographs.read(path), photographs.read(path, upright=False)
-    corners = {1: "wrgb", 2: "rwbg", 3: "bgrw", 4: "gbwr", 5: "wgrb", 6: "gwbr", 7: "brgw", 8: "rbwg"}[tag]
+    corners = {
+        1: "wrgb",
+        2: "rwbg",
+        3: "bgrw",
+        4: "gbwr",
+        5: "wgrb",
+        6: "gwbr",
+        7: "brgw",
+        8: "rbwg",
+    }[tag]
     names = {(255, 255, 255): "w", (255, 0, 0): "r", (0, 255, 0): "g", (0, 0, 255): "b"}
 
     def letters(image):
         width, height = image.size
         spots = [(5, 5), (width - 6, 5), (5, height - 6), (width - 6, height - 6)]
-        return "".join(names[tuple(255 * (value > 127) for value in image.getpixel(spot))] for spot in spots)
+        return "".join(
+            names[tuple(255 * (value > 127) for value in image.getpixel(spot))] for spot in spots
+        )
 
     assert letters(upright.image) == corners and letters(stored.image) == "wrgb"
     assert upright.size == upright.image.size == ((24, 40) if tag > 4 else (40, 24))
@@ -246,8 +335,14 @@ def test_every_orientation_is_turned_upright_or_left(tmp_path, suffix, tag):
     assert upright.orientation == stored.orientation == tag
 
 
-@pytest.mark.parametrize("exif", [b"nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff",
-                                  b"Exif\0\0" + struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 9, 0, 0)])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"nonsense",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0" + struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, 0x0112, 3, 1, 9, 0, 0),
+    ],
+)
 def test_damaged_exif_is_no_orientation(tmp_path, exif):
     quarters().save(tmp_path / "a.jpg", exif=exif)
     photograph = photographs.read(tmp_path / "a.jpg")
@@ -257,8 +352,10 @@ def test_damaged_exif_is_no_orientation(tmp_path, exif):
 # ----------------------------------------------------------------------------------------------------------------- size
 
 
-@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "L"), ("png", "RGB"), ("png", "RGBA"), ("gif", "P"),
-                                          ("png", "I;16")])
+@pytest.mark.parametrize(
+    "suffix, mode",
+    [("jpg", "RGB"), ("jpg", "L"), ("png", "RGB"), ("png", "RGBA"), ("gif", "P"), ("png", "I;16")],
+)
 def test_a_large_photograph_is_reduced_while_reading(tmp_path, suffix, mode):
     image = quarters().resize((400, 240), Image.Resampling.NEAREST)
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
@@ -277,8 +374,15 @@ def test_no_side_is_reduced_under_what_is_needed(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
     quarters().resize((400, 240)).save(path, exif=exif)
-    sizes = {least: photographs.read(path, at_least=least, max_pixels=1).image.size for least in (240, 121, 120, 60, 1)}
-    assert sizes[240] == sizes[121] == (240, 400) and sizes[120] == (120, 200) and sizes[60] == (60, 100)
+    sizes = {
+        least: photographs.read(path, at_least=least, max_pixels=1).image.size
+        for least in (240, 121, 120, 60, 1)
+    }
+    assert (
+        sizes[240] == sizes[121] == (240, 400)
+        and sizes[120] == (120, 200)
+        and sizes[60] == (60, 100)
+    )
     assert max(sizes[1]) <= 60 // 7
     Image.new("RGB", (40, 30)).save(path)
     assert photographs.read(path, at_least=256).image.size == (40, 30)
@@ -286,13 +390,19 @@ def test_no_side_is_reduced_under_what_is_needed(tmp_path, suffix):
 
 def test_the_pixels_of_a_telephone_need_little_memory_and_too_many_are_refused(tmp_path, capfd):
     Image.new("L", (12000, 9000), 200).save(tmp_path / "a.jpg")
-    code = ("import resource, sys; from data import photographs; "
-            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-            "read = photographs.read(sys.argv[1]); print(read.size, read.image.size, "
-            "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], cwd=ROOT, capture_output=True, text=True)
+    code = (
+        "import resource, sys; from data import photographs; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "read = photographs.read(sys.argv[1]); print(read.size, read.image.size, "
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.jpg"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.stderr == "" and done.stdout.startswith("(12000, 9000) (6000, 4500) ")
-    assert int(done.stdout.split()[-1]) < 300_000 * (1024 if sys.platform == "darwin" else 1)  # of 324 MB of pixels
+    assert int(done.stdout.split()[-1]) < 300_000 * (
+        1024 if sys.platform == "darwin" else 1
+    )  # of 324 MB of pixels
     Image.new("1", (30000, 30000)).save(tmp_path / "bomb.png")
     assert "268 million pixels" in refused(tmp_path / "bomb.png")
     assert capfd.readouterr() == ("", "") and Image.MAX_IMAGE_PIXELS == 89478485
@@ -301,11 +411,23 @@ def test_the_pixels_of_a_telephone_need_little_memory_and_too_many_are_refused(t
 # ---------------------------------------------------------------------------------------------------- what is no picture
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"hello", "text, not a picture"), (b"", "empty"), (b"<?xml version='1.0'?><svg></svg>", "SVG"), (b"%PDF-1.7\n", "PDF"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "EPS or PostScript"), (bytes(100), "no picture"),
-    (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "film"), (b"\xff\x0a\x7f\0", "JPEG XL"), (b"\x89PNG\r\n\x1a\n", "damaged"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"hello", "text, not a picture"),
+        (b"", "empty"),
+        (b"<?xml version='1.0'?><svg></svg>", "SVG"),
+        (b"%PDF-1.7\n", "PDF"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
+            "EPS or PostScript",
+        ),
+        (bytes(100), "no picture"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "film"),
+        (b"\xff\x0a\x7f\0", "JPEG XL"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+    ],
+)
 def test_each_kind_of_what_is_no_photograph_has_its_sentence(tmp_path, content, words):
     (tmp_path / "a.jpg").write_bytes(content)
     assert words in refused(tmp_path / "a.jpg")
@@ -321,7 +443,9 @@ def test_heic_without_its_reader(tmp_path, monkeypatch):
 def test_folders_pipes_and_what_is_missing(tmp_path):
     assert "folder" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert "no ordinary file" in refused(tmp_path / "pipe.jpg") and "no ordinary file" in refused("/dev/zero")
+    assert "no ordinary file" in refused(tmp_path / "pipe.jpg") and "no ordinary file" in refused(
+        "/dev/zero"
+    )
     with pytest.raises(FileNotFoundError):
         photographs.read(tmp_path / "none.jpg")
 
@@ -330,16 +454,34 @@ def test_folders_pipes_and_what_is_missing(tmp_path):
 
 
 def test_names_of_photographs_in_any_case():
-    for name in ("a.jpg", "a.JPG", "A.JPEG", "a.png", "a.WebP", "a.tif", "a.heic", "a.HIF", "a.avif", b"caf\xe9.png", "dir.x/a.gif"):
+    for name in (
+        "a.jpg",
+        "a.JPG",
+        "A.JPEG",
+        "a.png",
+        "a.WebP",
+        "a.tif",
+        "a.heic",
+        "a.HIF",
+        "a.avif",
+        b"caf\xe9.png",
+        "dir.x/a.gif",
+    ):
         assert photographs.is_photograph_name(name), name
     for name in ("a", "a.txt", "a.csv", "a.h5", "a.pdf", "._a.jpg", ".a.jpg", "jpg", "a.jpg.xml"):
         assert not photographs.is_photograph_name(name), name
 
 
-@pytest.mark.parametrize("name, shown", [
-    (b"caf\xe9 $x_1$ \xe7\x8c\xab.jpg", "caf\\xe9 $x_1$ 猫.jpg"), ("a\nb\tc\x1b[31m.jpg", "a\\nb\\tc\\x1b[31m.jpg"),
-    ("\u202egpj.exe", "\\u202egpj.exe"), ("plain \u3000.jpg", "plain \u3000.jpg"), ("caf\\xe9", "caf\\xe9"),
-])
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        (b"caf\xe9 $x_1$ \xe7\x8c\xab.jpg", "caf\\xe9 $x_1$ 猫.jpg"),
+        ("a\nb\tc\x1b[31m.jpg", "a\\nb\\tc\\x1b[31m.jpg"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("plain \u3000.jpg", "plain \u3000.jpg"),
+        ("caf\\xe9", "caf\\xe9"),
+    ],
+)
 def test_any_name_can_be_shown(name, shown):
     assert photographs.show_name(name) == shown
     photographs.show_name(name).encode()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from drawn import quarters, refused
 from PIL import Image
 
 from data import photographs
-from drawn import quarters, refused
 
 
 @pytest.fixture()
@@ -37,7 +37,14 @@ def test_heic_of_ten_bits(tmp_path, heif):
 
 def test_heic_of_several_images_is_the_primary_one(tmp_path, heif):
     first, second = quarters(), quarters().transpose(Image.Transpose.ROTATE_180)
-    first.save(tmp_path / "a.heic", format="HEIF", quality=100, save_all=True, append_images=[second], primary_index=1)
+    first.save(
+        tmp_path / "a.heic",
+        format="HEIF",
+        quality=100,
+        save_all=True,
+        append_images=[second],
+        primary_index=1,
+    )
     found = np.asarray(photographs.read(tmp_path / "a.heic").image).astype(int)
     assert np.abs(found - np.asarray(second)).mean() < 8 < np.abs(found - np.asarray(first)).mean()
 

@@ -8,7 +8,9 @@ from data import split as data_split
 
 
 def noise(seed, width=160, height=120):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def hashes_of(*set_bits):
@@ -25,24 +27,34 @@ def distance(a, b):
 
 # ---------------------------------------------------------------------------------------- hash and pairs
 
+
 def test_hash_of_a_thumbnail_is_read_off_its_neighbours():
     grey = np.zeros((16, 17), np.uint8)
-    grey[0] = np.arange(17)             # rises: 16 bits set
-    grey[1] = np.arange(17)[::-1]       # falls: none
-    grey[2] = [0, 9] * 8 + [0]          # rises at every other step: 8
+    grey[0] = np.arange(17)  # rises: 16 bits set
+    grey[1] = np.arange(17)[::-1]  # falls: none
+    grey[2] = [0, 9] * 8 + [0]  # rises at every other step: 8
     bits = np.unpackbits(data_split.difference_hash(Image.fromarray(grey))).reshape(16, 16)
     assert bits[0].tolist() == [1] * 16
     assert bits[1].tolist() == [0] * 16
     assert bits[2].tolist() == [1, 0] * 8
-    assert not bits[3:].any()           # equal neighbours are not darker
+    assert not bits[3:].any()  # equal neighbours are not darker
 
 
 def test_hash_of_the_same_photograph_survives_scaling_and_brightness_but_not_mirroring():
-    image = Image.fromarray(np.kron(np.random.default_rng(0).integers(0, 180, (16, 17)), np.ones((12, 12))).astype(np.uint8))
+    image = Image.fromarray(
+        np.kron(np.random.default_rng(0).integers(0, 180, (16, 17)), np.ones((12, 12))).astype(
+            np.uint8
+        )
+    )
     original = data_split.difference_hash(image)
     assert distance(original, data_split.difference_hash(image.resize((300, 170)))) <= 12
     assert distance(original, data_split.difference_hash(image.point(lambda v: v + 40))) == 0
-    assert distance(original, data_split.difference_hash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))) > 36
+    assert (
+        distance(
+            original, data_split.difference_hash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        )
+        > 36
+    )
 
 
 def test_pairs_are_those_up_to_36_bits_apart_nearest_first():
@@ -66,8 +78,13 @@ def test_copies_are_all_pairs_of_the_same_content():
 
 # ------------------------------------------------------------------------------------------------ groups
 
+
 def test_three_copies_are_one_group():
-    assert data_split.group_duplicates(5, [(0, 1, 3), (4, 1, 4), (9, 3, 4)]) == [[0], [1, 3, 4], [2]]
+    assert data_split.group_duplicates(5, [(0, 1, 3), (4, 1, 4), (9, 3, 4)]) == [
+        [0],
+        [1, 3, 4],
+        [2],
+    ]
 
 
 def test_a_chain_does_not_grow():
@@ -86,6 +103,7 @@ def test_images_without_near_duplicates_are_groups_of_their_own():
 
 # ------------------------------------------------------------------------------------------------- split
 
+
 def singles(n):
     return [[k] for k in range(n)]
 
@@ -93,13 +111,20 @@ def singles(n):
 def table(assignment, breeds):
     """Breed -> [train, val, test] counts."""
     breeds = np.asarray(breeds)
-    return {b: np.bincount(assignment[breeds == b], minlength=3).tolist() for b in sorted(set(breeds.tolist()))}
+    return {
+        b: np.bincount(assignment[breeds == b], minlength=3).tolist()
+        for b in sorted(set(breeds.tolist()))
+    }
 
 
 def test_breeds_that_divide_are_split_exactly():
     breeds = ["Abyssinian", "beagle", "Bengal"] * 10
     assignment = data_split.split(singles(30), breeds, (80, 10, 10), seed=3)
-    assert table(assignment, breeds) == {"Abyssinian": [8, 1, 1], "Bengal": [8, 1, 1], "beagle": [8, 1, 1]}
+    assert table(assignment, breeds) == {
+        "Abyssinian": [8, 1, 1],
+        "Bengal": [8, 1, 1],
+        "beagle": [8, 1, 1],
+    }
 
 
 def test_what_rounding_leaves_over_in_one_breed_is_made_up_for_in_others():
@@ -112,15 +137,24 @@ def test_what_rounding_leaves_over_in_one_breed_is_made_up_for_in_others():
 
 def test_seed_decides_which_images_and_not_how_many():
     breeds = ["a"] * 40 + ["b"] * 20
-    first, again, other = (data_split.split(singles(60), breeds, (80, 10, 10), seed) for seed in (1, 1, 2))
+    first, again, other = (
+        data_split.split(singles(60), breeds, (80, 10, 10), seed) for seed in (1, 1, 2)
+    )
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
     assert table(first, breeds) == table(other, breeds) == {"a": [32, 4, 4], "b": [16, 2, 2]}
 
 
-@pytest.mark.parametrize("fractions, counts", [
-    ((0, 0, 100), [0, 0, 100]), ((100, 0, 0), [100, 0, 0]), ((34, 33, 33), [34, 33, 33]), ((50, 0, 50), [50, 0, 50]),
-    ((98, 1, 1), [98, 1, 1])])
+@pytest.mark.parametrize(
+    "fractions, counts",
+    [
+        ((0, 0, 100), [0, 0, 100]),
+        ((100, 0, 0), [100, 0, 0]),
+        ((34, 33, 33), [34, 33, 33]),
+        ((50, 0, 50), [50, 0, 50]),
+        ((98, 1, 1), [98, 1, 1]),
+    ],
+)
 def test_totals_for_other_fractions(fractions, counts):
     breeds = [f"breed{k % 7}" for k in range(100)]
     assignment = data_split.split(singles(100), breeds, fractions, seed=0)
@@ -130,7 +164,9 @@ def test_totals_for_other_fractions(fractions, counts):
 def test_near_duplicates_stay_together_even_where_the_breed_is_hardly_larger():
     breeds = ["a"] * 10
     for seed in range(20):
-        assignment = data_split.split([[0, 5, 9], [1, 2], *([k] for k in (3, 4, 6, 7, 8))], breeds, (60, 20, 20), seed)
+        assignment = data_split.split(
+            [[0, 5, 9], [1, 2], *([k] for k in (3, 4, 6, 7, 8))], breeds, (60, 20, 20), seed
+        )
         assert len(set(assignment[[0, 5, 9]])) == len(set(assignment[[1, 2]])) == 1
         assert np.bincount(assignment).tolist() == [6, 2, 2]
 
@@ -148,7 +184,9 @@ def random_configuration(seed):
             count = int(rng.integers(2, 4)) if rng.random() < 0.2 else 1
             groups.append(members[:count])
             members = members[count:]
-    fractions = [(80, 10, 10), (34, 33, 33), (0, 0, 100), (50, 50, 0), (90, 5, 5), (1, 1, 98)][rng.integers(6)]
+    fractions = [(80, 10, 10), (34, 33, 33), (0, 0, 100), (50, 50, 0), (90, 5, 5), (1, 1, 98)][
+        rng.integers(6)
+    ]
     return breeds, groups, np.array(fractions)
 
 
@@ -164,16 +202,23 @@ def test_any_configuration_keeps_groups_breeds_and_totals(seeds):
         assert np.abs(totals - len(breeds) * fractions / 100).max() <= 2, (seed, totals, fractions)
         single = data_split.split(singles(len(breeds)), breeds.tolist(), fractions, seed)
         for breed, counts in table(single, breeds).items():
-            assert np.abs(counts - (breeds == breed).sum() * fractions / 100).max() < 1.5, (seed, breed, counts)
+            assert np.abs(counts - (breeds == breed).sum() * fractions / 100).max() < 1.5, (
+                seed,
+                breed,
+                counts,
+            )
 
 
 # ------------------------------------------------------------------------------------- around a test half
+
 
 def test_around_a_test_half_what_shows_the_same_as_one_of_it_stays_out():
     is_test = np.array([False] * 8 + [True] * 4)
     #        copy of two of the half     near it      within trainval   within the half
     pairs = [(-1, 0, 8), (2, 0, 9), (5, 1, 10), (6, 2, 3), (7, 0, 4), (8, 8, 9)]
-    groups, assignment, seen = data_split.split_around_test(pairs, is_test, ["a"] * 12, (50, 50), seed=0)
+    groups, assignment, seen = data_split.split_around_test(
+        pairs, is_test, ["a"] * 12, (50, 50), seed=0
+    )
     assert seen == {0: 8, 1: 10}
     assert assignment[is_test].tolist() == [2] * 4 and assignment[:2].tolist() == [-1, -1]
     assert sorted(assignment[2:8].tolist()) == [0, 0, 0, 1, 1, 1] and assignment[2] == assignment[3]
@@ -183,12 +228,19 @@ def test_around_a_test_half_what_shows_the_same_as_one_of_it_stays_out():
 def test_around_a_test_half_the_others_are_split_as_they_are_without_it():
     breeds = ["a", "b", "c"] * 20
     is_test = np.arange(60) >= 45
-    _, assignment, seen = data_split.split_around_test([(3, 1, 4)], is_test, breeds, (80, 20), seed=7)
-    alone = data_split.split(data_split.group_duplicates(45, [(3, 1, 4)]), breeds[:45], (80, 20), seed=7)
-    assert seen == {} and assignment[:45].tolist() == alone.tolist() and (assignment[45:] == 2).all()
+    _, assignment, seen = data_split.split_around_test(
+        [(3, 1, 4)], is_test, breeds, (80, 20), seed=7
+    )
+    alone = data_split.split(
+        data_split.group_duplicates(45, [(3, 1, 4)]), breeds[:45], (80, 20), seed=7
+    )
+    assert (
+        seen == {} and assignment[:45].tolist() == alone.tolist() and (assignment[45:] == 2).all()
+    )
 
 
 # ---------------------------------------------------------------------------------------------- given splits
+
 
 def test_of_equal_images_in_given_splits_those_of_the_last_stay():
     contents, assignment = ["a", "b", "a", "c", "a", "b", "b"], [0, 0, 2, 1, 2, 1, 1]

@@ -22,7 +22,14 @@ def folder(data, tmp_path):
 
 
 def open_store(folder, kinds=KINDS, n=24):
-    return Store(folder, "train", kinds, n, 64, {kind: stamp(folder / "train" / f"{kind}.h5") for kind in kinds})
+    return Store(
+        folder,
+        "train",
+        kinds,
+        n,
+        64,
+        {kind: stamp(folder / "train" / f"{kind}.h5") for kind in kinds},
+    )
 
 
 def expected(folder, kind, rows):
@@ -37,14 +44,19 @@ def test_any_rows_in_any_order_are_what_the_files_hold(data, hold):
         found = opened.read(rows, hold)
         assert list(found) == list(KINDS)
         for kind in KINDS:
-            assert found[kind].dtype == np.uint8 and np.array_equal(found[kind], expected(data, kind, rows))
+            assert found[kind].dtype == np.uint8 and np.array_equal(
+                found[kind], expected(data, kind, rows)
+            )
 
 
 def test_what_is_held_is_read_once_and_what_is_handed_out_is_a_copy(folder, monkeypatch):
     opened, read = open_store(folder), []
     from_file = Store._read_file
-    monkeypatch.setattr(Store, "_read_file",
-                        lambda self, kind, rows: read.append((kind, *rows)) or from_file(self, kind, rows))
+    monkeypatch.setattr(
+        Store,
+        "_read_file",
+        lambda self, kind, rows: read.append((kind, *rows)) or from_file(self, kind, rows),
+    )
     opened.read([1, 2])["masks"][:] = 7
     assert np.array_equal(opened.read([2, 3])["masks"], expected(folder, "masks", [2, 3]))
     assert read == [("images", 1, 2), ("masks", 1, 2), ("images", 3), ("masks", 3)]
@@ -53,7 +65,11 @@ def test_what_is_held_is_read_once_and_what_is_handed_out_is_a_copy(folder, monk
 def test_a_read_without_holding_says_nothing_of_the_next(folder, monkeypatch):
     opened, read = open_store(folder), []
     from_file = Store._read_file
-    monkeypatch.setattr(Store, "_read_file", lambda self, kind, rows: read.append(kind) or from_file(self, kind, rows))
+    monkeypatch.setattr(
+        Store,
+        "_read_file",
+        lambda self, kind, rows: read.append(kind) or from_file(self, kind, rows),
+    )
     opened.read([1], hold=False)
     opened.read([1])
     read.clear()
@@ -67,7 +83,9 @@ def test_what_is_held_is_of_no_use_once_the_file_changed(folder, row):
     opened = open_store(folder)
     opened.read([1])
     os.utime(folder / "train/masks.h5", (1e9, 1e9))
-    with pytest.raises(InputError, match="masks.h5 was changed or replaced while it was in use; start again"):
+    with pytest.raises(
+        InputError, match="masks.h5 was changed or replaced while it was in use; start again"
+    ):
         opened.read([row])
 
 
@@ -130,7 +148,11 @@ def test_a_quarter_of_the_memory_is_the_bound(data, monkeypatch):
     opened = open_store(data)
     assert opened.bytes() == 24 * 64 * 64 * (3 + 1)
     for memory, fits in ((4 * opened.bytes(), True), (4 * opened.bytes() - 4, False)):
-        monkeypatch.setattr(store.os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else 1)
+        monkeypatch.setattr(
+            store.os,
+            "sysconf",
+            lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else 1,
+        )
         assert opened.fits_in_memory() == fits
     monkeypatch.delattr(store.os, "sysconf")  # a system that does not tell
     assert opened.fits_in_memory()

@@ -65,6 +65,7 @@ def four(tmp_path_factory):
 
 # ---------------------------------------------------------------------------------------------------- layout
 
+
 def test_list_names_every_image_once_and_nothing_else(root, pets):
     names = [pet.name for pet in pets]
     assert len(set(names)) == N
@@ -107,7 +108,7 @@ def test_images_are_rgb_and_trimaps_fit_them(pets):
 
 def test_sizes_and_shapes_vary(pets):
     sizes = np.array([pet.trimap.shape for pet in pets])
-    assert 200 <= sizes.max(1).min() and sizes.max() <= 400
+    assert sizes.max(1).min() >= 200 and sizes.max() <= 400
     assert len(np.unique(sizes, axis=0)) > N / 2
     aspect = sizes[:, 1] / sizes[:, 0]
     assert aspect.min() < 0.8 and aspect.max() > 1.25
@@ -117,7 +118,10 @@ def test_border_separates_pet_from_background(pets):
     for pet in pets:
         inside, outside = pet.trimap == synthetic.PET, pet.trimap == synthetic.BACKGROUND
         assert not (inside[1:] & outside[:-1]).any() and not (inside[:-1] & outside[1:]).any()
-        assert not (inside[:, 1:] & outside[:, :-1]).any() and not (inside[:, :-1] & outside[:, 1:]).any()
+        assert (
+            not (inside[:, 1:] & outside[:, :-1]).any()
+            and not (inside[:, :-1] & outside[:, 1:]).any()
+        )
 
 
 def test_coverage_is_that_of_photographs(pets):
@@ -132,7 +136,7 @@ def test_head_boxes_lie_in_the_frame_and_on_the_pet(pets):
             continue
         left, top, right, bottom = pet.box()
         height, width = pet.trimap.shape
-        assert 0 <= left and left + 8 <= right <= width and 0 <= top and top + 8 <= bottom <= height
+        assert left >= 0 and left + 8 <= right <= width and top >= 0 and top + 8 <= bottom <= height
         assert pet.pet[top:bottom, left:right].mean() > 0.4, pet.name
         assert max((right - left) / width, (bottom - top) / height) > 0.18, pet.name
         size = [int(pet.xml.find(f"size/{tag}").text) for tag in ("width", "height", "depth")]
@@ -145,6 +149,7 @@ def test_some_images_have_no_head_box(pets):
 
 
 # ----------------------------------------------------------------------------------------------- determinism
+
 
 def test_same_seed_same_bytes_with_any_number_of_processes(four, tmp_path):
     synthetic.draw_dataset(tmp_path, 4, seed=5, processes=2)
@@ -187,6 +192,7 @@ def test_nothing_to_draw_is_an_error(tmp_path, n, processes):
 
 
 # ----------------------------------------------------------------------------------------------- not a trick
+
 
 def held_out_accuracy(features, labels):
     """Accuracy on the last third of a logistic regression fitted by Newton steps to the first two thirds."""

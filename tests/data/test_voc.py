@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-
-from oxford import names, read
 from own import palette, photograph, prepare, refused, save_mask
+from oxford import names, read
 
 
 def voc(root, name, mask=None, objects=()):
@@ -15,12 +14,20 @@ def voc(root, name, mask=None, objects=()):
     if objects:
         (root / "Annotations").mkdir(exist_ok=True)
         part = "<part><name>head</name><bndbox><xmin>0</xmin></bndbox></part>"
-        boxes = ["".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box))
-                 for _, box in objects]
-        shapes = "".join(f"<object><name>{kind}</name>{part}<bndbox>{box}</bndbox></object>"
-                         for (kind, _), box in zip(objects, boxes))
+        boxes = [
+            "".join(
+                f"<{key}>{value}</{key}>"
+                for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)
+            )
+            for _, box in objects
+        ]
+        shapes = "".join(
+            f"<object><name>{kind}</name>{part}<bndbox>{box}</bndbox></object>"
+            for (kind, _), box in zip(objects, boxes)
+        )
         (root / "Annotations" / f"{name}.xml").write_text(
-            f"<annotation><size><width>64</width><height>48</height></size>{shapes}</annotation>")
+            f"<annotation><size><width>64</width><height>48</height></size>{shapes}</annotation>"
+        )
     return root
 
 
@@ -43,8 +50,11 @@ def root(tmp_path):
 def found(root, out, *options):
     arrays, rows = read(prepare(out, "--voc", root, "--fractions", "0-0-100", *options))
     masks = {row["name"]: mask[0, ::8, 0].tolist() for row, mask in zip(rows, arrays["masks"])}
-    boxes = {row["name"]: (box * (2, 1.5, 2, 1.5)).round(3).tolist()
-             for row, box in zip(rows, arrays["bboxes"]) if row["has_box"] == "1"}
+    boxes = {
+        row["name"]: (box * (2, 1.5, 2, 1.5)).round(3).tolist()
+        for row, box in zip(rows, arrays["bboxes"])
+        if row["has_box"] == "1"
+    }
     return masks, boxes
 
 
@@ -54,7 +64,11 @@ UNKNOWN = dict.fromkeys(("boxed", "plain"), [255] * 4)
 def test_every_class_is_foreground_unless_said_otherwise(root, tmp_path, capsys):
     masks, boxes = found(root, tmp_path / "data")
     assert masks == {"cat": [0, 1, 255, 1], "dog": [1, 0, 0, 0], "sofa": [1, 1, 0, 0]} | UNKNOWN
-    assert boxes == {"dog": [2, 4, 16, 40], "sofa": [1, 1, 32, 48], "boxed": [8, 6, 24, 30]}  # not of two objects
+    assert boxes == {
+        "dog": [2, 4, 16, 40],
+        "sofa": [1, 1, 32, 48],
+        "boxed": [8, 6, 24, 30],
+    }  # not of two objects
     text = capsys.readouterr().out
     assert "masks in which 12 is foreground: 2 (cat, dog)\n" in text
     assert "masks in which 255 is unlabelled: 1 (cat)\n" in text
@@ -67,7 +81,10 @@ def test_classes_by_number_and_by_name(foreground, root, tmp_path):
     assert masks == {"cat": [0, 1, 255, 1], "dog": [1, 0, 0, 0], "sofa": [0, 0, 0, 0]} | UNKNOWN
     assert boxes == {"dog": [2, 4, 16, 40], "boxed": [8, 6, 24, 30]}
     masks, boxes = found(root, tmp_path / "cats", "--foreground", foreground[0])
-    assert masks["cat"] == [0, 1, 255, 0] and boxes == {"cat": [16, 4, 32, 40], "boxed": [8, 6, 24, 30]}
+    assert masks["cat"] == [0, 1, 255, 0] and boxes == {
+        "cat": [16, 4, 32, 40],
+        "boxed": [8, 6, 24, 30],
+    }
 
 
 def test_the_lists_of_the_folder_are_used_when_asked(root, tmp_path, capsys):
@@ -75,7 +92,9 @@ def test_the_lists_of_the_folder_are_used_when_asked(root, tmp_path, capsys):
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("cat\nsofa\n")
     (lists / "val.txt").write_text("dog\n")
-    out = prepare(tmp_path / "data", "--voc", root, "--split-files", lists / "train.txt", lists / "val.txt")
+    out = prepare(
+        tmp_path / "data", "--voc", root, "--split-files", lists / "train.txt", lists / "val.txt"
+    )
     assert sorted(names(out, "train")) == ["cat", "sofa"] and names(out, "val") == ["dog"]
     assert "in none of the lists, so not used: 2 (boxed, plain)\n" in capsys.readouterr().out
 
@@ -88,16 +107,23 @@ def test_boxes_alone_and_a_damaged_box_file(root, tmp_path, capsys):
     arrays, rows = read(prepare(tmp_path / "data", "--voc", root, "--fractions", "0-0-100"))
     assert arrays.keys() == {"images", "bboxes"}
     assert {row["name"] for row in rows if row["has_box"] == "1"} == {"sofa", "boxed"}
-    assert "without a box, because it cannot be used: 1\n  dog: its file cannot be read as XML" in capsys.readouterr().out
+    assert (
+        "without a box, because it cannot be used: 1\n  dog: its file cannot be read as XML"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_is_refused(root, tmp_path):
     out = tmp_path / "data"
     for word in ("horsefly", "0", "255", "-1", "1.5"):
         assert "is no class of PASCAL VOC" in refused(out, "--voc", root, f"--foreground={word}")
-    assert "nothing is foreground in any of the 3 masks" in refused(out, "--voc", root, "--foreground", "aeroplane")
+    assert "nothing is foreground in any of the 3 masks" in refused(
+        out, "--voc", root, "--foreground", "aeroplane"
+    )
     (tmp_path / "l.csv").write_text("file,xmin,ymin,xmax,ymax\ncat,1,2,3,4\n")
     assert "has boxes, and so has" in refused(out, "--voc", root, "--labels", tmp_path / "l.csv")
     assert "no folder JPEGImages" in refused(out, "--voc", root / "JPEGImages")
     voc(tmp_path / "photographs", "a")
-    assert "neither SegmentationClass nor Annotations" in refused(out, "--voc", tmp_path / "photographs")
+    assert "neither SegmentationClass nor Annotations" in refused(
+        out, "--voc", tmp_path / "photographs"
+    )

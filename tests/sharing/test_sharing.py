@@ -26,7 +26,9 @@ class Tiny(nn.Module):
     def __init__(self, factors=(2.0, 1.0, 1.0, 1.0, 1.0)):
         super().__init__()
         self.factors = nn.ParameterList(nn.Parameter(torch.tensor([factor])) for factor in factors)
-        self.stages = [[lambda x, factor=factor: factor * F.avg_pool2d(x, 2)] for factor in self.factors]
+        self.stages = [
+            [lambda x, factor=factor: factor * F.avg_pool2d(x, 2)] for factor in self.factors
+        ]
 
     def forward(self, x):
         features = []
@@ -52,7 +54,10 @@ def test_one_task_alone_is_the_baseline_bit_for_bit(sharing):
     assert torch.equal(*outputs)
     for output in outputs:
         output.square().mean().backward()
-    assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours.parameters(), baseline.parameters(), strict=True))
+    assert all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(ours.parameters(), baseline.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("sharing", EVERY)
@@ -64,14 +69,18 @@ def test_gradients_reach_every_parameter_and_evaluation_is_deterministic(sharing
     assert all(torch.equal(a, b) for a, b in zip(model(IMAGE).values(), model(IMAGE).values()))
 
 
-@pytest.mark.parametrize("sharing, needed", [("hard", 1), ("soft", 1), ("cross_stitch", 3), ("mtan", 1)])
+@pytest.mark.parametrize(
+    "sharing, needed", [("hard", 1), ("soft", 1), ("cross_stitch", 3), ("mtan", 1)]
+)
 def test_a_part_of_the_tasks_alone_gives_the_same_with_no_more_than_it_needs(sharing, needed):
     model = MTLNet(PUBLISHED, 2, 0, sharing).train()
     model(IMAGE)  # so that the statistics of batch normalisation are not the first ones
     model.eval()
     alone, two = model.subset(["seg"]), model.subset(["bbox", "seg"])
     assert alone.tasks == ("seg",) and alone.beside == ("cls", "bbox") and not alone.training
-    assert torch.equal(alone(IMAGE)["seg"], model(IMAGE)["seg"]) and torch.equal(two(IMAGE)["bbox"], model(IMAGE)["bbox"])
+    assert torch.equal(alone(IMAGE)["seg"], model(IMAGE)["seg"]) and torch.equal(
+        two(IMAGE)["bbox"], model(IMAGE)["bbox"]
+    )
     assert torch.equal(two.subset(["seg"])(IMAGE)["seg"], model(IMAGE)["seg"])
     assert len(alone.encoders()) == needed and count_parameters(alone) < count_parameters(model)
     with pytest.raises(ValueError, match="and not border"):
@@ -82,8 +91,14 @@ def test_a_part_of_the_tasks_alone_gives_the_same_with_no_more_than_it_needs(sha
 def test_every_task_starts_with_the_baselines_encoder_and_its_own_head(sharing):
     model, baseline = MTLNet(PUBLISHED, 2, 4, sharing), MTLNet(("cls",), 2, 4)
     for encoder in model.encoders():
-        assert all(torch.equal(p, q) for p, q in zip(encoder.parameters(), baseline.encoder.parameters(), strict=True))
-    assert all(torch.equal(p, q) for p, q in zip(model.cls.parameters(), baseline.cls.parameters(), strict=True))
+        assert all(
+            torch.equal(p, q)
+            for p, q in zip(encoder.parameters(), baseline.encoder.parameters(), strict=True)
+        )
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(model.cls.parameters(), baseline.cls.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("sharing", ("hard", "cross_stitch", "mtan"))
@@ -97,16 +112,24 @@ def test_losses_depend_on_shared_parameters_through_the_trunk_alone(sharing):
     trunk, shared = model.trunk, model.shared_parameters()
     by_map = torch.autograd.grad(loss, trunk, allow_unused=True)
     given = [(map, gradient) for map, gradient in zip(trunk, by_map) if gradient is not None]
-    found = torch.autograd.grad([map for map, _ in given], shared, [gradient for _, gradient in given])
+    found = torch.autograd.grad(
+        [map for map, _ in given], shared, [gradient for _, gradient in given]
+    )
     for gradient, p in zip(found, other.shared_parameters(), strict=True):
-        torch.testing.assert_close(gradient, p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item())
+        torch.testing.assert_close(
+            gradient, p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize("sharing", ("cross_stitch", "mtan"))
-def test_an_encoder_that_cannot_be_taken_apart_is_refused_between_whose_stages_a_sharing_works(sharing):
+def test_an_encoder_that_cannot_be_taken_apart_is_refused_between_whose_stages_a_sharing_works(
+    sharing,
+):
     encoder = Tiny()
     encoder.stages = None
-    with pytest.raises(InputError, match=f"{sharing} works between the stages .* --sharing hard or soft"):
+    with pytest.raises(
+        InputError, match=f"{sharing} works between the stages .* --sharing hard or soft"
+    ):
         registry.find("sharing", sharing).build(lambda: encoder, ("a", "b"), (), 0)
 
 
@@ -116,10 +139,19 @@ def test_a_task_that_has_the_name_of_a_modules_member_is_refused(sharing):
         registry.find("sharing", sharing).build(Tiny, ("seg", "keys"), (), 0)
 
 
-@pytest.mark.parametrize("name, words", [
-    ("soft:much", "strength of soft sharing is a number"), ("soft:-1", "was 'soft:-1'"), ("soft:nan", "was 'soft:nan'"),
-    ("cross_stitch:2", "weighs from 0 to 1"), ("cross_stitch:x", "weighs from 0 to 1"), ("mtan:3", "takes nothing after a colon"),
-    ("hard:", "takes nothing after a colon"), ("firm", "sharing/ has no 'firm'; it has cross_stitch, hard, mtan, soft")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("soft:much", "strength of soft sharing is a number"),
+        ("soft:-1", "was 'soft:-1'"),
+        ("soft:nan", "was 'soft:nan'"),
+        ("cross_stitch:2", "weighs from 0 to 1"),
+        ("cross_stitch:x", "weighs from 0 to 1"),
+        ("mtan:3", "takes nothing after a colon"),
+        ("hard:", "takes nothing after a colon"),
+        ("firm", "sharing/ has no 'firm'; it has cross_stitch, hard, mtan, soft"),
+    ],
+)
 def test_names_that_mean_nothing_are_refused(name, words):
     with pytest.raises(InputError, match=words):
         registry.find("sharing", name)
@@ -139,14 +171,23 @@ def test_soft_by_hand():
     penalty = sharing.penalty(encoder)
     assert penalty.item() == pytest.approx(0.5 * (9 + 4 + 13))
     penalty.backward()  # d / d b's first: 0.5 * 2 * ((5 - 2) + (5 - 2))
-    assert encoder["b"].factors[0].grad.item() == pytest.approx(6) and encoder["a"].factors[0].grad.item() == pytest.approx(-3)
+    assert encoder["b"].factors[0].grad.item() == pytest.approx(6) and encoder["a"].factors[
+        0
+    ].grad.item() == pytest.approx(-3)
     assert encoder["a"].factors[1].grad.item() == 0
-    assert maps(sharing, encoder, torch.ones(1, 1, 64, 64), ("a", "b")) == {"a": [2, 2, 2, 2, 2], "b": [5, 5, 5, 5, 5]}
+    assert maps(sharing, encoder, torch.ones(1, 1, 64, 64), ("a", "b")) == {
+        "a": [2, 2, 2, 2, 2],
+        "b": [5, 5, 5, 5, 5],
+    }
 
 
 def test_soft_at_infinite_strength_is_hard_and_the_stronger_the_nearer():
     hard, limit = (MTLNet(PUBLISHED, 2, 0, sharing).train() for sharing in ("hard", "soft:inf"))
-    assert hard.state_dict().keys() == limit.state_dict().keys() and limit.penalty() is None and limit.shared_parameters()
+    assert (
+        hard.state_dict().keys() == limit.state_dict().keys()
+        and limit.penalty() is None
+        and limit.shared_parameters()
+    )
     assert all(torch.equal(a, b) for a, b in zip(hard(IMAGE).values(), limit(IMAGE).values()))
     distances = []
     for strength in (0, 0.1, 10, 1000):
@@ -155,9 +196,18 @@ def test_soft_at_infinite_strength_is_hard_and_the_stronger_the_nearer():
         for _ in range(12):
             optimizer.zero_grad()
             outputs, penalty = model(IMAGE), model.penalty()
-            (outputs["cls"].square().sum() - outputs["bbox"].sum() + (0 if penalty is None else penalty)).backward()
+            (
+                outputs["cls"].square().sum()
+                - outputs["bbox"].sum()
+                + (0 if penalty is None else penalty)
+            ).backward()
             optimizer.step()
-        distances.append(sum((p - q).square().sum().item() for p, q in zip(*(one.parameters() for one in model.encoders()))))
+        distances.append(
+            sum(
+                (p - q).square().sum().item()
+                for p, q in zip(*(one.parameters() for one in model.encoders()))
+            )
+        )
     assert distances == sorted(distances, reverse=True) and distances[-1] < distances[0] / 4
     assert not MTLNet(PUBLISHED, 2, 0, "soft").shared_parameters()
 
@@ -173,7 +223,9 @@ def test_cross_stitch_by_hand():
     with torch.no_grad():
         encoder.of["b"].factors[0] += 3
     found = maps(sharing, encoder, torch.ones(1, 1, 64, 64), ("a", "b"))
-    assert found["a"][:2] == pytest.approx([2.75, 3.125]) and found["b"][:2] == pytest.approx([4.25, 3.875])
+    assert found["a"][:2] == pytest.approx([2.75, 3.125]) and found["b"][:2] == pytest.approx(
+        [4.25, 3.875]
+    )
 
 
 def test_a_unit_has_a_weight_for_each_channel_and_pair_of_tasks_that_does_not_decay():
@@ -185,7 +237,10 @@ def test_a_unit_has_a_weight_for_each_channel_and_pair_of_tasks_that_does_not_de
         weights[2, 1, 1] = 7
     a, b, c = (torch.full((1, 2, 1, 1), value) for value in (1.0, 10.0, 100.0))
     # Of the third task: 0.05 * 1 + 0.05 * 10 + 0.9 * 100 in the first channel, with 7 * 10 in the second.
-    assert unit([a, b, c])[2].flatten().tolist() == pytest.approx([90.55, 160.05]) and unit.weight.ndim == 1
+    assert (
+        unit([a, b, c])[2].flatten().tolist() == pytest.approx([90.55, 160.05])
+        and unit.weight.ndim == 1
+    )
 
 
 def test_cross_stitch_with_identity_units_is_separate_networks():
@@ -194,7 +249,10 @@ def test_cross_stitch_with_identity_units_is_separate_networks():
     for task in PUBLISHED:
         alone = MTLNet((task,), 2, 3).train()
         assert torch.equal(alone(IMAGE)[task], outputs[task])
-    assert not torch.equal(MTLNet(PUBLISHED, 2, 3, "cross_stitch:0.5").encoder.units[0].weight, model.encoder.units[0].weight)
+    assert not torch.equal(
+        MTLNet(PUBLISHED, 2, 3, "cross_stitch:0.5").encoder.units[0].weight,
+        model.encoder.units[0].weight,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- mtan
@@ -218,14 +276,24 @@ def test_mtan_by_hand():
         assert found["a"][1] == pytest.approx(4 * s(4 + edge), rel=1e-4)
         encoder.attention["b"][0][1].weight.zero_()  # h of b: its mask is s(0)
         found = maps(sharing, encoder, torch.ones(1, 1, 256, 256), ("a", "b"))
-    assert found["a"][0] == pytest.approx(first, rel=1e-4) and found["b"][0] == pytest.approx(2, rel=1e-4)
+    assert found["a"][0] == pytest.approx(first, rel=1e-4) and found["b"][0] == pytest.approx(
+        2, rel=1e-4
+    )
 
 
 def test_mtan_has_one_encoder_and_each_task_its_own_attention():
     model = MTLNet(PUBLISHED, 2, 0, "mtan")
     assert len(model.encoders()) == 1 and set(model.encoder.attention) == set(PUBLISHED)
     model.eval()(IMAGE)
-    attentions = [torch.cat([p.flatten() for p in one.parameters()]) for one in model.encoder.attention.values()]
+    attentions = [
+        torch.cat([p.flatten() for p in one.parameters()])
+        for one in model.encoder.attention.values()
+    ]
     assert not torch.equal(attentions[0], attentions[1])
     other = MTLNet(("bbox", "seg"), 2, 0, "mtan")
-    assert all(torch.equal(p, q) for p, q in zip(other.encoder.attention["seg"].parameters(), model.encoder.attention["seg"].parameters()))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(
+            other.encoder.attention["seg"].parameters(), model.encoder.attention["seg"].parameters()
+        )
+    )

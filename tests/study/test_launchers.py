@@ -21,12 +21,17 @@ TEN = ["--seeds", "0", "1", "2", "3", "4"]
 
 # -------------------------------------------------------------------------------------------------------------- here
 
+
 def test_two_jobs_run_at_once_each_on_cores_of_its_own(place, capsys):
     for name in ("mtl0", "baseline0"):
         (place / f"{name}.txt").write_text("meet")
     perform("--seeds", "0", jobs="2")
     said = capsys.readouterr().out
-    assert "    mtl seed 0: mtl 0 done" in said and "    baseline seed 0: finished" in said and "epoch" not in said
+    assert (
+        "    mtl seed 0: mtl 0 done" in said
+        and "    baseline seed 0: finished" in said
+        and "epoch" not in said
+    )
     found = [json.loads((place / f"here_{name}.txt").read_text()) for name in ("mtl0", "baseline0")]
     if hasattr(os, "sched_getaffinity") and launchers.usable_cores() >= 2:
         (first, threads), (second, _) = found
@@ -47,9 +52,20 @@ def test_with_several_jobs_a_failure_is_named_and_the_others_go_on(place, capsys
 def test_a_signal_stops_all_runs_in_progress(place):
     for name in ("mtl0", "baseline0"):
         (place / f"{name}.txt").write_text("wait")
-    process = subprocess.Popen([sys.executable, "experiments.py", "--only", "mtl", "baseline", "--jobs", "2"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (place / "calls.txt").exists() and len(calls(place)) == 2 and (place / "waiting.txt").exists(), process)
+    process = subprocess.Popen(
+        [sys.executable, "experiments.py", "--only", "mtl", "baseline", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(
+        lambda: (
+            (place / "calls.txt").exists()
+            and len(calls(place)) == 2
+            and (place / "waiting.txt").exists()
+        ),
+        process,
+    )
     time.sleep(0.3)  # until both have their handlers
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate()
@@ -57,10 +73,19 @@ def test_a_signal_stops_all_runs_in_progress(place):
     assert len(calls(place)) == 2 and out.count("go on with --resume") == 2
 
 
-@pytest.mark.parametrize("commands, cores, jobs", [
-    ([["py", "a.py"]], 8, 8), ([["py", "a.py", "--threads", "2"], ["py", "b.py"]], 8, 4), ([["py", "a.py", "--threads=3"]], 8, 2),
-    ([["py", "a.py", "--processes", "2", "--threads", "2"]], 8, 2), ([["py", "a.py", "--processes", "auto"]], 2, 2),
-    ([["py", "a.py", "--threads", "16"]], 8, 1), ([["py", "a.py", "--device", "cuda"]], 8, 1)], ids=str)
+@pytest.mark.parametrize(
+    "commands, cores, jobs",
+    [
+        ([["py", "a.py"]], 8, 8),
+        ([["py", "a.py", "--threads", "2"], ["py", "b.py"]], 8, 4),
+        ([["py", "a.py", "--threads=3"]], 8, 2),
+        ([["py", "a.py", "--processes", "2", "--threads", "2"]], 8, 2),
+        ([["py", "a.py", "--processes", "auto"]], 2, 2),
+        ([["py", "a.py", "--threads", "16"]], 8, 1),
+        ([["py", "a.py", "--device", "cuda"]], 8, 1),
+    ],
+    ids=str,
+)
 def test_as_many_jobs_as_there_are_cores_for(monkeypatch, commands, cores, jobs):
     monkeypatch.setattr(launchers, "usable_cores", lambda: cores)
     monkeypatch.setattr(launchers.sys, "platform", "linux")
@@ -68,7 +93,9 @@ def test_as_many_jobs_as_there_are_cores_for(monkeypatch, commands, cores, jobs)
     assert launchers.jobs_by_default(commands) == jobs
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system pins no process to cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the system pins no process to cores"
+)
 def test_slots_share_the_cores_out(monkeypatch):
     monkeypatch.setattr(launchers.os, "sched_getaffinity", lambda pid: {3, 1, 2, 7, 5})
     assert launchers.cores_of_slots(1) == [None] and launchers.cores_of_slots(9) == [None] * 9
@@ -76,6 +103,7 @@ def test_slots_share_the_cores_out(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------- elsewhere
+
 
 @pytest.mark.parametrize("launcher, module", [("slurm", "submitit"), ("ray", "ray")])
 def test_what_is_not_installed_is_named_with_its_line(place, monkeypatch, launcher, module):
@@ -87,14 +115,19 @@ def test_what_is_not_installed_is_named_with_its_line(place, monkeypatch, launch
 
 def test_ten_runs_through_submitit(place, monkeypatch, capsys):
     pytest.importorskip("submitit", reason="it is installed with requirements-slurm.txt")
-    monkeypatch.setitem(launchers.LAUNCHERS, "slurm", lambda *args: launchers.slurm(*args, cluster="local"))
+    monkeypatch.setitem(
+        launchers.LAUNCHERS, "slurm", lambda *args: launchers.slurm(*args, cluster="local")
+    )
     monkeypatch.setenv("PYTHONPATH", str(launchers.ROOT))
     (place / "mtl3.txt").write_text("fail")
     with pytest.raises(SystemExit):
         perform(*TEN, "--launcher", "slurm")
     told = capsys.readouterr()
     assert len(calls(place)) == 10 and "1 of 10 runs failed: mtl seed 3 (exit status 1)" in told.err
-    assert "    mtl seed 3: ValueError: a fault of seed 3" in told.out and told.out.count("finished after") == 9
+    assert (
+        "    mtl seed 3: ValueError: a fault of seed 3" in told.out
+        and told.out.count("finished after") == 9
+    )
 
 
 def test_a_job_that_has_to_make_room_is_queued_again_with_the_same_command(place):
@@ -104,7 +137,9 @@ def test_a_job_that_has_to_make_room_is_queued_again_with_the_same_command(place
     command.process = subprocess.Popen(command.words)
     wait_for((place / "waiting.txt").exists, command.process)
     again = command.checkpoint()
-    assert (place / "stopped.txt").read_text() == str(int(signal.SIGTERM)) and again.function.words == command.words
+    assert (place / "stopped.txt").read_text() == str(
+        int(signal.SIGTERM)
+    ) and again.function.words == command.words
 
 
 SIGNALLED = """
@@ -123,18 +158,38 @@ print(command())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Slurm is for Linux")
-@pytest.mark.parametrize("run", ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"])
+@pytest.mark.parametrize(
+    "run",
+    ["import time; time.sleep(60)", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)"],
+)
 def test_a_job_is_asked_to_make_room_by_a_signal_that_interrupts_its_waiting(run):
     """As a real Slurm does, which signals the run as well."""
     pytest.importorskip("submitit", reason="it is installed with requirements-slurm.txt")
-    done = subprocess.run([sys.executable, "-c", SIGNALLED, launchers.ROOT, run], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, launchers.ROOT, run],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert (done.returncode, done.stdout) == (7, "True\n"), done.stderr
 
 
 def test_a_job_is_given_up_when_it_has_left_the_queue(monkeypatch):
-    looks = [(0, "7_0\n7_1\n"), (0, "7_1\n"), (1, ""), (0, "7_0\n7_1\n"), (0, "7_1\n"), (0, "7_1\n"), (0, "")]
+    looks = [
+        (0, "7_0\n7_1\n"),
+        (0, "7_1\n"),
+        (1, ""),
+        (0, "7_0\n7_1\n"),
+        (0, "7_1\n"),
+        (0, "7_1\n"),
+        (0, ""),
+    ]
     monkeypatch.setattr(launchers, "LOOK", -1)
-    monkeypatch.setattr(launchers.subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, *looks.pop(0)))
+    monkeypatch.setattr(
+        launchers.subprocess,
+        "run",
+        lambda *args, **kwargs: subprocess.CompletedProcess(args, *looks.pop(0)),
+    )
     gone, job = launchers.Gone(), argparse.Namespace(job_id="7_0")
     assert [gone(job) for _ in range(6)] == [False] * 5 + [True] and len(looks) == 1
 
@@ -143,11 +198,18 @@ def test_ten_runs_through_two_nodes_of_ray_of_which_one_is_killed(place, capsys)
     pytest.importorskip("ray", reason="it is installed with requirements-ray.txt")
     from ray.cluster_utils import Cluster
 
-    (place / "mtl0.txt").write_text("slow"), (place / "baseline0.txt").write_text("slow")  # the first two, one on each node
+    (
+        (place / "mtl0.txt").write_text("slow"),
+        (place / "baseline0.txt").write_text("slow"),
+    )  # the first two, one on each node
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         other = cluster.add_node(num_cpus=1)
-        runs = [experiments.Run(name, seed, [], place / "runs") for seed in range(5) for name in ("mtl", "baseline")]
+        runs = [
+            experiments.Run(name, seed, [], place / "runs")
+            for seed in range(5)
+            for name in ("mtl", "baseline")
+        ]
 
         class Report:
             ended = {}
@@ -170,7 +232,9 @@ def test_ten_runs_through_two_nodes_of_ray_of_which_one_is_killed(place, capsys)
         killer.start()
         launchers.on_ray(runs, 10, Report(), argparse.Namespace(cores=1, address=cluster.address))
         killer.join()
-        assert all(run.is_finished() for run in runs) and set(Report.ended.values()) == {0}, Report.ended
+        assert all(run.is_finished() for run in runs) and set(Report.ended.values()) == {0}, (
+            Report.ended
+        )
         assert len(calls(place)) > 10  # what the lost node had in hand was begun again
     finally:
         import ray

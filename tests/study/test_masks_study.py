@@ -8,17 +8,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import rechunk, write_data, write_more
 
 import experiments
 import registry
 import results
 from cli import InputError
-from conftest import rechunk, write_data, write_more
 from data import contract
 from study import grid, launchers, masks
 from study.masks import ALL, Cell
 
-KNOWN = {"needs": {"bboxes", "binary", "trimaps", "masks", masks.COLUMN}, "column": "breed", "masks": 2937}
+KNOWN = {
+    "needs": {"bboxes", "binary", "trimaps", "masks", masks.COLUMN},
+    "column": "breed",
+    "masks": 2937,
+}
 
 
 def test_the_runs_come_in_the_order_of_their_importance():
@@ -36,18 +40,33 @@ def test_the_runs_come_in_the_order_of_their_importance():
 
 def test_data_that_know_less_have_fewer_arms_and_sizes():
     every = sum(masks.groups({"needs": {"masks"}, "column": None, "masks": 150}), [])
-    assert {cell.arm for cell in every} == {"seg", "pretrained", "recon"} and {cell.masks for cell in every} == {25, 50, ALL}
-    assert every[:4] == [Cell("seg", 50, 0), Cell("seg", ALL, 0), Cell("seg", 50, 1), Cell("seg", ALL, 1)]  # 200 are too many
+    assert {cell.arm for cell in every} == {"seg", "pretrained", "recon"} and {
+        cell.masks for cell in every
+    } == {25, 50, ALL}
+    assert every[:4] == [
+        Cell("seg", 50, 0),
+        Cell("seg", ALL, 0),
+        Cell("seg", 50, 1),
+        Cell("seg", ALL, 1),
+    ]  # 200 are too many
 
 
-@pytest.mark.parametrize("budget, jobs, seeds, epochs", [
-    (6 * 8 * 3 * 10, 1, 3, 8), (6 * 8 * 2 * 10, 1, 2, 8), (6 * 8 * 10, 2, 2, 8), (6 * 8 * 10, 1, 2, 4), (1, 1, 2, 1),
-    (10**9, 1, None, 8)])
+@pytest.mark.parametrize(
+    "budget, jobs, seeds, epochs",
+    [
+        (6 * 8 * 3 * 10, 1, 3, 8),
+        (6 * 8 * 2 * 10, 1, 2, 8),
+        (6 * 8 * 10, 2, 2, 8),
+        (6 * 8 * 10, 1, 2, 4),
+        (1, 1, 2, 1),
+        (10**9, 1, None, 8),
+    ],
+)
 def test_what_fits_into_a_budget(budget, jobs, seeds, epochs):
     """Ten seconds an epoch; the first block is six runs a seed."""
     every = masks.groups(KNOWN)
     taken, found = masks.chosen(every, lambda cell, epochs: 10 * epochs, lambda: budget, jobs)
-    assert found == epochs and taken == sum(every, [])[:len(taken)]
+    assert found == epochs and taken == sum(every, [])[: len(taken)]
     assert len(taken) == (375 if seeds is None else 6 * seeds)
 
 
@@ -59,16 +78,25 @@ def test_what_is_there_costs_nothing_and_its_epochs_are_kept():
         return 0 if cell in every[:12] else 10 * epochs if cell.arm != "placebo" else None
 
     taken, epochs = masks.chosen(masks.groups(KNOWN), seconds, lambda: 4 * 3 * 10, 1, epochs=3)
-    assert epochs == 3 and taken == [cell for cell in every[:18] if cell in every[:12] or cell.arm != "placebo"]
+    assert epochs == 3 and taken == [
+        cell for cell in every[:18] if cell in every[:12] or cell.arm != "placebo"
+    ]
     assert not set(asked) & set(every[80:])  # what does not fit is not tried
 
 
 def test_what_a_short_run_tells_of_a_whole_one(tmp_path, monkeypatch):
     """By hand: 5 epochs of 64 images in 9.6 s are 0.03 s an image, so looking at one takes 0.01 s."""
+
     def perform(command, **how):
-        place = Path(next(word for word in command if word.startswith("--runs=")).partition("=")[2]) / "seg" / "seed0"
+        place = (
+            Path(next(word for word in command if word.startswith("--runs=")).partition("=")[2])
+            / "seg"
+            / "seed0"
+        )
         place.mkdir(parents=True)
-        (place / "log.csv").write_text("epoch,seconds\n" + "".join(f"{k},1.92\n" for k in range(1, 6)))
+        (place / "log.csv").write_text(
+            "epoch,seconds\n" + "".join(f"{k},1.92\n" for k in range(1, 6))
+        )
         assert command[-1] == "--masks=17" and "--limit=64" in command
         clock[0] += 9.6 + 0.01 * (5 * 10 + 20) + 4
         return SimpleNamespace(returncode=0)
@@ -76,10 +104,19 @@ def test_what_a_short_run_tells_of_a_whole_one(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=perform, DEVNULL=None))
     monkeypatch.setattr(grid, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(contract, "describe", lambda data: {"splits": {"train": 200, "val": 10, "test": 20}})
-    run = SimpleNamespace(command=["python", "train.py", "--epochs=7", "--masks=50"], test_path=tmp_path / "seg" / "seed0" / "test.json")
+    monkeypatch.setattr(
+        contract, "describe", lambda data: {"splits": {"train": 200, "val": 10, "test": 20}}
+    )
+    run = SimpleNamespace(
+        command=["python", "train.py", "--epochs=7", "--masks=50"],
+        test_path=tmp_path / "seg" / "seed0" / "test.json",
+    )
     found = grid.tried(run, tmp_path)
-    assert found.an_image == pytest.approx(0.03) and found.beside == pytest.approx(4) and found.epochs == 7
+    assert (
+        found.an_image == pytest.approx(0.03)
+        and found.beside == pytest.approx(4)
+        and found.epochs == 7
+    )
     assert found.training(7) == pytest.approx(42) and found.whole(2) == pytest.approx(4 + 12 + 0.4)
 
 
@@ -88,48 +125,84 @@ def test_segmentation_keeps_at_least_half_of_the_loss():
         weights = masks.weighting(arm.tasks)
         if weights:
             shares = [float(share) for share in weights.split("-")]
-            assert len(shares) == len(arm.tasks) and sum(shares) == pytest.approx(1) and shares[0] >= 0.5
+            assert (
+                len(shares) == len(arm.tasks)
+                and sum(shares) == pytest.approx(1)
+                and shares[0] >= 0.5
+            )
 
 
 def test_commands():
     assert masks.command(Cell("label+bbox", 50, 3), KNOWN, Path("r"), 8) == (
-        "train.py", "--tasks", "seg", "column:breed", "bbox", "--weighting=0.8-0.1-0.1", "--masks=50", "--name=label_bbox_masks50",
-        "--threads=1", "--epochs=8")
+        "train.py",
+        "--tasks",
+        "seg",
+        "column:breed",
+        "bbox",
+        "--weighting=0.8-0.1-0.1",
+        "--masks=50",
+        "--name=label_bbox_masks50",
+        "--threads=1",
+        "--epochs=8",
+    )
     assert masks.command(Cell("label first", ALL, 3), KNOWN, Path("r"), 8) == (
-        "train.py", "--tasks", "seg", f"--init={Path('r_first/label_first/seed3/best.pt')}", "--name=label_first_masksall",
-        "--threads=1", "--epochs=8")
-    assert masks.firsts([Cell("label first", 50, 3), Cell("label first", ALL, 3), Cell("seg", 50, 3)]) == [
-        Cell("label first", None, 3)]
+        "train.py",
+        "--tasks",
+        "seg",
+        f"--init={Path('r_first/label_first/seed3/best.pt')}",
+        "--name=label_first_masksall",
+        "--threads=1",
+        "--epochs=8",
+    )
+    assert masks.firsts(
+        [Cell("label first", 50, 3), Cell("label first", ALL, 3), Cell("seg", 50, 3)]
+    ) == [Cell("label first", None, 3)]
 
 
-def test_what_others_start_from_comes_before_them_and_after_what_is_more_important(rich, tmp_path, monkeypatch):
+def test_what_others_start_from_comes_before_them_and_after_what_is_more_important(
+    rich, tmp_path, monkeypatch
+):
     monkeypatch.setattr(masks, "knowledge", lambda data: KNOWN)
     made = lambda experiment, seed, command, folder: (experiment, seed, folder.name)  # noqa: E731
     runs, parts, words = masks.plan(made, tmp_path / "runs", [], rich, None, 2)
     assert len(runs) == 375 and "375 runs of 8 epochs" in words
     first, start, then = parts
-    assert first + then == runs and start == [("label_first", seed, "runs_first") for seed in range(5)]
+    assert first + then == runs and start == [
+        ("label_first", seed, "runs_first") for seed in range(5)
+    ]
     assert not any("label_first" in name for name, _, _ in first) and then[:3] == [
-        ("label_first_masks50", 0, "runs"), ("pretrained_masks50", 0, "runs"), ("label_first_masks100", 0, "runs")]
+        ("label_first_masks50", 0, "runs"),
+        ("pretrained_masks50", 0, "runs"),
+        ("label_first_masks100", 0, "runs"),
+    ]
 
 
 def test_what_data_can_teach(rich, data, monkeypatch):
-    with pytest.raises(InputError, match="has 24 training images with a mask, and the study takes 50"):
+    with pytest.raises(
+        InputError, match="has 24 training images with a mask, and the study takes 50"
+    ):
         masks.knowledge(rich)
     monkeypatch.setattr(masks, "SIZES", (12, ALL))
     known = masks.knowledge(rich)
     kinds = contract.describe(rich)["kinds"]["train"]
-    assert known["needs"] == {*kinds, masks.COLUMN} and known["masks"] == contract.describe(rich)["splits"]["train"]
+    assert (
+        known["needs"] == {*kinds, masks.COLUMN}
+        and known["masks"] == contract.describe(rich)["splits"]["train"]
+    )
     assert masks.knowledge(data)["column"] is None  # it has no index.csv
     with pytest.raises(InputError, match="nowhere"):
         masks.knowledge(Path("nowhere"))
 
 
-@pytest.mark.parametrize("rows, column", [
-    ([{"breed": "a", "x": "1"}] * 8 + [{"breed": "b", "x": "1"}] * 8, "breed"),
-    ([{"breed": "a", "x": "1"}] * 8 + [{"breed": "a", "x": "2"}] * 8, "x"),
-    ([{"breed": "", "has_box": str(k % 2), "name": str(k)} for k in range(16)], None),
-    ([{"x": str(k)} for k in range(16)], None)])
+@pytest.mark.parametrize(
+    "rows, column",
+    [
+        ([{"breed": "a", "x": "1"}] * 8 + [{"breed": "b", "x": "1"}] * 8, "breed"),
+        ([{"breed": "a", "x": "1"}] * 8 + [{"breed": "a", "x": "2"}] * 8, "x"),
+        ([{"breed": "", "has_box": str(k % 2), "name": str(k)} for k in range(16)], None),
+        ([{"x": str(k)} for k in range(16)], None),
+    ],
+)
 def test_the_cheap_label_of_data(tmp_path, rows, column):
     (tmp_path / "train").mkdir()
     lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
@@ -156,6 +229,7 @@ def test_a_placebo_has_the_same_labels_on_other_images():
 def test_the_study_within_a_budget(tmp_path, monkeypatch, no_pictures, capsys):
     """As for a folder of one's own: too little time even for the least, which is made with one epoch; then the page. The scripts run in
     this process, as importing torch takes longer than all else."""
+
     def perform(words):
         module = importlib.import_module(Path(words[1]).stem)
         module.main(module.parse_args(words[2:]))
@@ -168,10 +242,30 @@ def test_the_study_within_a_budget(tmp_path, monkeypatch, no_pictures, capsys):
             report.end(run, 0, 0)
 
     monkeypatch.setitem(launchers.LAUNCHERS, "local", local)
-    monkeypatch.setattr(grid, "subprocess", SimpleNamespace(run=lambda command, **how: perform(command), DEVNULL=None))
+    monkeypatch.setattr(
+        grid,
+        "subprocess",
+        SimpleNamespace(run=lambda command, **how: perform(command), DEVNULL=None),
+    )
     monkeypatch.chdir(tmp_path)
-    folder = rechunk(write_more(write_data(tmp_path / "pets", {"train": 104, "val": 8, "test": 8}, size=32)))
-    options = ("--study", "masks", "--hours", "1e-6", "--jobs", "2", "--", "--data", str(folder), "--width", "2", "--precision", "fp32")
+    folder = rechunk(
+        write_more(write_data(tmp_path / "pets", {"train": 104, "val": 8, "test": 8}, size=32))
+    )
+    options = (
+        "--study",
+        "masks",
+        "--hours",
+        "1e-6",
+        "--jobs",
+        "2",
+        "--",
+        "--data",
+        str(folder),
+        "--width",
+        "2",
+        "--precision",
+        "fp32",
+    )
     experiments.main(experiments.parse_args(options))
     said = capsys.readouterr().out
     assert "label            seg+column:breed: 50 masks (2 seeds), all masks (2 seeds)" in said

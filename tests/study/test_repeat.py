@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT, rechunk, write_data
+from fabricated import change_json
 
 import experiments
 from cli import InputError
-from conftest import ROOT, rechunk, write_data
-from fabricated import change_json
 from study import repeat
 
 
@@ -21,8 +21,27 @@ def first(data, tmp_path_factory):
     """The runs folder of two runs of two epochs, trained with --threads and --precision left to be found out."""
     runs = tmp_path_factory.mktemp("first") / "runs"
     for command in (("train_baseline.py",), ("oeq_splits.py", "--split", "50-25-25")):
-        done = subprocess.run([sys.executable, ROOT / command[0], *command[1:], "--data", data, "--runs", runs, "--epochs",
-                               "2", "--batch-size", "8", "--width", "2", "--seed", "3"], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                ROOT / command[0],
+                *command[1:],
+                "--data",
+                data,
+                "--runs",
+                runs,
+                "--epochs",
+                "2",
+                "--batch-size",
+                "8",
+                "--width",
+                "2",
+                "--seed",
+                "3",
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
     return runs
 
@@ -34,8 +53,13 @@ def run(first, tmp_path):
 
 
 def again(place, *args):
-    return subprocess.run([sys.executable, ROOT / "experiments.py", "--repeat", *args], cwd=place, capture_output=True,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    return subprocess.run(
+        [sys.executable, ROOT / "experiments.py", "--repeat", *args],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
 
 
 def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
@@ -44,38 +68,100 @@ def test_runs_repeated_are_the_same_to_the_last_digit(first, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("baseline", "split_50_25_25"):
         assert f"repeated/{name}/seed3 is the same as" in done.stdout
-        old, new = (json.loads((runs / name / "seed3/test.json").read_text()) for runs in (first, tmp_path / "repeated"))
-        assert all(new[key] == value for key, value in old.items() if key not in ("train_seconds", "images_per_second"))
+        old, new = (
+            json.loads((runs / name / "seed3/test.json").read_text())
+            for runs in (first, tmp_path / "repeated")
+        )
+        assert all(
+            new[key] == value
+            for key, value in old.items()
+            if key not in ("train_seconds", "images_per_second")
+        )
     config = json.loads((tmp_path / "repeated/baseline/seed3/config.json").read_text())
     assert (config["threads"], config["options"]["threads"]) == (1, 1)
     assert config["options"]["precision"] == config["precision"] != "auto"
 
 
 def test_a_run_of_train_py_is_repeated_with_its_tasks_weighting_and_masks(rich, tmp_path):
-    options = ["--tasks", "seg", "column:breed", "distance", "--weighting", "uncertainty", "--masks", "8", "--name", "mine",
-               "--data", str(rich), "--runs", "first", "--epochs", "1", "--batch-size", "8", "--width", "2"]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *options], cwd=tmp_path, capture_output=True, text=True)
+    options = [
+        "--tasks",
+        "seg",
+        "column:breed",
+        "distance",
+        "--weighting",
+        "uncertainty",
+        "--masks",
+        "8",
+        "--name",
+        "mine",
+        "--data",
+        str(rich),
+        "--runs",
+        "first",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--width",
+        "2",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *options], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     done = again(tmp_path, "first/mine/seed0")
     assert done.returncode == 0, done.stderr
     assert "repeated/mine/seed0 is the same as first/mine/seed0 to the last digit" in done.stdout
-    old, new = (json.loads((tmp_path / runs / "mine/seed0/config.json").read_text()) for runs in ("first", "repeated"))
-    assert [new[key] for key in ("tasks", "weighting", "settings", "taught")] == [old[key] for key in (
-        "tasks", "weighting", "settings", "taught")] and new["options"]["masks"] == 8
+    old, new = (
+        json.loads((tmp_path / runs / "mine/seed0/config.json").read_text())
+        for runs in ("first", "repeated")
+    )
+    assert [new[key] for key in ("tasks", "weighting", "settings", "taught")] == [
+        old[key] for key in ("tasks", "weighting", "settings", "taught")
+    ] and new["options"]["masks"] == 8
 
 
-@pytest.mark.parametrize("config, words", [
-    ({"experiment": "mtl", "tasks": ["seg", "cls", "bbox"], "weighting": "equal"}, "train_mtl.py"),
-    ({"experiment": "split_80_10_10", "tasks": ["seg", "cls", "bbox"]}, "oeq_splits.py --split 80-10-10"),
-    ({"experiment": "split_60_20_20", "tasks": ["seg", "cls", "bbox"], "weighting": "60-20-20"},
-     "train.py --name=split_60_20_20 --weighting=60-20-20 --tasks seg cls bbox"),
-    ({"experiment": "mtl", "tasks": ["seg", "recon"], "weighting": "equal"},
-     "train.py --name=mtl --weighting=equal --tasks seg recon"),
-    ({"experiment": "mtl", "tasks": ["seg", "cls", "bbox"], "weighting": "equal", "sharing": "mtan", "encoder": "efficientnet_lite0",
-      "encoder_weights": "0" * 64, "encoder_weights_from": "package", "encoder_lr": 0.0001, "encoder_bn": "train"},
-     "train.py --name=mtl --weighting=equal --sharing=mtan --encoder=efficientnet_lite0 --encoder-weights=package --encoder-lr=0.0001 "
-     "--tasks seg cls bbox"),
-], ids=str)
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (
+            {"experiment": "mtl", "tasks": ["seg", "cls", "bbox"], "weighting": "equal"},
+            "train_mtl.py",
+        ),
+        (
+            {"experiment": "split_80_10_10", "tasks": ["seg", "cls", "bbox"]},
+            "oeq_splits.py --split 80-10-10",
+        ),
+        (
+            {
+                "experiment": "split_60_20_20",
+                "tasks": ["seg", "cls", "bbox"],
+                "weighting": "60-20-20",
+            },
+            "train.py --name=split_60_20_20 --weighting=60-20-20 --tasks seg cls bbox",
+        ),
+        (
+            {"experiment": "mtl", "tasks": ["seg", "recon"], "weighting": "equal"},
+            "train.py --name=mtl --weighting=equal --tasks seg recon",
+        ),
+        (
+            {
+                "experiment": "mtl",
+                "tasks": ["seg", "cls", "bbox"],
+                "weighting": "equal",
+                "sharing": "mtan",
+                "encoder": "efficientnet_lite0",
+                "encoder_weights": "0" * 64,
+                "encoder_weights_from": "package",
+                "encoder_lr": 0.0001,
+                "encoder_bn": "train",
+            },
+            "train.py --name=mtl --weighting=equal --sharing=mtan --encoder=efficientnet_lite0 --encoder-weights=package --encoder-lr=0.0001 "
+            "--tasks seg cls bbox",
+        ),
+    ],
+    ids=str,
+)
 def test_a_run_is_repeated_by_its_experiments_script_or_else_by_train_py(tmp_path, config, words):
     assert repeat.command(tmp_path, config) == words.split()
 
@@ -85,11 +171,19 @@ def test_a_finished_run_of_other_tasks_is_not_that_of_the_table(run):
     change_json(run / "config.json", tasks=["seg", "recon"])
     assert repeat.other_options(run, []) == ["it trained seg, recon under the weighting equal"]
     change_json(run / "config.json", tasks=["seg"], sharing="soft")
-    assert repeat.other_options(run, []) == ["it trained seg under the weighting equal, sharing soft"]
+    assert repeat.other_options(run, []) == [
+        "it trained seg under the weighting equal, sharing soft"
+    ]
 
 
-@pytest.mark.parametrize("recorded, asked, found", [
-    (50, "50", []), (50, "60", ["--masks was 50 and is 60"]), (None, "60", ["--masks was None and is 60"])])
+@pytest.mark.parametrize(
+    "recorded, asked, found",
+    [
+        (50, "50", []),
+        (50, "60", ["--masks was 50 and is 60"]),
+        (None, "60", ["--masks was None and is 60"]),
+    ],
+)
 def test_other_numbers_of_masks_are_other_runs(run, recorded, asked, found):
     """None: as an earlier version wrote it, which does not know the option."""
     options = json.loads((run / "config.json").read_text())["options"]
@@ -98,14 +192,25 @@ def test_other_numbers_of_masks_are_other_runs(run, recorded, asked, found):
     assert repeat.other_options(run, ["--masks", asked]) == found
 
 
-@pytest.mark.parametrize("recorded, asked, found", [
-    ("unsaid", "adamw", []), (None, "adamw", []), ("muon", "muon", []), ("unsaid", "muon", ["--optimizer was None and is muon"]),
-    (None, "muon", ["--optimizer was None and is muon"]), ("muon", "adamw", ["--optimizer was muon and is adamw"])])
+@pytest.mark.parametrize(
+    "recorded, asked, found",
+    [
+        ("unsaid", "adamw", []),
+        (None, "adamw", []),
+        ("muon", "muon", []),
+        ("unsaid", "muon", ["--optimizer was None and is muon"]),
+        (None, "muon", ["--optimizer was None and is muon"]),
+        ("muon", "adamw", ["--optimizer was muon and is adamw"]),
+    ],
+)
 def test_runs_of_other_optimizers_are_other_runs(run, recorded, asked, found):
     """An earlier version had AdamW alone, and does not say so."""
     options = json.loads((run / "config.json").read_text())["options"]
     options.pop("optimizer", None)
-    change_json(run / "config.json", options=options | ({} if recorded == "unsaid" else {"optimizer": recorded}))
+    change_json(
+        run / "config.json",
+        options=options | ({} if recorded == "unsaid" else {"optimizer": recorded}),
+    )
     assert repeat.other_options(run, ["--optimizer", asked]) == found
 
 
@@ -120,10 +225,16 @@ def test_what_differs_is_named_and_in_what_the_runs_were_not_alike(run, tmp_path
     (run / "log.csv").write_text("\n".join([*lines[:2], ",".join(row)]) + "\n")
     done = again(tmp_path, run)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    for words in (f"dice was {dice + 1e-15} and is {dice}", "log.csv differs in 1 of 2 rows, first in epoch 2",
-                  "Not alike were: commit was abc and is"):
+    for words in (
+        f"dice was {dice + 1e-15} and is {dice}",
+        "log.csv differs in 1 of 2 rows, first in epoch 2",
+        "Not alike were: commit was abc and is",
+    ):
         assert words in done.stdout
-    assert "test_per_image" not in done.stdout and "1 of 1 repetitions differ: baseline seed 3" in done.stderr
+    assert (
+        "test_per_image" not in done.stdout
+        and "1 of 1 repetitions differ: baseline seed 3" in done.stderr
+    )
 
 
 def test_times_make_no_difference(run, first):
@@ -133,7 +244,9 @@ def test_times_make_no_difference(run, first):
     with open(run / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(row | {"seconds": "9", "waiting": "0.5", "images_per_second": "1"} for row in rows)
+        writer.writerows(
+            row | {"seconds": "9", "waiting": "0.5", "images_per_second": "1"} for row in rows
+        )
     assert repeat.differences(run, first / "baseline/seed3") == []
     (run / "log.csv").write_text("")
     assert repeat.differences(run, first / "baseline/seed3") == ["log.csv had 0 rows and has 2"]
@@ -145,10 +258,14 @@ def refused(words, folder, *options):
         experiments.main(args)
 
 
-def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, first, tmp_path, monkeypatch):
+def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(
+    run, first, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "perform_all", None)
-    refused("would be that folder itself; name another place", run, "--runs", str(tmp_path / "runs"))
+    refused(
+        "would be that folder itself; name another place", run, "--runs", str(tmp_path / "runs")
+    )
     refused("is no finished run .*test.json", tmp_path / "runs/baseline")
     other = rechunk(write_data(tmp_path / "pets", {"train": 4, "val": 2, "test": 2}, seed=9))
     refused("has the split hash .*was trained on", run, "--data", str(other))
@@ -165,13 +282,28 @@ def test_what_cannot_be_repeated_is_refused_before_anything_is_trained(run, firs
     assert not (tmp_path / "repeated").exists()
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda run: change_json(run / "config.json", experiment=["mtl"]), "config.json is damaged"),
-    (lambda run: change_json(run / "test.json", dice="0.9"), "cannot be repeated: dice in test.json is '0.9'"),
-    (lambda run: (run / "log.csv").write_text("\0"), "cannot be repeated: log.csv"),
-    (lambda run: (run / "test_per_image.csv").write_text("name\n"), "cannot be repeated: test_per_image.csv"),
-], ids=["experiment", "test.json", "log.csv", "test_per_image.csv"])
-def test_records_that_could_not_be_compared_are_refused_first(run, tmp_path, monkeypatch, damage, words):
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (
+            lambda run: change_json(run / "config.json", experiment=["mtl"]),
+            "config.json is damaged",
+        ),
+        (
+            lambda run: change_json(run / "test.json", dice="0.9"),
+            "cannot be repeated: dice in test.json is '0.9'",
+        ),
+        (lambda run: (run / "log.csv").write_text("\0"), "cannot be repeated: log.csv"),
+        (
+            lambda run: (run / "test_per_image.csv").write_text("name\n"),
+            "cannot be repeated: test_per_image.csv",
+        ),
+    ],
+    ids=["experiment", "test.json", "log.csv", "test_per_image.csv"],
+)
+def test_records_that_could_not_be_compared_are_refused_first(
+    run, tmp_path, monkeypatch, damage, words
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiments, "perform_all", None)
     damage(run)

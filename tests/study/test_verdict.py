@@ -24,7 +24,11 @@ def test_interval_and_p_equal_scipys():
     interval = expected.confidence_interval(0.95)
     mean, low, high = verdict.t_interval(a - b)
     assert np.allclose(verdict.paired_p(a - b), expected.pvalue)
-    assert np.allclose(low, interval.low) and np.allclose(high, interval.high) and np.allclose(mean, (a - b).mean(1))
+    assert (
+        np.allclose(low, interval.low)
+        and np.allclose(high, interval.high)
+        and np.allclose(mean, (a - b).mean(1))
+    )
 
 
 def test_p_by_hand():
@@ -34,7 +38,9 @@ def test_p_by_hand():
 
 def test_differences_without_a_spread_give_no_nan():
     assert verdict.paired_p([0.0, 0.0, 0.0]) == 1 and verdict.paired_p([0.5, 0.5, 0.5]) == 0
-    assert verdict.seeds_needed(0.5, 0.0, 0.05) == 2 and verdict.seeds_needed(0.0, 0.0, 0.05) is None
+    assert (
+        verdict.seeds_needed(0.5, 0.0, 0.05) == 2 and verdict.seeds_needed(0.0, 0.0, 0.05) is None
+    )
 
 
 def test_holm_by_hand():
@@ -57,7 +63,9 @@ def test_a_verdict_has_the_sign_of_the_difference():
 
 def test_power_and_seeds_needed():
     # Cohen's table: d = 0.5, two-sided 0.05, 80% power: 34 pairs; d = 0.8: 15.
-    assert verdict.seeds_needed(0.5, 1.0, 0.05) == 34 and verdict.seeds_needed(-0.8, 1.0, 0.05) == 15
+    assert (
+        verdict.seeds_needed(0.5, 1.0, 0.05) == 34 and verdict.seeds_needed(-0.8, 1.0, 0.05) == 15
+    )
     assert verdict.seeds_needed(0.05, 1.0, 0.05) is None
     rng = np.random.default_rng(0)
     found = verdict.paired_p(rng.normal(1.2, 1, (20_000, 6))) <= 0.05
@@ -107,22 +115,43 @@ def rows_of(differences, images=50):
     """Rows for verdict.compare: a baseline and one row for each array of differences, one value a seed."""
     rng = np.random.default_rng(3)
     baseline = {seed: rng.uniform(70, 90, images) for seed in range(9)}
-    return {"baseline": baseline, **{name: {seed: baseline[seed] + value for seed, value in values.items()}
-                                     for name, values in differences.items()}}
+    return {
+        "baseline": baseline,
+        **{
+            name: {seed: baseline[seed] + value for seed, value in values.items()}
+            for name, values in differences.items()
+        },
+    }
 
 
 def test_compare_pairs_by_seed_and_corrects_over_the_judged_rows_only():
     good = {seed: 2.0 + 0.1 * seed for seed in range(5)}
-    rows = rows_of({"good": good, "few": {3: 5.0, 1: 5.1, 0: 5.2, 2: 5.3}, "one": {4: 1.0},
-                    "level": dict(zip(range(5), (0.3, -0.2, 0.1, -0.3, 0.2)))})
+    rows = rows_of(
+        {
+            "good": good,
+            "few": {3: 5.0, 1: 5.1, 0: 5.2, 2: 5.3},
+            "one": {4: 1.0},
+            "level": dict(zip(range(5), (0.3, -0.2, 0.1, -0.3, 0.2))),
+        }
+    )
     rows["other"] = {77: rows["baseline"][0]}
     good_, few, one, level = verdict.compare(rows, "baseline")
-    assert [found.experiment for found in (good_, few, one, level)] == ["good", "few", "one", "level"]
+    assert [found.experiment for found in (good_, few, one, level)] == [
+        "good",
+        "few",
+        "one",
+        "level",
+    ]
     assert good_.differences == pytest.approx([2.0, 2.1, 2.2, 2.3, 2.4]) and good_.verdict == 1
     assert good_.adjusted == pytest.approx(2 * good_.p) and level.adjusted == pytest.approx(level.p)
     assert level.verdict == 0 and level.needed is None
     assert few.n == 4 and few.verdict is None and few.adjusted is None and few.interval is not None
-    assert one.n == 1 and one.interval is None and one.p is None and one.images == pytest.approx((1.0, 1.0))
+    assert (
+        one.n == 1
+        and one.interval is None
+        and one.p is None
+        and one.images == pytest.approx((1.0, 1.0))
+    )
 
 
 def test_compare_without_a_baseline_compares_nothing():

@@ -11,11 +11,22 @@ from models import MTLNet
 from tasks import Metric
 from utils import EqualWeightedLoss, measure, summarise
 
-NAMES = ["seg", "cls", "bbox", "column:breed", "column:age", "placebo:breed", "border", "distance", "recon"]
+NAMES = [
+    "seg",
+    "cls",
+    "bbox",
+    "column:breed",
+    "column:age",
+    "placebo:breed",
+    "border",
+    "distance",
+    "recon",
+]
 
 
 class Index:
     """Stands in for the training split."""
+
     data = "pets"
 
     def column(self, name):
@@ -32,14 +43,33 @@ def tasks(names):
 def a_batch(labelled=True, size=64):
     """Three images; of the third nothing is known, and with labelled=False of none."""
     masks = torch.full((3, 1, size, size), 255, dtype=torch.uint8)
-    trimaps, bboxes, binary = masks.clone(), torch.full((3, 4), math.nan), torch.full((3, 1), 255, dtype=torch.uint8)
+    trimaps, bboxes, binary = (
+        masks.clone(),
+        torch.full((3, 4), math.nan),
+        torch.full((3, 1), 255, dtype=torch.uint8),
+    )
     if labelled:
-        masks[:2], trimaps[:2], bboxes[:2], binary[:2, 0] = 0, 2, torch.tensor([8.0, 8, 32, 16]), torch.tensor([1, 0])
+        masks[:2], trimaps[:2], bboxes[:2], binary[:2, 0] = (
+            0,
+            2,
+            torch.tensor([8.0, 8, 32, 16]),
+            torch.tensor([1, 0]),
+        )
         masks[:2, :, 8:40, 8:40] = 1
         trimaps[:2, :, 8:40, 8:40] = 1
-    image = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return {"image": image, "masks": masks, "trimaps": trimaps, "bboxes": bboxes, "binary": binary, "size": size,
-            "index:breed": ["boxer", "pug", ""] if labelled else [""] * 3, "index:age": ["4", "1.5", ""] if labelled else [""] * 3}
+    image = torch.randint(
+        0, 256, (3, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return {
+        "image": image,
+        "masks": masks,
+        "trimaps": trimaps,
+        "bboxes": bboxes,
+        "binary": binary,
+        "size": size,
+        "index:breed": ["boxer", "pug", ""] if labelled else [""] * 3,
+        "index:age": ["4", "1.5", ""] if labelled else [""] * 3,
+    }
 
 
 def targets(found, batch):
@@ -47,7 +77,16 @@ def targets(found, batch):
 
 
 def test_all_files_are_found():
-    assert registry.names("tasks") == ["bbox", "border", "cls", "column", "distance", "placebo", "recon", "seg"]
+    assert registry.names("tasks") == [
+        "bbox",
+        "border",
+        "cls",
+        "column",
+        "distance",
+        "placebo",
+        "recon",
+        "seg",
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +119,9 @@ def test_measurements_are_nan_and_metrics_none_where_nothing_is_labelled(name):
             assert all(value[2].isnan() for value in measured.values()) == (name != "recon")
             metrics = task.summarise(measured)
             assert list(metrics) == list(task.metrics) and task.metrics
-            assert all((value is None) == (not labelled and name != "recon") for value in metrics.values())
+            assert all(
+                (value is None) == (not labelled and name != "recon") for value in metrics.values()
+            )
             assert all(value is None or math.isfinite(value) for value in metrics.values())
             assert set(task.counts) <= set(measured)
 
@@ -112,11 +153,20 @@ def test_targets_and_outputs_can_be_drawn_and_described(name):
 def test_metrics_of_the_published_tasks_are_always_there():
     found = registry.tasks(["recon"])
     metrics = summarise(found, {"recon_mae": torch.tensor([0.25, 0.75])})
-    assert metrics == {"dice": None, "dice_pooled": None, "iou_pooled": None, "border_iou": None, "accuracy": None,
-                       "box_iou": None, "recon_mae": 0.5}
+    assert metrics == {
+        "dice": None,
+        "dice_pooled": None,
+        "iou_pooled": None,
+        "border_iou": None,
+        "accuracy": None,
+        "box_iou": None,
+        "recon_mae": 0.5,
+    }
 
 
-@pytest.mark.parametrize("name", ["nothing", "__init__", "../seg", "seg:x", "column", "column:", "README", "Seg", ""])
+@pytest.mark.parametrize(
+    "name", ["nothing", "__init__", "../seg", "seg:x", "column", "column:", "README", "Seg", ""]
+)
 def test_an_unknown_name_is_refused_in_a_sentence(name):
     with pytest.raises(InputError) as error:
         registry.tasks(["seg", name])
@@ -129,9 +179,14 @@ def test_none_or_a_repeated_task_is_refused(names):
         registry.tasks(names)
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("class A: pass\nclass B: pass\n", "one class"), ("", "one class"),
-    ("from tasks import Task\nclass A(Task):\n    pass\n", "abstract")])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("class A: pass\nclass B: pass\n", "one class"),
+        ("", "one class"),
+        ("from tasks import Task\nclass A(Task):\n    pass\n", "abstract"),
+    ],
+)
 def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path, monkeypatch, text, reason):
     folder = tmp_path / f"tasks_{abs(hash(text))}"
     folder.mkdir()

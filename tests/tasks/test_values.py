@@ -23,6 +23,7 @@ def index(**columns):
 
         def column(self, name):
             return columns[name]
+
     return Index()
 
 
@@ -43,12 +44,16 @@ def test_unlabelled_pixels_change_nothing_where_there_are_none():
     whole = task.loss(logits, target)
     # The same pixels, with a column that is unlabelled beside them: the same Dice and, up to rounding, the same entropy.
     wider = torch.cat([target, torch.full((2, 1, 8, 1), 255, dtype=torch.uint8)], 3)
-    assert task.loss(torch.cat([logits, torch.full((2, 1, 8, 1), 9.0)], 3), wider).item() == pytest.approx(whole.item(), rel=1e-5)
+    assert task.loss(
+        torch.cat([logits, torch.full((2, 1, 8, 1), 9.0)], 3), wider
+    ).item() == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_seg_measures_labelled_pixels_only():
     logits = torch.tensor([5.0, 5, -5, 5]).view(1, 1, 2, 2)
-    measured = make("seg").measure(logits, torch.tensor([1, 0, 1, 255], dtype=torch.uint8).view(1, 1, 2, 2))
+    measured = make("seg").measure(
+        logits, torch.tensor([1, 0, 1, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    )
     assert [measured[key].item() for key in ("intersection", "predicted", "target")] == [1, 2, 2]
     assert measured["dice"].item() == 0.5
 
@@ -57,7 +62,10 @@ def test_seg_pools_over_labelled_images():
     logits = torch.full((2, 1, 2, 2), 5.0)
     target = torch.tensor([[1, 1, 1, 0], [255] * 4], dtype=torch.uint8).view(2, 1, 2, 2)
     metrics = make("seg").summarise(make("seg").measure(logits, target))
-    assert metrics["dice"] == metrics["dice_pooled"] == pytest.approx(6 / 7) and metrics["iou_pooled"] == 0.75
+    assert (
+        metrics["dice"] == metrics["dice_pooled"] == pytest.approx(6 / 7)
+        and metrics["iou_pooled"] == 0.75
+    )
 
 
 def test_nothing_is_measured_where_no_mask_holds_a_pet():
@@ -66,7 +74,9 @@ def test_nothing_is_measured_where_no_mask_holds_a_pet():
     for logits in (torch.full((2, 1, 8, 8), -5.0), torch.full((2, 1, 8, 8), 5.0)):
         measured = task.measure(logits, ground)
         assert measured["target"][0] == 0 and measured["target"][1].isnan()
-        assert task.summarise(measured) == dict.fromkeys(("dice", "dice_pooled", "iou_pooled", "border_iou"))
+        assert task.summarise(measured) == dict.fromkeys(
+            ("dice", "dice_pooled", "iou_pooled", "border_iou")
+        )
 
 
 def test_border_iou_sees_the_contour_alone():
@@ -83,16 +93,25 @@ def test_border_iou_sees_the_contour_alone():
 def test_border_iou_of_a_mask_without_contour_is_not_measured():
     task = make("seg")
     for value in (0, 1):
-        measured = task.measure(torch.full((1, 1, 32, 32), 5.0), torch.full((1, 1, 32, 32), value, dtype=torch.uint8))
-        assert measured["border_iou"].isnan().all() and task.summarise(measured)["border_iou"] is None
+        measured = task.measure(
+            torch.full((1, 1, 32, 32), 5.0), torch.full((1, 1, 32, 32), value, dtype=torch.uint8)
+        )
+        assert (
+            measured["border_iou"].isnan().all() and task.summarise(measured)["border_iou"] is None
+        )
 
 
 # --------------------------------------------------------------------------------------------------- cls, bbox
 
 
 def test_cls_leaves_unknown_classes_out():
-    logits, target = torch.tensor([[0.0, math.log(3)], [9.0, 0.0], [0.0, math.log(3)]]), torch.tensor([1, 255, 0])
-    assert make("cls").loss(logits, target).item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
+    logits, target = (
+        torch.tensor([[0.0, math.log(3)], [9.0, 0.0], [0.0, math.log(3)]]),
+        torch.tensor([1, 255, 0]),
+    )
+    assert make("cls").loss(logits, target).item() == pytest.approx(
+        (math.log(4 / 3) + math.log(4)) / 2
+    )
     measured = make("cls").measure(logits, target)
     assert measured["correct"].tolist()[::2] == [1, 0] and measured["label"].tolist()[::2] == [1, 0]
     assert measured["correct"][1].isnan() and measured["label"][1].isnan()
@@ -102,7 +121,9 @@ def test_cls_leaves_unknown_classes_out():
 def test_accuracy_is_not_measured_where_only_one_class_occurs():
     logits, target = torch.tensor([[0.0, 9], [0, 9], [0, 9]]), torch.tensor([1, 1, 255])
     measured = make("cls").measure(logits, target)
-    assert measured["correct"].tolist()[:2] == [1, 1] and make("cls").summarise(measured) == {"accuracy": None}
+    assert measured["correct"].tolist()[:2] == [1, 1] and make("cls").summarise(measured) == {
+        "accuracy": None
+    }
     # Records of earlier versions hold what was right and not the labels.
     assert make("cls").summarise({"correct": measured["correct"]}) == {"accuracy": 1.0}
 
@@ -113,7 +134,9 @@ def test_bbox_is_relative_to_the_stored_side_and_follows_crop_and_mirror():
     assert target[0].tolist() == [0.25, 0, 0.75, 0.5] and target[1].isnan().all()
     assert task.flip(torch.tensor([0.1, 0, 0.3, 0.5])).tolist() == pytest.approx([0.7, 0, 0.9, 0.5])
     assert task.crop(target[0], 0.5, 0, 0.5, 0.5).tolist() == [0, 0, 0.5, 1]
-    assert task.crop(torch.tensor([0.0, 0, 1, 1]), 0.9, 0.9, 0.1, 0.1).isnan().all()  # a hundredth of it is left
+    assert (
+        task.crop(torch.tensor([0.0, 0, 1, 1]), 0.9, 0.9, 0.1, 0.1).isnan().all()
+    )  # a hundredth of it is left
 
 
 # ------------------------------------------------------------------------------------------------------ column
@@ -124,11 +147,19 @@ def test_a_column_of_text_is_a_classification():
     task.learn(index(breed=["pug", "boxer", " ", "pug"]))
     assert task.settings == {"classes": ["boxer", "pug"]}
     target = task.target({"index:breed": ["pug", "", "beagle", "boxer"]})
-    assert target.tolist() == [1, -1, 2, 0] and task.labelled(target).tolist() == [True, False, True, True]
+    assert target.tolist() == [1, -1, 2, 0] and task.labelled(target).tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
     logits = torch.tensor([[0.0, math.log(3)], [0, 0], [0, 9], [0, math.log(3)]])
     assert task.loss(logits, target).item() == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
     measured = task.measure(logits, target)
-    assert task.summarise(measured) == {"breed_accuracy": pytest.approx(1 / 3), "breed_balanced_accuracy": pytest.approx(1 / 3)}
+    assert task.summarise(measured) == {
+        "breed_accuracy": pytest.approx(1 / 3),
+        "breed_balanced_accuracy": pytest.approx(1 / 3),
+    }
 
 
 def test_balanced_accuracy_weighs_classes_alike():
@@ -151,9 +182,16 @@ def test_a_column_of_numbers_is_a_regression_in_its_own_unit():
     assert task.describe(task.answer(torch.tensor([1 / deviation]), 1, 1), 1, 1) == "age 4"
 
 
-@pytest.mark.parametrize("cells, reason", [
-    (["", ""], "empty cells only"), (["pug", "pug", ""], "one value only"), (["3", "3"], "one number only"),
-    (["a", "b", "c"], "too many"), (["1", "2", "x"], "'x' is none")])
+@pytest.mark.parametrize(
+    "cells, reason",
+    [
+        (["", ""], "empty cells only"),
+        (["pug", "pug", ""], "one value only"),
+        (["3", "3"], "one number only"),
+        (["a", "b", "c"], "too many"),
+        (["1", "2", "x"], "'x' is none"),
+    ],
+)
 def test_a_column_that_teaches_nothing_is_refused(cells, reason):
     with pytest.raises(InputError, match=reason):
         make("column:breed").learn(index(breed=cells))
@@ -186,7 +224,9 @@ def test_distance_counts_pixels_to_the_contour():
     expected = torch.tensor([-1.5, -0.5, 0.5, 1.5]) / 4
     target = make("distance").target({"masks": masks})
     assert torch.equal(target, expected.expand(1, 1, 4, 4))
-    assert make("distance").measure(target + 0.25, target)["distance_mae"].item() == pytest.approx(0.25)
+    assert make("distance").measure(target + 0.25, target)["distance_mae"].item() == pytest.approx(
+        0.25
+    )
 
 
 def test_distance_where_there_is_no_contour_or_no_mask():

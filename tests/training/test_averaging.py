@@ -53,8 +53,14 @@ def test_a_run_keeps_and_measures_the_average_and_trains_as_without(data, averag
     expected = steps[:1]
     for n, step in enumerate(steps[1:], 1):
         keeps = min(0.3, (1 + n) / (10 + n))
-        expected.append({name: keeps * expected[-1][name] + (1 - keeps) * value if value.is_floating_point() else value
-                         for name, value in step.items()})
+        expected.append(
+            {
+                name: keeps * expected[-1][name] + (1 - keeps) * value
+                if value.is_floating_point()
+                else value
+                for name, value in step.items()
+            }
+        )
     last = torch.load(runs / "mtl/seed0/last.pt", weights_only=True)
     chosen = expected[last["best_epoch"] * len(steps) // 2 - 1]
     for name, value in expected[-1].items():
@@ -84,29 +90,48 @@ def test_a_run_that_was_killed_goes_on_with_its_average(data, averaged, tmp_path
     assert result(found) == result(expected) and log(found) == log(expected)
     for name in ("last.pt", "best.pt"):
         assert_same_weights(weights(found, name), weights(expected, name))
-    assert_same_weights(*(torch.load(folder / "last.pt", weights_only=True)["average"] for folder in (found, expected)))
+    assert_same_weights(
+        *(
+            torch.load(folder / "last.pt", weights_only=True)["average"]
+            for folder in (found, expected)
+        )
+    )
     with pytest.raises(SystemExit):
         arguments(data, tmp_path, "--average", "1")
 
 
 def test_two_processes_have_the_average_of_one_but_for_rounding(data, averaged, tmp_path):
     train_mtl.main(arguments(data, tmp_path, "--average", "0.3", "--processes", "2"))
-    found, expected = (torch.load(runs / "mtl/seed0/last.pt", weights_only=True)["average"] for runs in (tmp_path, averaged[0]))
+    found, expected = (
+        torch.load(runs / "mtl/seed0/last.pt", weights_only=True)["average"]
+        for runs in (tmp_path, averaged[0])
+    )
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0.05, atol=0.02, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], value, rtol=0.05, atol=0.02, msg=lambda text: f"{name}: {text}"
+        )
 
 
 def test_a_last_pt_is_the_network_of_the_last_epoch(data, averaged, tmp_path):
     folder = averaged[0] / "mtl/seed0"
     content = torch.load(folder / "last.pt", weights_only=True)
     model, info = checkpoint.load_model(folder / "last.pt")
-    assert_same_weights(model.state_dict(), {name.removeprefix("module."): value for name, value in content["average"].items()
-                                             if name.startswith("module.")})
+    assert_same_weights(
+        model.state_dict(),
+        {
+            name.removeprefix("module."): value
+            for name, value in content["average"].items()
+            if name.startswith("module.")
+        },
+    )
     assert info["metrics"] == info["calibration"] == {} and info["tasks"] == ["seg", "cls", "bbox"]
     assert torch.equal(info["trained_on"], content["trained_on"])
     train_mtl.main(arguments(data, tmp_path))
-    assert_same_weights(checkpoint.load_model(tmp_path / "mtl/seed0/last.pt")[0].state_dict(), weights(tmp_path / "mtl/seed0"))
+    assert_same_weights(
+        checkpoint.load_model(tmp_path / "mtl/seed0/last.pt")[0].state_dict(),
+        weights(tmp_path / "mtl/seed0"),
+    )
     weights_of_both, _ = checkpoint.mean([folder / "last.pt", folder / "best.pt"])
     chosen = weights(folder, "best.pt")
     for name, value in model.state_dict().items():
@@ -114,8 +139,16 @@ def test_a_last_pt_is_the_network_of_the_last_epoch(data, averaged, tmp_path):
             torch.testing.assert_close(weights_of_both[name], (value + chosen[name]) / 2)
 
 
-@pytest.mark.parametrize("wrong", [{"average": 3, "model": 3}, {"average": {"module.seg": 1}}, {"average": {}}, {"best": {}},
-                                   {"model": {"a": torch.zeros(2)}}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"average": 3, "model": 3},
+        {"average": {"module.seg": 1}},
+        {"average": {}},
+        {"best": {}},
+        {"model": {"a": torch.zeros(2)}},
+    ],
+)
 def test_a_last_pt_of_other_content_is_refused(averaged, tmp_path, wrong):
     content = torch.load(averaged[0] / "mtl/seed0/last.pt", weights_only=True)
     if "average" not in wrong:

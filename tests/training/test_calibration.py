@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny import arguments
 
 import evaluate
 import registry
@@ -12,7 +13,6 @@ from cli import InputError
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from tasks.cls import LEAST
-from tiny import arguments
 from training import calibration, checkpoint, engine
 from utils import EqualWeightedLoss
 
@@ -22,14 +22,21 @@ def test_the_calibration_error_by_hand():
     logits = torch.tensor([[0, math.log(3)]] * 4 + [[math.log(9), 0]] * 2, dtype=torch.double)
     classes = torch.tensor([1, 1, 0, 0, 0, 0])
     assert calibration.error(logits, classes) == pytest.approx((4 * 0.25 + 2 * 0.1) / 6)
-    assert calibration.error(torch.tensor([[0, 100.0]], dtype=torch.double), torch.tensor([1])) == 0  # the last bin holds 1
+    assert (
+        calibration.error(torch.tensor([[0, 100.0]], dtype=torch.double), torch.tensor([1])) == 0
+    )  # the last bin holds 1
 
 
 def test_the_temperature_by_hand():
     # All say 9/10 and three of four are right: 3/4 is the likeliest, and log 9 / log 3 is 2.
     logits = torch.tensor([[0, math.log(9)]] * 4, dtype=torch.double)
     found = calibration.describe(logits, torch.tensor([1, 1, 1, 0]))
-    assert found == {"temperature": pytest.approx(2), "ece_before": pytest.approx(0.15), "ece_after": pytest.approx(0), "n": 4}
+    assert found == {
+        "temperature": pytest.approx(2),
+        "ece_before": pytest.approx(0.15),
+        "ece_after": pytest.approx(0),
+        "n": 4,
+    }
     assert calibration.fit(logits / 4, torch.tensor([1, 1, 1, 0])) == pytest.approx(0.5)
 
 
@@ -38,7 +45,10 @@ def test_the_temperature_of_logits_that_are_twice_too_sure():
     logits = torch.randn(20_000, 5, generator=generator, dtype=torch.double) * 3
     classes = (logits / 2).softmax(1).multinomial(1, generator=generator)[:, 0]
     found = calibration.describe(logits, classes)
-    assert found["temperature"] == pytest.approx(2, rel=0.03) and found["ece_after"] < 0.02 < 0.1 < found["ece_before"]
+    assert (
+        found["temperature"] == pytest.approx(2, rel=0.03)
+        and found["ece_after"] < 0.02 < 0.1 < found["ece_before"]
+    )
 
 
 def test_nothing_is_learned_of_what_is_always_right_and_little_of_what_is_always_wrong():
@@ -75,7 +85,12 @@ def test_all_tasks_with_classes_are_calibrated_on_the_images_that_have_one(rich_
 def test_a_network_without_classes_is_not_run_for_it(data):
     model = MTLNet(("seg", "bbox"), width=2)
     model.forward = None
-    assert calibration.calibrate(model, make_loader(MTLDataset(data, "val", tasks=model.task.values()), 4)) == {}
+    assert (
+        calibration.calibrate(
+            model, make_loader(MTLDataset(data, "val", tasks=model.task.values()), 4)
+        )
+        == {}
+    )
 
 
 def test_probabilities_are_divided_by_the_temperature_and_a_doubtful_class_is_neither():
@@ -84,8 +99,11 @@ def test_probabilities_are_divided_by_the_temperature_and_a_doubtful_class_is_ne
     task.temperature = 2.0
     assert task.answer(output, 9, 9) == ("dog", pytest.approx(0.9))
     task.temperature = 4.0
-    assert 0.75 < LEAST
-    assert task.answer(output, 9, 9) == ("neither", pytest.approx(0.75)) and task.describe(task.answer(output, 9, 9), 9, 9) == "neither (75%)"
+    assert LEAST > 0.75
+    assert (
+        task.answer(output, 9, 9) == ("neither", pytest.approx(0.75))
+        and task.describe(task.answer(output, 9, 9), 9, 9) == "neither (75%)"
+    )
     breed = registry.find("tasks", "column:breed")
     breed.settings, breed.temperature = {"classes": ["boxer", "pug"]}, 4.0
     assert breed.answer(output, 9, 9) == ("pug", pytest.approx(0.75))
@@ -96,16 +114,22 @@ def run(data, tmp_path_factory, no_pictures):
     """The folder of a run with classes, and of one without."""
     runs = tmp_path_factory.mktemp("runs")
     for tasks in (("seg", "cls"), ("seg",)):
-        engine.run(tasks[-1], MTLNet(tasks, width=2), EqualWeightedLoss(tasks), arguments(data, runs))
+        engine.run(
+            tasks[-1], MTLNet(tasks, width=2), EqualWeightedLoss(tasks), arguments(data, runs)
+        )
     return runs
 
 
 def test_a_finished_run_is_calibrated_on_its_validation_split(run, data):
     best = run / "cls/seed0/best.pt"
     model, info = checkpoint.load_model(best)
-    expected = calibration.calibrate(model, make_loader(MTLDataset(data, "val", tasks=model.task.values()), 4))
+    expected = calibration.calibrate(
+        model, make_loader(MTLDataset(data, "val", tasks=model.task.values()), 4)
+    )
     assert info["calibration"].keys() == {"cls"}
-    assert info["calibration"]["cls"] == {key: pytest.approx(value, rel=1e-3) for key, value in expected["cls"].items()}
+    assert info["calibration"]["cls"] == {
+        key: pytest.approx(value, rel=1e-3) for key, value in expected["cls"].items()
+    }
     assert model.task["cls"].temperature == info["calibration"]["cls"]["temperature"]
     assert checkpoint.load_model(run / "seg/seed0/best.pt")[1]["calibration"] == {}
 
@@ -118,10 +142,14 @@ def test_a_checkpoint_of_an_earlier_version_is_calibrated_into_a_copy(run, data,
     command = ["--checkpoint", str(tmp_path / "old.pt"), "--data", str(data)]
     evaluate.main(evaluate.parse_args([*command, "--split", "val"]))
     plain = json.loads(capsys.readouterr().out)
-    evaluate.main(evaluate.parse_args([*command, "--split", "val", "--calibrate", str(tmp_path / "new.pt")]))
+    evaluate.main(
+        evaluate.parse_args([*command, "--split", "val", "--calibrate", str(tmp_path / "new.pt")])
+    )
     printed, new = json.loads(capsys.readouterr().out), checkpoint.load(tmp_path / "new.pt")
     assert new["calibration"] == printed.pop("calibration") and printed == plain
-    assert new["calibration"]["cls"] == {key: pytest.approx(value, rel=1e-3) for key, value in expected["cls"].items()}
+    assert new["calibration"]["cls"] == {
+        key: pytest.approx(value, rel=1e-3) for key, value in expected["cls"].items()
+    }
     assert new.keys() == earlier.keys() | {"calibration"}
     assert all(torch.equal(value, new["model"][name]) for name, value in earlier["model"].items())
 
@@ -129,12 +157,36 @@ def test_a_checkpoint_of_an_earlier_version_is_calibrated_into_a_copy(run, data,
 def test_what_cannot_be_calibrated_is_refused(run, data, tmp_path, capsys):
     def refused(words, *args):
         with pytest.raises(InputError, match=words):
-            evaluate.main(evaluate.parse_args(["--data", str(data), "--split", "val", *map(str, args)]))
+            evaluate.main(
+                evaluate.parse_args(["--data", str(data), "--split", "val", *map(str, args)])
+            )
 
-    refused("no task with classes", "--checkpoint", run / "seg/seed0/best.pt", "--calibrate", tmp_path / "x.pt")
+    refused(
+        "no task with classes",
+        "--checkpoint",
+        run / "seg/seed0/best.pt",
+        "--calibrate",
+        tmp_path / "x.pt",
+    )
     refused("is a folder", "--checkpoint", run / "cls/seed0/best.pt", "--calibrate", tmp_path)
-    refused("in no folder", "--checkpoint", run / "cls/seed0/best.pt", "--calibrate", tmp_path / "none/x.pt")
-    refused("run folder", "--checkpoint", run / "cls/seed0/best.pt", "--calibrate", run / "cls/seed0/best.pt")
+    refused(
+        "in no folder",
+        "--checkpoint",
+        run / "cls/seed0/best.pt",
+        "--calibrate",
+        tmp_path / "none/x.pt",
+    )
+    refused(
+        "run folder",
+        "--checkpoint",
+        run / "cls/seed0/best.pt",
+        "--calibrate",
+        run / "cls/seed0/best.pt",
+    )
     with pytest.raises(SystemExit) as stop:
         evaluate.parse_args(["--calibrate", "x.pt"])
-    assert stop.value.code == 2 and "--split val" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert (
+        stop.value.code == 2
+        and "--split val" in capsys.readouterr().err
+        and not list(tmp_path.iterdir())
+    )

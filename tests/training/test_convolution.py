@@ -7,13 +7,13 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny import arguments, assert_same_weights, log, result, weights
 from torch import nn
 from torch.nn import functional as F
 
 import train_mtl
 from cli import InputError
-from conftest import ROOT
 from models import DoubleConv, MTLNet, Up, conv_bn_relu
 from study import repeat
 from training import convolution, engine
@@ -32,7 +32,9 @@ def random(*shape, seed=0):
 
 def exact(x, gradient):
     """The gradient in double precision, as PyTorch computes it."""
-    return torch.nn.grad.conv2d_weight(x.double(), (gradient.shape[1], x.shape[1], 3, 3), gradient.double(), padding=1)
+    return torch.nn.grad.conv2d_weight(
+        x.double(), (gradient.shape[1], x.shape[1], 3, 3), gradient.double(), padding=1
+    )
 
 
 def test_by_hand():
@@ -40,32 +42,44 @@ def test_by_hand():
     gradient = torch.zeros(1, 1, 4, 4)
     gradient[0, 0, 1, 1], gradient[0, 0, 0, 3] = 1, 10
     # The output at (1, 1) saw the corner's nine values; the one at (0, 3) the last two columns, above and beyond which are zeros.
-    assert convolution.weight_gradient(x, gradient).tolist() == [[[
-        [1, 2, 3], [5 + 30, 6 + 40, 7], [9 + 70, 10 + 80, 11]]]]
+    assert convolution.weight_gradient(x, gradient).tolist() == [
+        [[[1, 2, 3], [5 + 30, 6 + 40, 7], [9 + 70, 10 + 80, 11]]]
+    ]
 
 
-@pytest.mark.parametrize("n, cin, cout, height, width", [(1, 1, 1, 2, 2), (5, 3, 2, 4, 8), (3, 7, 5, 10, 6), (2, 64, 33, 16, 16)])
+@pytest.mark.parametrize(
+    "n, cin, cout, height, width",
+    [(1, 1, 1, 2, 2), (5, 3, 2, 4, 8), (3, 7, 5, 10, 6), (2, 64, 33, 16, 16)],
+)
 @pytest.mark.parametrize("chunk", [1, 3 << 20])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_in_double_precision(n, cin, cout, height, width, chunk, layout, monkeypatch):
     monkeypatch.setattr(convolution, "CHUNK", chunk)
-    x, gradient = (random(n, c, height, width).contiguous(memory_format=layout) for c in (cin, cout))
+    x, gradient = (
+        random(n, c, height, width).contiguous(memory_format=layout) for c in (cin, cout)
+    )
     found = convolution.weight_gradient(x, gradient)
     assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found.double(), exact(x, gradient), rtol=1e-5, atol=1e-5 * (n * height * width) ** 0.5)
+    torch.testing.assert_close(
+        found.double(), exact(x, gradient), rtol=1e-5, atol=1e-5 * (n * height * width) ** 0.5
+    )
 
 
 def test_chunks_that_do_not_come_out_even(monkeypatch):
     x, gradient = random(7, 4, 6, 6), random(7, 4, 6, 6)
     monkeypatch.setattr(convolution, "CHUNK", 3 * 16 * 36 * 4)  # three images
-    torch.testing.assert_close(convolution.weight_gradient(x, gradient).double(), exact(x, gradient), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        convolution.weight_gradient(x, gradient).double(), exact(x, gradient), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 5), (7, 4)])
 def test_a_convolution_of_what_was_upsampled_is_a_transposed_one(height, width):
     x, weight = random(2, 3, height, width).double(), random(5, 3, 3, 3).double()
     wanted = F.conv2d(F.interpolate(x, scale_factor=2), weight, padding=1)
-    torch.testing.assert_close(F.conv_transpose2d(x, convolution.transposed(weight), stride=2, padding=1), wanted)
+    torch.testing.assert_close(
+        F.conv_transpose2d(x, convolution.transposed(weight), stride=2, padding=1), wanted
+    )
 
 
 @pytest.mark.parametrize("conv", [DoubleConv, conv_bn_relu])
@@ -95,10 +109,16 @@ def test_upsampling_is_left_out(conv, cskip):
 
 
 def test_only_plain_convolutions_of_channels_enough_take_part():
-    others = [nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, stride=2, bias=False),
-              nn.Conv2d(32, 32, 3, padding=1, groups=2, bias=False), nn.Conv2d(32, 32, 3, padding=2, dilation=2, bias=False),
-              nn.Conv2d(32, 32, 3, bias=False), nn.Conv2d(32, 32, 1, bias=False), nn.Conv2d(16, 32, 3, padding=1, bias=False),
-              nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect", bias=False)]
+    others = [
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(32, 32, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(32, 32, 3, bias=False),
+        nn.Conv2d(32, 32, 1, bias=False),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect", bias=False),
+    ]
     model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, bias=False), *others)
     convolution.install(model, "direct")
     assert {type(layer) for layer in model} == {nn.Conv2d}
@@ -114,8 +134,13 @@ def model_with(way, tasks=("seg",)):
 
 
 def batch_of(side, seed=0):
-    return {"image": random(4, 3, side, side, seed=seed).mul(60).add(120).contiguous(memory_format=torch.channels_last),
-            "seg": (random(4, 1, side, side, seed=seed) > 0).float()}
+    return {
+        "image": random(4, 3, side, side, seed=seed)
+        .mul(60)
+        .add(120)
+        .contiguous(memory_format=torch.channels_last),
+        "seg": (random(4, 1, side, side, seed=seed) > 0).float(),
+    }
 
 
 def gradients(model, batch, precision="fp32"):
@@ -130,14 +155,24 @@ def test_a_step_computes_the_same_but_for_the_rounding_of_gradients():
     assert (kinds.count(convolution.Winograd), kinds.count(convolution.FastUp)) == (12, 4)
     for model in (one, other):
         model.train()
-    torch.testing.assert_close(one(batch["image"])["seg"], other(batch["image"])["seg"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        one(batch["image"])["seg"], other(batch["image"])["seg"], rtol=1e-3, atol=1e-4
+    )
     exact_one, off = model_with("direct").double(), []
     for seed in range(4):
         batch = batch_of(64, seed)
         wanted, *both = (gradients(model, batch) for model in (exact_one, other, one))
         assert all(both[0][name].stride() == value.stride() for name, value in both[1].items())
-        off.append([sum(((found[name] - value).norm() / value.norm()).item() for name, value in wanted.items()) / len(wanted)
-                    for found in both])
+        off.append(
+            [
+                sum(
+                    ((found[name] - value).norm() / value.norm()).item()
+                    for name, value in wanted.items()
+                )
+                / len(wanted)
+                for found in both
+            ]
+        )
     # The least, as a value that rounding moves over zero in a ReLU changes everything in some batch, either way.
     fast, direct = (min(values) for values in zip(*off))
     assert 0 < fast < 2 * direct < 1e-3
@@ -147,7 +182,10 @@ def test_a_step_computes_the_same_but_for_the_rounding_of_gradients():
 
 def test_odd_sides_are_pytorchs_own(monkeypatch):
     """66 px are 33 and 17 and 9 and 5 and 3 positions."""
-    monkeypatch.setattr(convolution, "weight_gradient", None), monkeypatch.setattr(convolution, "transposed", None)
+    (
+        monkeypatch.setattr(convolution, "weight_gradient", None),
+        monkeypatch.setattr(convolution, "transposed", None),
+    )
     gradients(model_with("fast"), batch_of(66))
 
 
@@ -155,19 +193,41 @@ def test_in_bf16_nothing_is_upsampled_and_gradients_are_pytorchs_own(monkeypatch
     monkeypatch.setattr(convolution, "weight_gradient", None)
     wanted = gradients(model_with("direct"), batch_of(64))  # in fp32
     one, other = (gradients(model_with(way), batch_of(64), "bf16") for way in convolution.WAYS)
-    off = [sum(((found[name] - value).norm() / value.norm()).item() for name, value in wanted.items()) / len(wanted)
-           for found in (one, other)]
-    assert all(found.dtype == torch.float32 and found.stride() == wanted[name].stride() for name, found in other.items())
-    assert 0 < off[1] < 1.5 * off[0] < 1 and not torch.equal(one["seg.ups.0.reduce.weight"], other["seg.ups.0.reduce.weight"])
+    off = [
+        sum(((found[name] - value).norm() / value.norm()).item() for name, value in wanted.items())
+        / len(wanted)
+        for found in (one, other)
+    ]
+    assert all(
+        found.dtype == torch.float32 and found.stride() == wanted[name].stride()
+        for name, found in other.items()
+    )
+    assert 0 < off[1] < 1.5 * off[0] < 1 and not torch.equal(
+        one["seg.ups.0.reduce.weight"], other["seg.ups.0.reduce.weight"]
+    )
     monkeypatch.setattr(F, "interpolate", None)
     gradients(model_with("fast"), batch_of(64), "bf16")
 
 
-@pytest.mark.parametrize("asked, flags, precision, computers, way", [
-    (None, OLD, "fp32", 2, "fast"), (None, OLD, "fp32", 1, "direct"), (None, NEW, "fp32", 2, "direct"), (None, None, "fp32", 2, "direct"),
-    (None, {"asimd"}, "fp32", 2, "direct"), (None, OLD, "bf16", 2, "direct"), ("direct", OLD, "fp32", 2, "direct"),
-    ("fast", NEW, "fp32", 1, "fast"), (None, TILES, "bf16", 2, "fast"), (None, TILES, "bf16", 1, "direct"), (None, TILES, "fp32", 2, "direct"),
-    (None, NEW, "bf16", 2, "direct"), ("fast", OLD, "bf16", 1, "fast"), ("direct", TILES, "bf16", 2, "direct")])
+@pytest.mark.parametrize(
+    "asked, flags, precision, computers, way",
+    [
+        (None, OLD, "fp32", 2, "fast"),
+        (None, OLD, "fp32", 1, "direct"),
+        (None, NEW, "fp32", 2, "direct"),
+        (None, None, "fp32", 2, "direct"),
+        (None, {"asimd"}, "fp32", 2, "direct"),
+        (None, OLD, "bf16", 2, "direct"),
+        ("direct", OLD, "fp32", 2, "direct"),
+        ("fast", NEW, "fp32", 1, "fast"),
+        (None, TILES, "bf16", 2, "fast"),
+        (None, TILES, "bf16", 1, "direct"),
+        (None, TILES, "fp32", 2, "direct"),
+        (None, NEW, "bf16", 2, "direct"),
+        ("fast", OLD, "bf16", 1, "fast"),
+        ("direct", TILES, "bf16", 2, "direct"),
+    ],
+)
 def test_the_processor_is_asked(asked, flags, precision, computers, way, monkeypatch):
     monkeypatch.setattr(convolution, "processor_flags", lambda: flags)
     assert convolution.choose(asked, CPU, precision, computers) == way
@@ -186,10 +246,19 @@ def config_of(folder):
 
 
 def test_a_run_says_how_and_a_resumed_one_keeps_it(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(convolution, "LEAST", 0), monkeypatch.setattr(convolution, "processor_flags", lambda: OLD)
+    (
+        monkeypatch.setattr(convolution, "LEAST", 0),
+        monkeypatch.setattr(convolution, "processor_flags", lambda: OLD),
+    )
     calls = []
-    monkeypatch.setattr(convolution, "weight_gradient", lambda *args, known=convolution.weight_gradient: calls.append(1) or known(*args))
-    monkeypatch.setattr(convolution, "choose", lambda *args, known=convolution.choose: known(*args[:3], 2))  # as with two threads
+    monkeypatch.setattr(
+        convolution,
+        "weight_gradient",
+        lambda *args, known=convolution.weight_gradient: calls.append(1) or known(*args),
+    )
+    monkeypatch.setattr(
+        convolution, "choose", lambda *args, known=convolution.choose: known(*args[:3], 2)
+    )  # as with two threads
     train_mtl.main(arguments(data, tmp_path / "whole", "--processes", "1"))
     assert config_of(tmp_path / "whole/mtl/seed0")["convolution"] == "fast" and calls
 
@@ -200,19 +269,30 @@ def test_a_run_says_how_and_a_resumed_one_keeps_it(data, tmp_path, monkeypatch):
         patch.setattr(engine, "finish", stop)
         train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1"))
     folder = tmp_path / "parts/mtl/seed0"
-    (folder / "previous.pt").replace(folder / "last.pt")  # as if it had been stopped an epoch earlier
+    (folder / "previous.pt").replace(
+        folder / "last.pt"
+    )  # as if it had been stopped an epoch earlier
     monkeypatch.setattr(convolution, "processor_flags", lambda: NEW)
     calls.clear()
     train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1", "--resume"))
     assert config_of(folder)["convolution"] == "fast" and calls
-    assert log(folder) == log(tmp_path / "whole/mtl/seed0") and result(folder) == result(tmp_path / "whole/mtl/seed0")
+    assert log(folder) == log(tmp_path / "whole/mtl/seed0") and result(folder) == result(
+        tmp_path / "whole/mtl/seed0"
+    )
     assert_same_weights(weights(folder), weights(tmp_path / "whole/mtl/seed0"))
     with pytest.raises(InputError, match="--convolution was None and is direct"):
-        train_mtl.main(arguments(data, tmp_path / "parts", "--processes", "1", "--resume", "--convolution", "direct"))
+        train_mtl.main(
+            arguments(
+                data, tmp_path / "parts", "--processes", "1", "--resume", "--convolution", "direct"
+            )
+        )
 
 
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(convolution, "LEAST", 0), monkeypatch.setattr(convolution, "processor_flags", lambda: NEW)
+    (
+        monkeypatch.setattr(convolution, "LEAST", 0),
+        monkeypatch.setattr(convolution, "processor_flags", lambda: NEW),
+    )
     train_mtl.main(arguments(data, tmp_path, "--processes", "1"))
     folder, wanted = tmp_path / "mtl/seed0", result(tmp_path / "mtl/seed0")
     config = config_of(folder)
@@ -220,9 +300,14 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(data, tmp_path, monkeyp
     (folder / "config.json").write_text(json.dumps(config))
     assert "--convolution=direct" in repeat.options_of(config)
     assert repeat.other_options(folder, ["--convolution", "direct"]) == []
-    assert repeat.other_options(folder, ["--convolution", "fast"]) == ["--convolution was direct and is fast"]
+    assert repeat.other_options(folder, ["--convolution", "fast"]) == [
+        "--convolution was direct and is fast"
+    ]
     (folder / "test.json").unlink(), (folder / "previous.pt").replace(folder / "last.pt")
-    monkeypatch.setattr(convolution, "choose", lambda *args: "fast"), monkeypatch.setattr(convolution, "weight_gradient", None)
+    (
+        monkeypatch.setattr(convolution, "choose", lambda *args: "fast"),
+        monkeypatch.setattr(convolution, "weight_gradient", None),
+    )
     train_mtl.main(arguments(data, tmp_path, "--processes", "1", "--resume"))
     assert result(folder) == wanted
 
@@ -259,6 +344,12 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(min(faults() for _ in range(20)))  # of the first, as glibc finds a piece again only once its neighbours are free
 """
-    found = {way: int(subprocess.run([sys.executable, "-c", code, ROOT, way], check=True, capture_output=True, text=True).stdout)
-             for way in ("keep", "leave")}
+    found = {
+        way: int(
+            subprocess.run(
+                [sys.executable, "-c", code, ROOT, way], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for way in ("keep", "leave")
+    }
     assert found["keep"] < 100 < found["leave"]

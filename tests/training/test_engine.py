@@ -8,6 +8,7 @@ import shutil
 import h5py
 import pytest
 import torch
+from conftest import rechunk, write_data
 from tiny import FILES, arguments, assert_same_weights, log, result, targets, weights
 
 import oeq_splits
@@ -17,7 +18,6 @@ import train_ablation_cls
 import train_baseline
 import train_mtl
 from cli import InputError
-from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from registry import PUBLISHED
@@ -27,15 +27,37 @@ from training.run_folder import RunFolder
 from training.step import gradient_norm, seed_step
 from utils import EqualWeightedLoss, UncertaintyWeightedLoss
 
-TEST_KEYS = {"experiment", "seed", "dice", "dice_pooled", "iou_pooled", "border_iou", "accuracy", "box_iou", "n_images", "epochs",
-             "best_epoch", "parameters", "train_seconds", "images_per_second", "split_hash", "border", "size", "device", "precision"}
+TEST_KEYS = {
+    "experiment",
+    "seed",
+    "dice",
+    "dice_pooled",
+    "iou_pooled",
+    "border_iou",
+    "accuracy",
+    "box_iou",
+    "n_images",
+    "epochs",
+    "best_epoch",
+    "parameters",
+    "train_seconds",
+    "images_per_second",
+    "split_hash",
+    "border",
+    "size",
+    "device",
+    "precision",
+}
 
 
 # ------------------------------------------------------------------------------------------------ the ten experiments
 
 EXPERIMENTS = [
-    (train_mtl, "mtl", PUBLISHED), (train_baseline, "baseline", ("seg",)), (train_ablation_cls, "ablation_cls", ("seg", "cls")),
-    (train_ablation_bbox, "ablation_bbox", ("seg", "bbox")), (oeq_uncertainty, "uncertainty", PUBLISHED),
+    (train_mtl, "mtl", PUBLISHED),
+    (train_baseline, "baseline", ("seg",)),
+    (train_ablation_cls, "ablation_cls", ("seg", "cls")),
+    (train_ablation_bbox, "ablation_bbox", ("seg", "bbox")),
+    (oeq_uncertainty, "uncertainty", PUBLISHED),
 ]
 
 
@@ -51,7 +73,9 @@ def runs(data, tmp_path_factory):
     return runs
 
 
-NAMES = [name for _, name, _ in EXPERIMENTS] + [f"split_{text.replace('-', '_')}" for text in oeq_splits.PUBLISHED]
+NAMES = [name for _, name, _ in EXPERIMENTS] + [
+    f"split_{text.replace('-', '_')}" for text in oeq_splits.PUBLISHED
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,12 +85,18 @@ def test_every_experiment_leaves_a_complete_run_folder(runs, name):
     test = json.loads((folder / "test.json").read_text())
     assert set(test) == TEST_KEYS and test["experiment"] == name and test["n_images"] == 10
     config = json.loads((folder / "config.json").read_text())
-    assert config["options"]["epochs"] == 2 and config["split_hash"] == test["split_hash"] and config["border"] == "unknown"
+    assert (
+        config["options"]["epochs"] == 2
+        and config["split_hash"] == test["split_hash"]
+        and config["border"] == "unknown"
+    )
     assert (test["accuracy"] is None) == ("cls" not in config["tasks"])
     assert (test["box_iou"] is None) == ("bbox" not in config["tasks"])
     rows = log(folder)
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert {f"train_loss_{task}" for task in config["tasks"]} <= set(rows[0]) and {f"weight_{task}" for task in config["tasks"]} <= set(rows[0])
+    assert {f"train_loss_{task}" for task in config["tasks"]} <= set(rows[0]) and {
+        f"weight_{task}" for task in config["tasks"]
+    } <= set(rows[0])
 
 
 @pytest.mark.parametrize("script, name, tasks", EXPERIMENTS)
@@ -81,22 +111,49 @@ def test_per_image_rows_add_up_to_the_metrics(runs):
     with open(folder / "test_per_image.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     test = json.loads((folder / "test.json").read_text())
-    assert list(rows[0]) == ["name", "dice", "intersection", "predicted", "target", "border_intersection", "border_union", "border_iou",
-                             "correct", "label", "box_iou"] and len(rows) == 10
-    column = {key: [float(row[key]) for row in rows if row[key]] for key in rows[0] if key != "name"}
+    assert (
+        list(rows[0])
+        == [
+            "name",
+            "dice",
+            "intersection",
+            "predicted",
+            "target",
+            "border_intersection",
+            "border_union",
+            "border_iou",
+            "correct",
+            "label",
+            "box_iou",
+        ]
+        and len(rows) == 10
+    )
+    column = {
+        key: [float(row[key]) for row in rows if row[key]] for key in rows[0] if key != "name"
+    }
     assert sum(column["dice"]) / 10 == pytest.approx(test["dice"])
-    assert 2 * sum(column["intersection"]) / (sum(column["predicted"]) + sum(column["target"])) == pytest.approx(test["dice_pooled"])
+    assert 2 * sum(column["intersection"]) / (
+        sum(column["predicted"]) + sum(column["target"])
+    ) == pytest.approx(test["dice_pooled"])
     assert sum(column["correct"]) / 10 == pytest.approx(test["accuracy"])
-    assert len(column["box_iou"]) == 9 and sum(column["box_iou"]) / 9 == pytest.approx(test["box_iou"])  # one has no box
-    with h5py.File(json.loads((folder / "config.json").read_text())["options"]["data"] + "/test/masks.h5") as file:
+    assert len(column["box_iou"]) == 9 and sum(column["box_iou"]) / 9 == pytest.approx(
+        test["box_iou"]
+    )  # one has no box
+    with h5py.File(
+        json.loads((folder / "config.json").read_text())["options"]["data"] + "/test/masks.h5"
+    ) as file:
         assert column["target"] == [mask.sum() for mask in file["masks"][:]]
 
 
 def test_weights_of_a_split_are_logged_normalised(runs):
     row = log(runs / "split_75_15_15/seed0")[0]
-    assert [float(row[f"weight_{task}"]) for task in PUBLISHED] == pytest.approx([75 / 105, 15 / 105, 15 / 105])
+    assert [float(row[f"weight_{task}"]) for task in PUBLISHED] == pytest.approx(
+        [75 / 105, 15 / 105, 15 / 105]
+    )
     row = log(runs / "mtl/seed0")[0]
-    total = sum(float(row[f"weight_{task}"]) * float(row[f"train_loss_{task}"]) for task in PUBLISHED)
+    total = sum(
+        float(row[f"weight_{task}"]) * float(row[f"train_loss_{task}"]) for task in PUBLISHED
+    )
     assert float(row["loss"]) == pytest.approx(total)
 
 
@@ -104,17 +161,22 @@ def test_uncertainty_weights_move_and_differ_from_equal_weighting(runs):
     """In the published code they never reached the optimizer, and its row repeated equal weighting."""
     rows = log(runs / "uncertainty/seed0")
     assert rows[0]["weight_seg"] != rows[1]["weight_seg"]
-    assert (runs / "uncertainty/seed0/best.pt").read_bytes() != (runs / "mtl/seed0/best.pt").read_bytes()
+    assert (runs / "uncertainty/seed0/best.pt").read_bytes() != (
+        runs / "mtl/seed0/best.pt"
+    ).read_bytes()
 
 
 def test_the_checkpoint_is_the_best_validated_one(runs):
     for name in NAMES:
         dice = [float(row["val_dice"]) for row in log(runs / name / "seed0")]
-        assert json.loads((runs / name / "seed0/test.json").read_text())["best_epoch"] == 1 + dice.index(max(dice))
+        assert json.loads((runs / name / "seed0/test.json").read_text())[
+            "best_epoch"
+        ] == 1 + dice.index(max(dice))
         assert checkpoint.load(runs / name / "seed0/best.pt")["metrics"]["dice"] == max(dice)
 
 
 # --------------------------------------------------------------------------------------------- repeats and resumption
+
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(data, runs, tmp_path):
     train_mtl.main(arguments(data, tmp_path, "--workers", "2"))
@@ -129,9 +191,19 @@ class Killed(BaseException):
     """Stands for a kill at a given moment."""
 
 
-@pytest.mark.parametrize("moment", ["in the first epoch", "in the second epoch", "between best.pt and last.pt",
-                                    "between last.pt and log.csv", "in the test"])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "in the first epoch",
+        "in the second epoch",
+        "between best.pt and last.pt",
+        "between last.pt and log.csv",
+        "in the test",
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    data, runs, tmp_path, monkeypatch, moment
+):
     def kill_at(count, function):
         calls = [0]
 
@@ -140,11 +212,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_p
             if calls[0] == count:
                 raise Killed
             return function(*args, **kwargs)
+
         return killing
 
     target, name, count = {
-        "in the first epoch": (engine, "step", 2), "in the second epoch": (engine, "step", 5),
-        "between best.pt and last.pt": (checkpoint, "save", 2), "between last.pt and log.csv": (RunFolder, "write_log", 2),
+        "in the first epoch": (engine, "step", 2),
+        "in the second epoch": (engine, "step", 5),
+        "between best.pt and last.pt": (checkpoint, "save", 2),
+        "between last.pt and log.csv": (RunFolder, "write_log", 2),
         "in the test": (engine.pictures, "draw_pictures", 1),
     }[moment]
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -157,7 +232,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(data, runs, tmp_p
     assert result(finished) == result(expected) and log(finished) == log(expected)
     assert_same_weights(weights(finished), weights(expected))
     assert_same_weights(weights(finished, "best.pt"), weights(expected, "best.pt"))
-    assert (finished / "test_per_image.csv").read_text() == (expected / "test_per_image.csv").read_text()
+    assert (finished / "test_per_image.csv").read_text() == (
+        expected / "test_per_image.csv"
+    ).read_text()
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(data, runs, capsys):
@@ -175,7 +252,9 @@ def test_resuming_with_another_option_is_refused_by_name(data, runs, tmp_path):
     other = rechunk(write_data(tmp_path / "other", {"train": 24, "val": 10, "test": 10}, seed=9))
     with pytest.raises(InputError, match="split_hash"):
         train_mtl.main(arguments(other, tmp_path, "--resume"))
-    train_mtl.main(arguments(data, tmp_path, "--resume", "--workers", "1"))  # what does not change the result may differ
+    train_mtl.main(
+        arguments(data, tmp_path, "--resume", "--workers", "1")
+    )  # what does not change the result may differ
     assert result(tmp_path / "mtl/seed0") == result(runs / "mtl/seed0")
 
 
@@ -186,11 +265,14 @@ def test_an_existing_run_is_refused(data, runs):
 
 # ------------------------------------------------------------------------------------------------------- the details
 
+
 @pytest.mark.parametrize("batch_size", [7, 32])
 def test_metrics_do_not_depend_on_the_batch_size(data, batch_size):
     model, dataset = MTLNet(PUBLISHED, width=4, seed=1), MTLDataset(data, "train")
     one, _ = engine.evaluate(model, make_loader(dataset, 1), EqualWeightedLoss(PUBLISHED))
-    other, _ = engine.evaluate(model, make_loader(dataset, batch_size), EqualWeightedLoss(PUBLISHED))
+    other, _ = engine.evaluate(
+        model, make_loader(dataset, batch_size), EqualWeightedLoss(PUBLISHED)
+    )
     keys = ("dice", "dice_pooled", "iou_pooled", "accuracy", "box_iou", "loss_seg", "loss_cls")
     assert [other[key] for key in keys] == pytest.approx([one[key] for key in keys], abs=1e-5)
 
@@ -218,7 +300,10 @@ def test_all_configurations_see_the_same_batches(data, tmp_path, monkeypatch):
     first = seen.pop("mtl")
     assert len(first) == 6 and len(seen) == 3
     for batches in seen.values():
-        assert all(torch.equal(a, b) and torch.equal(rows, other) for (a, rows), (b, other) in zip(first, batches, strict=True))
+        assert all(
+            torch.equal(a, b) and torch.equal(rows, other)
+            for (a, rows), (b, other) in zip(first, batches, strict=True)
+        )
 
 
 def test_a_criterion_that_would_not_be_trained_is_refused(data, tmp_path):
@@ -233,8 +318,12 @@ def test_a_criterion_that_would_not_be_trained_is_refused(data, tmp_path):
 
 
 def test_uncertainty_parameters_do_not_decay():
-    optimizer = recipe.make_optimizer(MTLNet(PUBLISHED, width=2), criterion := UncertaintyWeightedLoss(PUBLISHED), 1e-3)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    optimizer = recipe.make_optimizer(
+        MTLNet(PUBLISHED, width=2), criterion := UncertaintyWeightedLoss(PUBLISHED), 1e-3
+    )
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert [decay[id(p)] for p in criterion.parameters()] == [0, 0, 0]
 
 
@@ -255,7 +344,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(data, tmp
     model = MTLNet(PUBLISHED, width=2)
     before = {key: value.clone() for key, value in model.named_parameters()}
     model.cls.logits.bias.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(InputError, match="gradient of cls.logits.bias is not finite in epoch 1 .*loss.*train_loss_cls.*images "):
+    with pytest.raises(
+        InputError,
+        match="gradient of cls.logits.bias is not finite in epoch 1 .*loss.*train_loss_cls.*images ",
+    ):
         engine.run("broken", model, EqualWeightedLoss(PUBLISHED), arguments(data, tmp_path))
     assert_same_weights(before, dict(model.named_parameters()))
 
@@ -265,7 +357,9 @@ def test_huge_gradients_are_still_finite(data):
     parameters["a"].grad = torch.full((2,), 1e30)  # its square overflows
     norm = gradient_norm(parameters)
     assert norm == math.inf
-    engine.refuse_divergence({"loss": 1.0}, norm, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0)
+    engine.refuse_divergence(
+        {"loss": 1.0}, norm, parameters, {"row": torch.tensor([0])}, MTLDataset(data, "train"), 0
+    )
 
 
 def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(data, tmp_path, monkeypatch):
@@ -282,7 +376,12 @@ def test_a_long_gradient_is_shortened_and_a_short_one_left_alone(data, tmp_path,
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.AdamW, "step", record)
-            engine.run(f"x{factor:g}", model, EqualWeightedLoss(("seg",)), arguments(data, tmp_path, "--epochs", "1"))
+            engine.run(
+                f"x{factor:g}",
+                model,
+                EqualWeightedLoss(("seg",)),
+                arguments(data, tmp_path, "--epochs", "1"),
+            )
         row = log(tmp_path / f"x{factor:g}" / "seed0")[0]
         lengths.append((float(row["gradient_norm"]), max(updates)))
     (low, low_used), (usual, usual_used), (high, high_used) = lengths
@@ -311,14 +410,22 @@ def test_a_checkpoint_remembers_its_training_images(data, runs, tmp_path):
     hashes = MTLDataset(data, "train").image_hashes()
     assert len(hashes.unique()) == 24
     for name in ("best.pt", "last.pt"):
-        assert torch.equal(torch.load(runs / "mtl/seed0" / name, weights_only=True)["trained_on"], hashes)
-    assert torch.equal(MTLDataset(data, "train", augment="full", limit=5).image_hashes(), hashes[:5])
+        assert torch.equal(
+            torch.load(runs / "mtl/seed0" / name, weights_only=True)["trained_on"], hashes
+        )
+    assert torch.equal(
+        MTLDataset(data, "train", augment="full", limit=5).image_hashes(), hashes[:5]
+    )
     assert not torch.isin(MTLDataset(data, "test").image_hashes(), hashes).any()
 
 
 def test_learning_rate_rises_and_falls():
     rates = [recipe.learning_rate(k, 100, 1.0) for k in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1) and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert (
+        rates[0] == pytest.approx(0.1)
+        and rates[9] == pytest.approx(1)
+        and rates[-1] == pytest.approx(0, abs=1e-9)
+    )
     assert rates[54] == pytest.approx(0.5)  # half-way down the cosine
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
 
@@ -336,10 +443,17 @@ def test_the_smallest_images_train_or_are_refused(tmp_path, size, batch_size):
         assert 0 <= result(tmp_path / "baseline/seed0")["dice"] <= 1
 
 
-@pytest.mark.parametrize("epochs, size", [(1, 256), (2, 256), (8, 256), (60, 256), (5, 64), (3, 100)])
+@pytest.mark.parametrize(
+    "epochs, size", [(1, 256), (2, 256), (8, 256), (60, 256), (5, 64), (3, 100)]
+)
 def test_images_grow_and_end_at_full_size(epochs, size):
     sides = recipe.training_sides(epochs, size)
-    assert len(sides) == epochs and sides == sorted(sides) and sides[-1] == size and min(sides) >= min(64, size)
+    assert (
+        len(sides) == epochs
+        and sides == sorted(sides)
+        and sides[-1] == size
+        and min(sides) >= min(64, size)
+    )
 
 
 def test_images_grow_as_the_recipe_says():
@@ -348,12 +462,26 @@ def test_images_grow_as_the_recipe_says():
 
 def test_images_grow_as_one_says():
     assert recipe.training_sides(8, 250, "32:0.3,64:0.75,250:1") == 2 * [32] + 4 * [64] + 2 * [250]
-    assert recipe.training_sides(1, 256, "32:0.3,256:1") == [256] and recipe.training_sides(2, 64, "64:1") == [64, 64]
+    assert recipe.training_sides(1, 256, "32:0.3,256:1") == [256] and recipe.training_sides(
+        2, 64, "64:1"
+    ) == [64, 64]
     with pytest.raises(InputError, match="does not end at 128 px"):
         recipe.training_sides(8, 128, "32:0.3,256:1")
 
 
-@pytest.mark.parametrize("text", ["", "128", "128:0.5", "128:0.5,64:0.2,256:1", "100:0.5,256:1", "0:0.5,256:1", "128:x,256:1", "128:0,256:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "128",
+        "128:0.5",
+        "128:0.5,64:0.2,256:1",
+        "100:0.5,256:1",
+        "0:0.5,256:1",
+        "128:x,256:1",
+        "128:0,256:1",
+    ],
+)
 def test_sides_in_other_words_are_refused(text, capsys):
     with pytest.raises(SystemExit) as end:
         engine.make_parser("").parse_args(["--sides", text])
@@ -370,10 +498,15 @@ def test_a_run_grows_through_sides_and_keeps_them(data, tmp_path):
 
 
 def test_precision_auto_measures_once_and_is_recorded(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("training.precision.processor_flags", lambda: {"avx512_bf16"})  # whatever this one has
+    monkeypatch.setattr(
+        "training.precision.processor_flags", lambda: {"avx512_bf16"}
+    )  # whatever this one has
     train_baseline.main(arguments(data, tmp_path, "--precision", "auto"))
     assert "s a step" in capsys.readouterr().out
-    assert json.loads((tmp_path / "baseline/seed0/config.json").read_text())["precision"] in ("fp32", "bf16")
+    assert json.loads((tmp_path / "baseline/seed0/config.json").read_text())["precision"] in (
+        "fp32",
+        "bf16",
+    )
 
 
 def test_bf16_trains_to_finite_losses(data, tmp_path):
@@ -396,5 +529,7 @@ def test_the_network_learns(tmp_path):
     train_mtl.main(arguments(folder, tmp_path, "--epochs", "16", "--width", "24", "--lr", "0.006"))
     test = result(tmp_path / "mtl/seed0")
     train, truth = (targets(MTLDataset(folder, split), "bbox") for split in ("train", "test"))
-    constant = Bbox("bbox").measure(train.nanmean(0).expand_as(truth), truth)["box_iou"].nanmean().item()
+    constant = (
+        Bbox("bbox").measure(train.nanmean(0).expand_as(truth), truth)["box_iou"].nanmean().item()
+    )
     assert test["dice"] > 0.93 and test["accuracy"] > 0.95 and test["box_iou"] > constant + 0.1

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT, rechunk, write_data
 from torch.utils.data import DataLoader
 
 from cli import InputError
-from conftest import ROOT, rechunk, write_data
 from dataloader_mtl import EpochBatches, MTLDataset, as_it_is, batches, make_loader
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -27,12 +27,31 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="soak.py forks")
 @forks
 def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
     """The seed begins with an evaluation, a re-chunking, a preparation and a training; the fuzz tries each kind of input."""
-    done = subprocess.run([sys.executable, ROOT / "benchmarks/soak.py", "--kills", "4", "--fuzz", "31", "--seed", "4"],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks/soak.py",
+            "--kills",
+            "4",
+            "--fuzz",
+            "31",
+            "--seed",
+            "4",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
-    assert results["kills"] >= 4 and all(results["kills_by_phase"].values()) and results["kills_at_saves"] > 0
-    assert results["inputs"] == 31 and len(results["inputs_by_kind"]) == 30 and results["refused"] > 10
+    assert (
+        results["kills"] >= 4
+        and all(results["kills_by_phase"].values())
+        and results["kills_at_saves"] > 0
+    )
+    assert (
+        results["inputs"] == 31 and len(results["inputs_by_kind"]) == 30 and results["refused"] > 10
+    )
     assert results["failures"] == results["wrong"] == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -63,14 +82,21 @@ def test_the_soak_finds_what_it_looks_for(tmp_path):
     assert judge(0, "") is None and judge(2, "evaluate.py: the file is wrong") is None
     assert judge(2, "evaluate.py: the file is wrong", "refuse") is None
     assert "hangs" in judge(None, "") and "status -11" in judge(-11, "")
-    assert "status 1" in judge(1, "") and "Traceback" in judge(0, "Traceback (most recent call last)")
+    assert "status 1" in judge(1, "") and "Traceback" in judge(
+        0, "Traceback (most recent call last)"
+    )
     assert "does not say why" in judge(2, "some words") and "not refused" in judge(0, "", "refuse")
-    assert "refused: a.py: no" in judge(2, "a.py: no", "accept") and judge(0, "a.py: warning: so", "accept") is None
+    assert (
+        "refused: a.py: no" in judge(2, "a.py: no", "accept")
+        and judge(0, "a.py: warning: so", "accept") is None
+    )
     assert "none of ours: lib.c" in judge(0, "a.py: warning: so\nlib.c: Warning, incorrect count")
 
 
 @forks
-@pytest.mark.parametrize("argv, words", [([], "nothing to do"), (["--kills", "-1"], "is not from 0")])
+@pytest.mark.parametrize(
+    "argv, words", [([], "nothing to do"), (["--kills", "-1"], "is not from 0")]
+)
 def test_the_soak_says_what_it_takes(argv, words, capsys):
     import soak
 
@@ -83,16 +109,27 @@ def test_the_soak_says_what_it_takes(argv, words, capsys):
 
 
 CONTEXTS = torch.multiprocessing.get_all_start_methods()
-ways = pytest.mark.parametrize("workers, context, persistent", [
-    way for way in ((0, None, False), (2, "fork", False), (2, "fork", True)) if way[1] in (None, *CONTEXTS)])
+ways = pytest.mark.parametrize(
+    "workers, context, persistent",
+    [
+        way
+        for way in ((0, None, False), (2, "fork", False), (2, "fork", True))
+        if way[1] in (None, *CONTEXTS)
+    ],
+)
 
 
 def loader_of(dataset, workers, context, persistent):
     """make_loader's, or the same whose workers end with each epoch."""
     if persistent or not workers:
         return make_loader(dataset, 4, shuffle=True, workers=workers, context=context)
-    return DataLoader(dataset, batch_sampler=EpochBatches(len(dataset), 4, dataset.seed), collate_fn=as_it_is,
-                      num_workers=workers, multiprocessing_context=context)
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), 4, dataset.seed),
+        collate_fn=as_it_is,
+        num_workers=workers,
+        multiprocessing_context=context,
+    )
 
 
 @pytest.fixture
@@ -104,7 +141,11 @@ def folder(data, tmp_path):
 @ways
 def test_every_epoch_is_the_same_with_and_without_workers(data, workers, context, persistent):
     dataset = MTLDataset(data, "train", seed=3, augment="flip", sides=[64, 32, 64])
-    expected = [batch for epoch in range(3) for batch in batches(make_loader(dataset, 4, shuffle=True), epoch)]
+    expected = [
+        batch
+        for epoch in range(3)
+        for batch in batches(make_loader(dataset, 4, shuffle=True), epoch)
+    ]
     loader = loader_of(dataset, workers, context, persistent)
     found = [batch for epoch in range(3) for batch in batches(loader, epoch)]
     assert len(found) == len(expected) == 18
@@ -137,18 +178,34 @@ def delete(folder, path):
     path.unlink()
 
 
-@pytest.mark.parametrize("change", [replace_by_others, replace_by_larger, copy_over, truncate, delete])
+@pytest.mark.parametrize(
+    "change", [replace_by_others, replace_by_larger, copy_over, truncate, delete]
+)
 @pytest.mark.parametrize("kind", ["images", "masks"])
 @pytest.mark.parametrize("moment", ["before the first batch", "within an epoch"])
-def test_files_that_change_in_use_give_right_data_or_one_sentence(change, kind, moment, folder, monkeypatch):
-    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: False)  # so that every epoch reads
+def test_files_that_change_in_use_give_right_data_or_one_sentence(
+    change, kind, moment, folder, monkeypatch
+):
+    monkeypatch.setattr(
+        MTLDataset, "fits_in_memory", lambda self: False
+    )  # so that every epoch reads
     changes_in_use(folder, folder / "train" / f"{kind}.h5", change, moment, 0, None, False)
 
 
 @pytest.mark.parametrize("change", [replace_by_others, truncate])
 @ways
-def test_files_that_change_under_workers_give_right_data_or_one_sentence(change, workers, context, persistent, folder):
-    changes_in_use(folder, folder / "train" / "images.h5", change, "within an epoch", workers, context, persistent)
+def test_files_that_change_under_workers_give_right_data_or_one_sentence(
+    change, workers, context, persistent, folder
+):
+    changes_in_use(
+        folder,
+        folder / "train" / "images.h5",
+        change,
+        "within an epoch",
+        workers,
+        context,
+        persistent,
+    )
 
 
 def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_changed(folder):
@@ -161,9 +218,13 @@ def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_c
     replace_by_others(folder, folder / "train" / "masks.h5")
     gc.collect(), gc.disable()
     try:
-        with pytest.raises(InputError, match="masks.h5 was changed or replaced while it was in use"):
+        with pytest.raises(
+            InputError, match="masks.h5 was changed or replaced while it was in use"
+        ):
             list(batches(loader, 1))
-        assert multiprocessing.active_children() == []  # they end with the error, not some time later
+        assert (
+            multiprocessing.active_children() == []
+        )  # they end with the error, not some time later
     finally:
         gc.enable()
 
@@ -171,7 +232,11 @@ def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_c
 def changes_in_use(folder, path, change, moment, workers, context, persistent):
     """Two epochs whose file changes on the way; what comes is the data of the beginning, or an InputError of the file."""
     dataset = MTLDataset(folder, "train")
-    expected = [batch for epoch in range(2) for batch in batches(make_loader(dataset, 4, shuffle=True), epoch)]
+    expected = [
+        batch
+        for epoch in range(2)
+        for batch in batches(make_loader(dataset, 4, shuffle=True), epoch)
+    ]
     dataset = MTLDataset(folder, "train")
     loader = loader_of(dataset, workers, context, persistent)
     found = []
@@ -183,7 +248,9 @@ def changes_in_use(folder, path, change, moment, workers, context, persistent):
                 found.append(batch)
                 if len(found) == 2 and moment == "within an epoch":
                     change(folder, path)
-        assert workers == 0 and dataset.fits_in_memory(), "only a set that was read whole before does not notice"
+        assert workers == 0 and dataset.fits_in_memory(), (
+            "only a set that was read whole before does not notice"
+        )
     except InputError as error:
         assert path.name in str(error) and "\n" not in str(error)
         assert moment == "within an epoch" or not found

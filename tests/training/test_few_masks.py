@@ -5,11 +5,11 @@ import math
 import h5py
 import pytest
 import torch
+from conftest import rechunk, write_data
 from tiny import TINY, assert_same_weights, log, result, weights
 
 import registry
 import train
-from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import MTLNet
 from training import engine
@@ -39,7 +39,9 @@ def test_so_many_images_keep_their_mask_and_all_keep_the_rest(rich):
         chosen[n] = with_mask(some)
         kept = torch.tensor(sorted(chosen[n]))
         assert len(chosen[n]) == n and with_mask(some, "border") == chosen[n]
-        assert torch.equal(~some["distance"].isnan().flatten(1).all(1), torch.isin(some["row"], kept))
+        assert torch.equal(
+            ~some["distance"].isnan().flatten(1).all(1), torch.isin(some["row"], kept)
+        )
         for key in ("seg", "border", "distance"):
             assert torch.equal(some[key][kept], whole[key][kept])
         for key in ("image", "cls", "bbox", "row"):
@@ -73,8 +75,14 @@ def test_an_image_that_comes_again_is_augmented_anew(rich):
     split = dataset(rich, 3, augment="full")
     first, again, third = (split[2, 7, repeat] for repeat in range(3))
     assert torch.equal(split[2, 7]["image"], first["image"])
-    assert not torch.equal(first["image"], again["image"]) and not torch.equal(again["image"], third["image"])
-    rows = [row for batch in batches(make_loader(split, 8, shuffle=True)) for row in batch["row"].tolist()]
+    assert not torch.equal(first["image"], again["image"]) and not torch.equal(
+        again["image"], third["image"]
+    )
+    rows = [
+        row
+        for batch in batches(make_loader(split, 8, shuffle=True))
+        for row in batch["row"].tolist()
+    ]
     assert max(map(rows.count, with_mask(all_of(split)))) == 4  # 12 places for 3 images
 
 
@@ -83,8 +91,17 @@ def test_a_batch_without_one_mask_teaches_the_others(rich):
     split = dataset(rich, 4, ("seg", "distance", "cls"))
     rows = sorted(set(range(24)) - with_mask(all_of(split)))[:6]
     model = MTLNet(split.tasks.values(), width=2)
-    total, losses = step(model, EqualWeightedLoss(split.tasks.values()), split.__getitems__([(0, row) for row in rows]), "fp32")
-    assert losses["seg"] == losses["distance"] == 0 and losses["cls"] > 0 and total == losses["cls"] / 3
+    total, losses = step(
+        model,
+        EqualWeightedLoss(split.tasks.values()),
+        split.__getitems__([(0, row) for row in rows]),
+        "fp32",
+    )
+    assert (
+        losses["seg"] == losses["distance"] == 0
+        and losses["cls"] > 0
+        and total == losses["cls"] / 3
+    )
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all((p.grad == 0).all() for p in (*model.seg.parameters(), *model.distance.parameters()))
 
@@ -97,12 +114,33 @@ def test_the_trial_step_sees_a_mask_wherever_it_lies(rich):
 
 
 def run(data, runs, *options):
-    train.main(train.parse_args(["--data", str(data), "--runs", str(runs), *TINY, "--tasks", "seg", "cls", "--masks", "5",
-                                 "--name", "few", "--epochs", "3", *options]))
+    train.main(
+        train.parse_args(
+            [
+                "--data",
+                str(data),
+                "--runs",
+                str(runs),
+                *TINY,
+                "--tasks",
+                "seg",
+                "cls",
+                "--masks",
+                "5",
+                "--name",
+                "few",
+                "--epochs",
+                "3",
+                *options,
+            ]
+        )
+    )
 
 
 @pytest.mark.parametrize("stop_at", [2, 5, 8])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(rich, tmp_path_factory, tmp_path, monkeypatch, stop_at):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    rich, tmp_path_factory, tmp_path, monkeypatch, stop_at
+):
     expected = tmp_path_factory.getbasetemp() / "few"
     if not expected.exists():
         run(rich, expected)
@@ -130,12 +168,34 @@ def test_data_with_few_masks_trains_without_the_option_too(tmp_path):
         file["masks"][4:] = 255
         file["masks"].attrs["unlabelled"] = 255
     folder = rechunk(folder)
-    counts = [len(with_mask(batch)) for batch in batches(make_loader(MTLDataset(folder, "train"), 4, shuffle=True))]
+    counts = [
+        len(with_mask(batch))
+        for batch in batches(make_loader(MTLDataset(folder, "train"), 4, shuffle=True))
+    ]
     assert len(counts) == 6 and sum(counts) == 4 and 0 in counts
-    train.main(train.parse_args(["--data", str(folder), "--runs", str(tmp_path), *TINY, "--tasks", "seg", "cls", "--batch-size", "4",
-                                 "--name", "sparse"]))
+    train.main(
+        train.parse_args(
+            [
+                "--data",
+                str(folder),
+                "--runs",
+                str(tmp_path),
+                *TINY,
+                "--tasks",
+                "seg",
+                "cls",
+                "--batch-size",
+                "4",
+                "--name",
+                "sparse",
+            ]
+        )
+    )
     for row in log(tmp_path / "sparse/seed0"):
-        assert all(math.isfinite(float(row[key])) for key in ("loss", "train_loss_seg", "train_loss_cls", "gradient_norm"))
+        assert all(
+            math.isfinite(float(row[key]))
+            for key in ("loss", "train_loss_seg", "train_loss_cls", "gradient_norm")
+        )
     assert all(value.isfinite().all() for value in weights(tmp_path / "sparse/seed0").values())
     assert result(tmp_path / "sparse/seed0")["dice"] is not None
 

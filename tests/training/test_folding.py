@@ -8,19 +8,36 @@ from models import MTLNet, conv_bn_relu
 from training.folding import fold
 
 # Of each, the normalisations that stay: where one comes before the convolution, or an activation is part of it.
-LEFT = {"unet": 0, "efficientnet_lite0": 0, "torchvision:resnet18": 0, "torchvision:densenet121": 62, "timm:resnet18": 0, "timm:resnetv2_50": 48}
+LEFT = {
+    "unet": 0,
+    "efficientnet_lite0": 0,
+    "torchvision:resnet18": 0,
+    "torchvision:densenet121": 62,
+    "timm:resnet18": 0,
+    "timm:resnetv2_50": 48,
+}
 
 
 def noise(side=64):
-    return torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def trained(**options):
     """A network whose normalisations are not those of a new one, in evaluation mode."""
-    model, generator = MTLNet(["seg", "cls", "bbox"], width=12, **options), torch.Generator().manual_seed(0)
+    model, generator = (
+        MTLNet(["seg", "cls", "bbox"], width=12, **options),
+        torch.Generator().manual_seed(0),
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+            for values in (
+                module.weight.data,
+                module.bias.data,
+                module.running_mean,
+                module.running_var,
+            ):
                 values.add_(0.3 * torch.rand(len(values), generator=generator))
     return model.eval()
 
@@ -28,8 +45,13 @@ def trained(**options):
 def count(model):
     """How many normalisations are computed."""
     calls = []
-    hooks = [module.register_forward_hook(lambda module, inputs, output: calls.append(output is not inputs[0]))
-             for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output: calls.append(output is not inputs[0])
+        )
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
     with torch.no_grad():
         model(noise())
     for hook in hooks:
@@ -67,7 +89,9 @@ def test_outputs_stay_and_normalisations_go(encoder):
     with torch.no_grad():
         before, after = model(noise(96)), folded(noise(96))
     for name, output in before.items():
-        torch.testing.assert_close(after[name], output, rtol=1e-3, atol=1e-4 * output.abs().max().item())
+        torch.testing.assert_close(
+            after[name], output, rtol=1e-3, atol=1e-4 * output.abs().max().item()
+        )
     assert count(folded) == LEFT[encoder] < count(model)
 
 

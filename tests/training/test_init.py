@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
+from conftest import rechunk, write_data
 from tiny import arguments, assert_same_weights, log, result, weights
 
 import train_baseline
 import train_mtl
 from cli import InputError
-from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset
 from models import MTLNet
 from training import checkpoint
@@ -21,7 +21,11 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """Another data folder, whose images are nobody else's."""
-    return rechunk(write_data(tmp_path_factory.mktemp("other") / "pets", {"train": 16, "val": 6, "test": 6}, seed=7))
+    return rechunk(
+        write_data(
+            tmp_path_factory.mktemp("other") / "pets", {"train": 16, "val": 6, "test": 6}, seed=7
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +41,45 @@ def change(path, target, **values):
     return target
 
 
-@pytest.mark.parametrize("tasks, shared", [(("seg",), ["encoder", "seg"]), (("cls",), ["encoder", "cls"]),
-                                           (("bbox", "seg", "cls"), ["encoder", "seg", "cls", "bbox"])], ids=str)
+@pytest.mark.parametrize(
+    "tasks, shared",
+    [
+        (("seg",), ["encoder", "seg"]),
+        (("cls",), ["encoder", "cls"]),
+        (("bbox", "seg", "cls"), ["encoder", "seg", "cls", "bbox"]),
+    ],
+    ids=str,
+)
 def test_every_part_that_both_have_is_copied(network, tasks, shared):
     model = MTLNet(tasks, width=2, seed=5)
     parts, info, digest = checkpoint.load_parts(network, model)
     source = checkpoint.load(network)["model"]
     assert parts == shared and len(info["trained_on"]) == 24 and len(digest) == 64
-    assert_same_weights(model.state_dict(), {name: value for name, value in source.items() if name.split(".")[0] in shared})
+    assert_same_weights(
+        model.state_dict(),
+        {name: value for name, value in source.items() if name.split(".")[0] in shared},
+    )
 
 
 def test_a_part_that_the_checkpoint_lacks_stays_random(data, tmp_path):
     train_baseline.main(arguments(data, tmp_path))
     model = MTLNet(("seg", "cls"), width=2, seed=5)
-    assert checkpoint.load_parts(tmp_path / "baseline/seed0/best.pt", model)[0] == ["encoder", "seg"]
+    assert checkpoint.load_parts(tmp_path / "baseline/seed0/best.pt", model)[0] == [
+        "encoder",
+        "seg",
+    ]
     untouched = MTLNet(("seg", "cls"), width=2, seed=5)
     assert_same_weights(model.cls.state_dict(), untouched.cls.state_dict())
     assert not torch.equal(model.encoder.stem[0].weight, untouched.encoder.stem[0].weight)
 
 
-def test_a_run_goes_on_from_the_network_and_remembers_the_images_of_both(network, other, tmp_path, capsys):
+def test_a_run_goes_on_from_the_network_and_remembers_the_images_of_both(
+    network, other, tmp_path, capsys
+):
     """With a learning rate of nearly nothing the network stays what it was, so the run measures it."""
-    train_mtl.main(arguments(other, tmp_path, "--init", str(network), "--lr", "1e-12", "--augment", "none"))
+    train_mtl.main(
+        arguments(other, tmp_path, "--init", str(network), "--lr", "1e-12", "--augment", "none")
+    )
     assert f"encoder, seg, cls, bbox from {network}" in capsys.readouterr().out
     folder = tmp_path / "mtl/seed0"
     before, after = checkpoint.load(network), checkpoint.load(folder / "best.pt")
@@ -66,7 +87,9 @@ def test_a_run_goes_on_from_the_network_and_remembers_the_images_of_both(network
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(after["model"][name], value, rtol=0, atol=1e-9)
     here = MTLDataset(other, "train").image_hashes()
-    assert set(after["trained_on"].tolist()) == set(here.tolist()) | set(before["trained_on"].tolist())
+    assert set(after["trained_on"].tolist()) == set(here.tolist()) | set(
+        before["trained_on"].tolist()
+    )
     assert len(after["trained_on"]) == 40
     config = json.loads((folder / "config.json").read_text())
     assert config["init"] == checkpoint.load_parts(network, MTLNet(("seg",), width=2))[2]
@@ -79,7 +102,9 @@ def test_without_it_nothing_is_recorded(network):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_network_that_knows_the_images_to_be_measured_on_is_refused(network, other, tmp_path, split):
+def test_a_network_that_knows_the_images_to_be_measured_on_is_refused(
+    network, other, tmp_path, split
+):
     hashes = MTLDataset(other, split).image_hashes()[:2]
     leaky = change(network, tmp_path / "leaky.pt", trained_on=hashes)
     with pytest.raises(InputError, match=f"trained on 2 of the 6 images of .*{split}"):
@@ -92,7 +117,13 @@ def test_what_does_not_fit_is_refused(network, other, tmp_path):
         with pytest.raises(InputError, match=words):
             train_mtl.main(arguments(other, tmp_path / "runs", *more))
 
-    refused("of width 2 and the network of width 4; use --width 2", "--init", str(network), "--width", "4")
+    refused(
+        "of width 2 and the network of width 4; use --width 2",
+        "--init",
+        str(network),
+        "--width",
+        "4",
+    )
     silent = change(network, tmp_path / "silent.pt", trained_on=None)
     refused("does not say which images it was trained on", "--init", str(silent))
     refused("there is no checkpoint", "--init", str(tmp_path / "none.pt"))

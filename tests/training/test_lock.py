@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from conftest import ROOT, write_data
 
 import data_prepare
 import data_rechunk
 from cli import InputError
-from conftest import ROOT, write_data
 from training import lock
 
 HOLD = "import sys\nfrom training import lock\nwith lock.hold(sys.argv[1], 'it'):\n    print('held', flush=True)\n    sys.stdin.read()"
@@ -22,10 +22,18 @@ def holder():
     started = []
 
     def start(path):
-        started.append(subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", HOLD, path],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
         assert started[-1].stdout.readline() == "held\n"
         return started[-1]
+
     yield start
     for process in started:
         process.communicate()
@@ -60,20 +68,31 @@ def test_folders_that_hold_something_stay(tmp_path):
 
 def test_a_place_that_cannot_be_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file") as error, lock.hold(tmp_path / "file/x/lock", "the run"):
+    with (
+        pytest.raises(InputError, match="file") as error,
+        lock.hold(tmp_path / "file/x/lock", "the run"),
+    ):
         pass
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(os.name == "nt" or not (os.getuid() or shutil.which("setpriv")), reason="root writes anywhere")
+@pytest.mark.skipif(
+    os.name == "nt" or not (os.getuid() or shutil.which("setpriv")), reason="root writes anywhere"
+)
 def test_a_read_only_folder_is_refused(tmp_path):
     # Root without this capability is refused like anybody else.
-    plain = () if os.getuid() else ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
+    plain = (
+        ()
+        if os.getuid()
+        else ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
+    )
     code = "import sys, cli\nfrom training import lock\ncli.run(lambda args: lock.hold(sys.argv[1], 'the run').__enter__(), None)"
     tmp_path.chmod(0o555)
     try:
         for path in (tmp_path / "lock", tmp_path / "runs/lock"):
-            done = subprocess.run([*plain, sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [*plain, sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True
+            )
             assert done.returncode == 2 and done.stderr.count("\n") == 1
             assert "the run cannot be made or written to" in done.stderr
     finally:
@@ -98,7 +117,9 @@ def test_many_processes_never_hold_it_together(tmp_path):
             except InputError as error:
                 assert "in use by process" in str(error), error
     """
-    processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT) for _ in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT) for _ in range(4)
+    ]
     assert [process.wait() for process in processes] == [0] * 4
     assert (tmp_path / "count").read_text() == "400"
     assert not list(tmp_path.glob("x/*"))
@@ -107,7 +128,9 @@ def test_many_processes_never_hold_it_together(tmp_path):
 def test_two_preparations_of_one_folder(tmp_path, holder):
     process = holder(tmp_path / ".data.lock")
     with pytest.raises(InputError, match=f"data is in use by process {process.pid}"):
-        data_prepare.main(data_prepare.parse_args(["--synthetic", "10", "--out", str(tmp_path / "data")]))
+        data_prepare.main(
+            data_prepare.parse_args(["--synthetic", "10", "--out", str(tmp_path / "data")])
+        )
     assert [path.name for path in tmp_path.iterdir()] == [".data.lock"]
 
 

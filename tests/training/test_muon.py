@@ -43,7 +43,9 @@ def test_a_matrix_keeps_its_directions_and_they_come_to_be_alike(shape):
 def test_two_steps_by_hand(layout):
     """Hidden weights by the formula, in double precision; the others as AdamW has them, to the last bit."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 1, 1)).to(memory_format=layout)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 1, 1)).to(
+        memory_format=layout
+    )
     plain, criterion = copy.deepcopy(model), EqualWeightedLoss(("seg",))
     ours = recipe.make_optimizer(model, criterion, 0.01, name="muon")
     theirs = recipe.make_optimizer(plain, criterion, 0.01)
@@ -59,7 +61,11 @@ def test_two_steps_by_hand(layout):
         gradient = model[0].weight.grad.double().numpy().copy()
         momentum = 0.95 * momentum + 0.05 * gradient
         mixed = 0.05 * gradient + 0.95 * momentum
-        turned = by_singular_values(mixed.transpose(0, 2, 3, 1).reshape(6, 36)).reshape(6, 3, 3, 4).transpose(0, 3, 1, 2)
+        turned = (
+            by_singular_values(mixed.transpose(0, 2, 3, 1).reshape(6, 36))
+            .reshape(6, 3, 3, 4)
+            .transpose(0, 3, 1, 2)
+        )
         weight = weight * (1 - 0.02 * recipe.WEIGHT_DECAY) - 0.02 * 0.2 * 36**0.5 * turned
         ours.step(), theirs.step()
         np.testing.assert_allclose(model[0].weight.detach(), weight, atol=1e-5)
@@ -76,15 +82,30 @@ def test_which_weights_are_hidden():
 
     found, model = names(PUBLISHED, width=12)
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    assert not [name for name in found if len(shapes[name]) != 4 or "logits" in name or "cells" in name or shapes[name][1] == 3]
-    first, = (name for name, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
-    assert {name for name, shape in shapes.items() if len(shape) == 4} - found == {first, "seg.logits.weight", "bbox.cells.weight"}
+    assert not [
+        name
+        for name in found
+        if len(shapes[name]) != 4 or "logits" in name or "cells" in name or shapes[name][1] == 3
+    ]
+    (first,) = (name for name, shape in shapes.items() if len(shape) == 4 and shape[1] == 3)
+    assert {name for name, shape in shapes.items() if len(shape) == 4} - found == {
+        first,
+        "seg.logits.weight",
+        "bbox.cells.weight",
+    }
     found, model = names(("seg",), encoder="efficientnet_lite0")
-    assert [name for name in found if "conv_pw" in name] and not [name for name in found if "conv_dw" in name or "stem" in name]
-    groups = recipe.make_optimizer(model, EqualWeightedLoss(("seg",)), 1e-3, 1e-4, "muon").param_groups
-    assert [(group["weight_decay"], group.get("highest")) for group in groups if group["is_hidden"]] == [
-        (recipe.WEIGHT_DECAY, None), (recipe.WEIGHT_DECAY, 1e-4)]
-    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
+    assert [name for name in found if "conv_pw" in name] and not [
+        name for name in found if "conv_dw" in name or "stem" in name
+    ]
+    groups = recipe.make_optimizer(
+        model, EqualWeightedLoss(("seg",)), 1e-3, 1e-4, "muon"
+    ).param_groups
+    assert [
+        (group["weight_decay"], group.get("highest")) for group in groups if group["is_hidden"]
+    ] == [(recipe.WEIGHT_DECAY, None), (recipe.WEIGHT_DECAY, 1e-4)]
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(
+        p.numel() for p in model.parameters()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +128,30 @@ def test_a_run_is_another_one_and_is_resumed_exactly(data, run, tmp_path, monkey
         patch.setattr(engine, "step", step)
         train_mtl.main(arguments(data, tmp_path, *MUON))
     with pytest.raises(InputError, match="--optimizer was muon and is None"):
-        train_mtl.main(arguments(data, tmp_path, "--epochs", "4", "--optimizer", "adamw", "--resume"))
+        train_mtl.main(
+            arguments(data, tmp_path, "--epochs", "4", "--optimizer", "adamw", "--resume")
+        )
     train_mtl.main(arguments(data, tmp_path, *MUON, "--resume"))
     found = tmp_path / "mtl/seed0"
     assert result(found) == result(run) and log(found) == log(run)
     assert_same_weights(weights(found), weights(run))
-    states = [torch.load(folder / "last.pt", weights_only=True)["optimizer"]["state"] for folder in (found, run)]
-    assert_same_weights(*({f"{k} {name}": value for k, state in found.items() for name, value in state.items()} for found in states))
-    assert any("momentum" in state for state in states[0].values()) and any("exp_avg" in state for state in states[0].values())
+    states = [
+        torch.load(folder / "last.pt", weights_only=True)["optimizer"]["state"]
+        for folder in (found, run)
+    ]
+    assert_same_weights(
+        *(
+            {f"{k} {name}": value for k, state in found.items() for name, value in state.items()}
+            for found in states
+        )
+    )
+    assert any("momentum" in state for state in states[0].values()) and any(
+        "exp_avg" in state for state in states[0].values()
+    )
     train_mtl.main(arguments(data, tmp_path / "adamw", "--epochs", "4"))
-    assert [row["loss"] for row in log(run)] != [row["loss"] for row in log(tmp_path / "adamw/mtl/seed0")]
+    assert [row["loss"] for row in log(run)] != [
+        row["loss"] for row in log(tmp_path / "adamw/mtl/seed0")
+    ]
 
 
 def test_two_processes_train_as_one_but_for_rounding(data, run, tmp_path):
@@ -125,8 +160,13 @@ def test_two_processes_train_as_one_but_for_rounding(data, run, tmp_path):
     rows = [(float(a["loss"]), float(b["loss"])) for a, b in zip(log(run), log(found), strict=True)]
     assert rows[0][0] == pytest.approx(rows[0][1], rel=1e-3)
     assert all(a == pytest.approx(b, rel=0.05) for a, b in rows)
-    before, after = (torch.load(folder / "last.pt", weights_only=True)["optimizer"]["state"] for folder in (run, found))
-    assert before.keys() == after.keys() and all(before[k].keys() == after[k].keys() for k in before)
+    before, after = (
+        torch.load(folder / "last.pt", weights_only=True)["optimizer"]["state"]
+        for folder in (run, found)
+    )
+    assert before.keys() == after.keys() and all(
+        before[k].keys() == after[k].keys() for k in before
+    )
 
 
 def test_the_usual_optimizer_may_be_named(data, tmp_path, capsys):
@@ -135,4 +175,7 @@ def test_the_usual_optimizer_may_be_named(data, tmp_path, capsys):
     assert "finished already" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         arguments(data, tmp_path, "--optimizer", "sgd")
-    assert "invalid choice: 'sgd' (choose from adamw, muon)" in capsys.readouterr().err and options.OPTIMIZERS == ("adamw", "muon")
+    assert (
+        "invalid choice: 'sgd' (choose from adamw, muon)" in capsys.readouterr().err
+        and options.OPTIMIZERS == ("adamw", "muon")
+    )

@@ -20,7 +20,10 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def choose(data, tmp_path, monkeypatch):
     """A function that chooses for a tiny run; the precisions of the steps that it takes; the cache is empty at first."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache")), monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    (
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache")),
+        monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache")),
+    )
     monkeypatch.setattr(precision, "processor_flags", lambda: {"amx_bf16"})
     steps, seconds, clock = [], {"fp32": 0.002, "bf16": 0.001}, [0.0]
 
@@ -34,8 +37,16 @@ def choose(data, tmp_path, monkeypatch):
 
     def choice(width=2, asked="auto"):
         args = arguments(data, tmp_path)
-        return precision.choose_precision(asked, RunFolder(tmp_path / "run", False), MTLNet(("seg",), width),
-                                          EqualWeightedLoss(("seg",)), dataset, args.batch_size, CPU)
+        return precision.choose_precision(
+            asked,
+            RunFolder(tmp_path / "run", False),
+            MTLNet(("seg",), width),
+            EqualWeightedLoss(("seg",)),
+            dataset,
+            args.batch_size,
+            CPU,
+        )
+
     choice.steps, choice.seconds = steps, seconds
     return choice
 
@@ -55,7 +66,9 @@ def test_what_was_measured_is_remembered_for_runs_of_the_kind(choose, capsys):
     assert choose() == "bf16" and len(choose.steps) == 6
     assert choose() == "bf16" and len(choose.steps) == 6
     first, second = capsys.readouterr().out.splitlines()
-    assert "s a step; training in bf16" in first and "(measured earlier); training in bf16" in second
+    assert (
+        "s a step; training in bf16" in first and "(measured earlier); training in bf16" in second
+    )
     assert choose(width=3) == "bf16" and len(choose.steps) == 12
     assert len(json.loads(precision.cache_path().read_text())) == 2
 

@@ -10,11 +10,11 @@ import sys
 import h5py
 import pytest
 import torch
+from conftest import ROOT
 from tiny import arguments, assert_same_weights, log, result, weights
 
 import oeq_uncertainty
 from cli import InputError
-from conftest import ROOT
 from training import checkpoint, engine, run_folder
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -60,14 +60,18 @@ def truncate(path):
 
 def strip(path):
     """Take the digest away and keep the rest readable."""
-    content = bytearray(path.read_bytes()[:-checkpoint.SEAL_BYTES])
+    content = bytearray(path.read_bytes()[: -checkpoint.SEAL_BYTES])
     content[-2:] = bytes(2)
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [os.unlink, truncate, strip], ids=lambda f: f.__name__)
-def test_the_previous_checkpoint_takes_the_place_of_a_damaged_one(data, finished, unfinished, capsys, damage):
-    damage(unfinished / "last.pt")  # without it: what a kill between the two renamings of a save leaves
+def test_the_previous_checkpoint_takes_the_place_of_a_damaged_one(
+    data, finished, unfinished, capsys, damage
+):
+    damage(
+        unfinished / "last.pt"
+    )  # without it: what a kill between the two renamings of a save leaves
     resume(unfinished, data)
     captured = capsys.readouterr()
     assert "resumed after epoch 1" in captured.out
@@ -77,6 +81,7 @@ def test_the_previous_checkpoint_takes_the_place_of_a_damaged_one(data, finished
 
 def test_a_kill_after_that_loses_nothing_either(data, finished, unfinished, monkeypatch):
     """The damaged file must never take the good one's place."""
+
     class Killed(BaseException):
         pass
 
@@ -145,14 +150,27 @@ def test_another_processor_is_warned_of(data, finished, unfinished, monkeypatch,
 def test_the_number_of_threads_can_be_chosen_and_is_recorded(data, tmp_path):
     before = torch.get_num_threads()
     try:
-        oeq_uncertainty.main(arguments(data, tmp_path, "--limit", "8", "--epochs", "1", "--threads", str(before + 1)))
+        oeq_uncertainty.main(
+            arguments(data, tmp_path, "--limit", "8", "--epochs", "1", "--threads", str(before + 1))
+        )
         assert torch.get_num_threads() == before + 1
         config = json.loads((tmp_path / "uncertainty/seed0/config.json").read_text())
         assert config["threads"] == config["options"]["threads"] == before + 1
         (tmp_path / "uncertainty/seed0/test.json").unlink()
         with pytest.raises(InputError, match=f"--threads was {before + 1} and is {before}"):
-            oeq_uncertainty.main(arguments(data, tmp_path, "--limit", "8", "--epochs", "1", "--resume", "--threads",
-                                           str(before)))
+            oeq_uncertainty.main(
+                arguments(
+                    data,
+                    tmp_path,
+                    "--limit",
+                    "8",
+                    "--epochs",
+                    "1",
+                    "--resume",
+                    "--threads",
+                    str(before),
+                )
+            )
     finally:
         torch.set_num_threads(before)
 
@@ -175,11 +193,32 @@ def test_other_training_images_are_refused(data, unfinished, tmp_path):
 
 # --------------------------------------------------------------------------------------------------- in processes
 
+
 def start(data, folder, *more, preexec_fn=None):
-    command = [sys.executable, str(ROOT / "oeq_uncertainty.py"), "--data", data, "--runs", folder.parent.parent,
-               "--batch-size", "8", "--width", "2", "--precision", "fp32", "--device", "cpu", *more]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=preexec_fn)
+    command = [
+        sys.executable,
+        str(ROOT / "oeq_uncertainty.py"),
+        "--data",
+        data,
+        "--runs",
+        folder.parent.parent,
+        "--batch-size",
+        "8",
+        "--width",
+        "2",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        *more,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=preexec_fn,
+    )
 
 
 def assert_refused(process, *words):
@@ -191,12 +230,25 @@ def assert_refused(process, *words):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no file-size limit")
 def test_a_full_disk_stops_a_run_that_can_be_resumed(data, finished, unfinished):
     import resource
+
     os.replace(unfinished / "previous.pt", unfinished / "last.pt")  # after the first epoch
     before = (unfinished / "last.pt").read_bytes()
     limit = len(before) // 2
-    assert_refused(start(data, unfinished, "--epochs", "2", "--resume",
-                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))), "last.pt", "space")
-    assert (unfinished / "last.pt").read_bytes() == before and not list(unfinished.glob("*.partial"))
+    assert_refused(
+        start(
+            data,
+            unfinished,
+            "--epochs",
+            "2",
+            "--resume",
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        ),
+        "last.pt",
+        "space",
+    )
+    assert (unfinished / "last.pt").read_bytes() == before and not list(
+        unfinished.glob("*.partial")
+    )
     resume(unfinished, data)
     assert_as_finished(unfinished, finished)
 
@@ -217,4 +269,6 @@ def test_of_two_runs_started_at_once_exactly_one_goes_on(data, tmp_path):
             process.communicate()
     assert winner.returncode == -signal.SIGKILL and (folder / "lock").exists()
     with engine.open_folder("uncertainty", arguments(data, tmp_path / "runs", "--resume")).held():
-        assert str(os.getpid()) in (folder / "lock").read_text()  # the killed one's lock is not in the way
+        assert (
+            str(os.getpid()) in (folder / "lock").read_text()
+        )  # the killed one's lock is not in the way

@@ -23,8 +23,12 @@ class Fixed(torch.nn.Module):
         n, size = len(image), image.shape[-1]
         seg = torch.full((n, 1, size, size), -5.0)
         seg[..., : size // 2] = self.sees
-        outputs = {"seg": seg, "distance": seg / 10, "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]] * n),
-                   "cls": torch.tensor([[0.0, np.log(9.0)]] * n)}
+        outputs = {
+            "seg": seg,
+            "distance": seg / 10,
+            "bbox": torch.tensor([[0.0, 0.0, 0.5, 0.25]] * n),
+            "cls": torch.tensor([[0.0, np.log(9.0)]] * n),
+        }
         return {name: outputs[name] for name in self.task}
 
 
@@ -45,8 +49,10 @@ def test_the_photograph_the_mask_the_box_and_the_words(tmp_path, photograph):
     assert green[15:, :28].min() > 50 and abs(green[:, 34:]).max() < 10
     yellow = np.minimum(drawn[..., 0], drawn[..., 1]) - drawn[..., 2]
     assert yellow[1:9, 0].min() > 120 and yellow[9, 1:29].min() > 120 and yellow[12:].max() < 120
-    assert seen["said"] == ('<p class="answer">dog 90%</p><p class="rest">50% of the picture is pet, head at 0 0 30 10</p>'
-                            '<p class="small">a &lt;b&gt; pet.png, 60 x 40 pixels</p>')
+    assert seen["said"] == (
+        '<p class="answer">dog 90%</p><p class="rest">50% of the picture is pet, head at 0 0 30 10</p>'
+        '<p class="small">a &lt;b&gt; pet.png, 60 x 40 pixels</p>'
+    )
 
 
 def test_without_a_pet_no_box_is_drawn_or_told(tmp_path, photograph):
@@ -61,11 +67,17 @@ def test_the_cut_out_holds_the_pet_and_nothing_of_what_is_around(tmp_path, photo
     seen = shown.show(model, 32, photograph, tmp_path)
     cutout, mask = Image.open(seen["cutout"]), Image.open(seen["mask"])
     expected = looking.predict(model, torch.zeros(3, 40, 60, dtype=torch.uint8), 32)["seg"].numpy()
-    assert (cutout.mode, mask.mode, cutout.size) == ("RGBA", "L", (60, 40)) and 0 < expected.mean() < 1
+    assert (cutout.mode, mask.mode, cutout.size) == (
+        "RGBA",
+        "L",
+        (60, 40),
+    ) and 0 < expected.mean() < 1
     assert np.array_equal(np.asarray(mask), np.where(expected, 255, 0))
     pixels = np.asarray(cutout)
     assert (pixels[expected] == (200, 60, 50, 255)).all() and (pixels[~expected] == 0).all()
-    assert seen["cutout"].endswith("/a <b> pet_cutout.png") and seen["mask"].endswith("/a <b> pet_mask.png")
+    assert seen["cutout"].endswith("/a <b> pet_cutout.png") and seen["mask"].endswith(
+        "/a <b> pet_mask.png"
+    )
 
 
 def test_a_large_photograph_is_shown_small_and_taken_away_large(tmp_path):
@@ -91,7 +103,10 @@ def test_two_looks_share_no_folder(tmp_path, photograph):
 
 def test_what_is_no_photograph_is_refused_by_name_and_leaves_nothing(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    for name, words in (("text.jpg", "text.jpg cannot be read: it is text"), ("gone.jpg", "gone.jpg is no longer here")):
+    for name, words in (
+        ("text.jpg", "text.jpg cannot be read: it is text"),
+        ("gone.jpg", "gone.jpg is no longer here"),
+    ):
         with pytest.raises(InputError, match=words):
             shown.show(Fixed("seg"), 32, tmp_path / name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["text.jpg"]

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import rechunk, write_data
 from tiny import TINY, arguments, assert_same_weights, log, result, weights
 from torch.nn import functional as F
 
@@ -13,7 +14,6 @@ import train
 import train_baseline
 import train_mtl
 from cli import InputError
-from conftest import rechunk, write_data
 from dataloader_mtl import MTLDataset, batches, make_loader
 from models import MTLNet, digest
 from tasks.seg import Seg
@@ -42,7 +42,11 @@ def test_imitating_by_hand():
     assert Seg("seg").imitate(torch.zeros(1, 1, 1, 2), other).item() == pytest.approx(math.log(2))
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))  # the least there can be
     assert Seg("seg").imitate(other, other).item() == pytest.approx(entropy)
-    assert [task.can_imitate for task in MTLNet(("seg", "cls", "bbox"), width=2).task.values()] == [True, False, False]
+    assert [task.can_imitate for task in MTLNet(("seg", "cls", "bbox"), width=2).task.values()] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_half_of_the_loss_is_to_agree(network, data):
@@ -50,9 +54,15 @@ def test_half_of_the_loss_is_to_agree(network, data):
     criterion.teacher = teacher_of(network)
     plain = next(batches(make_loader(MTLDataset(data, "train"), 8), 0))
     batch = others.asked(criterion.teacher, plain, "fp32")
-    assert batch.keys() - plain.keys() == {"teacher: seg"} and others.asked(None, plain, "fp32") is plain
+    assert (
+        batch.keys() - plain.keys() == {"teacher: seg"}
+        and others.asked(None, plain, "fp32") is plain
+    )
     with torch.no_grad():
-        seen, outputs = criterion.teacher.model(plain["image"])["seg"], model.train()(plain["image"])
+        seen, outputs = (
+            criterion.teacher.model(plain["image"])["seg"],
+            model.train()(plain["image"]),
+        )
     torch.testing.assert_close(batch["teacher: seg"], seen)
     model = MTLNet(("seg", "cls"), width=2, seed=3).train()
     _, losses = step(model, criterion, batch, "fp32")
@@ -76,9 +86,13 @@ def test_a_run_records_its_teacher_and_goes_on_with_no_other(network, data, tmp_
     assert config["teacher"] == digest(checkpoint.load_model(network)[0].state_dict())
     assert json.loads((alone / "config.json").read_text())["teacher"] is None
     moved = shutil.copy(network, tmp_path / "moved.pt")
-    train_mtl.main(arguments(data, tmp_path / "whole", "--teacher", str(moved), "--resume"))  # is finished
+    train_mtl.main(
+        arguments(data, tmp_path / "whole", "--teacher", str(moved), "--resume")
+    )  # is finished
     for more in ((), ("--teacher", str(alone / "best.pt"))):
-        with pytest.raises(InputError, match="is finished, and with other settings: what --teacher imitates was"):
+        with pytest.raises(
+            InputError, match="is finished, and with other settings: what --teacher imitates was"
+        ):
             train_mtl.main(arguments(data, tmp_path / "whole", "--resume", *more))
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     cut = tmp_path / "cut/mtl/seed0"
@@ -93,7 +107,18 @@ def test_a_run_records_its_teacher_and_goes_on_with_no_other(network, data, tmp_
 
 def test_several_processes_learn_from_it_as_one(network, data, tmp_path):
     for processes in ("1", "2"):
-        train_baseline.main(arguments(data, tmp_path / processes, "--teacher", str(network), "--processes", processes, "--threads", "1"))
+        train_baseline.main(
+            arguments(
+                data,
+                tmp_path / processes,
+                "--teacher",
+                str(network),
+                "--processes",
+                processes,
+                "--threads",
+                "1",
+            )
+        )
     one, two = (log(tmp_path / processes / "baseline/seed0") for processes in ("1", "2"))
     for a, b in zip(one, two):
         assert float(a["train_loss_seg"]) == pytest.approx(float(b["train_loss_seg"]), rel=1e-3)
@@ -107,19 +132,39 @@ def test_what_cannot_be_a_teacher(network, data, tmp_path):
     shutil.copytree(data / "train", swapped / "test")
     shutil.rmtree(swapped / "train")
     shutil.copytree(other / "train", swapped / "train")
-    with pytest.raises(InputError, match="--teacher .* was trained on 24 of the 24 images of .*test"):
+    with pytest.raises(
+        InputError, match="--teacher .* was trained on 24 of the 24 images of .*test"
+    ):
         train_baseline.main(arguments(swapped, tmp_path / "runs", "--teacher", str(network)))
-    cls = train.parse_args(["--data", str(data), "--runs", str(tmp_path), *TINY, "--tasks", "cls", "--teacher", str(network)])
+    cls = train.parse_args(
+        [
+            "--data",
+            str(data),
+            "--runs",
+            str(tmp_path),
+            *TINY,
+            "--tasks",
+            "cls",
+            "--teacher",
+            str(network),
+        ]
+    )
     assert cls.teacher == network
-    with pytest.raises(InputError, match="is of the tasks seg, and in none of cls can it be imitated"):
+    with pytest.raises(
+        InputError, match="is of the tasks seg, and in none of cls can it be imitated"
+    ):
         train.main(cls)
     assert (tmp_path / "cls_teacher-best").exists() is False
     silent = tmp_path / "silent.pt"
-    checkpoint.save(checkpoint.load(network) | {"trained_on": None, "trained_on_looks": None}, silent)
+    checkpoint.save(
+        checkpoint.load(network) | {"trained_on": None, "trained_on_looks": None}, silent
+    )
     with pytest.raises(InputError, match="does not say which images it was trained on"):
         train_baseline.main(arguments(data, tmp_path / "runs", "--teacher", str(silent)))
     with pytest.raises(InputError, match="there is no checkpoint"):
-        train_baseline.main(arguments(data, tmp_path / "runs", "--teacher", str(tmp_path / "none.pt")))
+        train_baseline.main(
+            arguments(data, tmp_path / "runs", "--teacher", str(tmp_path / "none.pt"))
+        )
 
 
 def test_the_network_remembers_what_its_teacher_saw(network, tmp_path):

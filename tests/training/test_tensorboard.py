@@ -11,8 +11,27 @@ from training import live
 
 
 def run(data, runs, *options):
-    train.main(train.parse_args(["--data", str(data), *TINY, "--processes", "1", "--tasks", "seg", "bbox", "--name", "x",
-                                 "--epochs", "3", "--runs", str(runs), *options]))
+    train.main(
+        train.parse_args(
+            [
+                "--data",
+                str(data),
+                *TINY,
+                "--processes",
+                "1",
+                "--tasks",
+                "seg",
+                "bbox",
+                "--name",
+                "x",
+                "--epochs",
+                "3",
+                "--runs",
+                str(runs),
+                *options,
+            ]
+        )
+    )
     return runs / "x/seed0"
 
 
@@ -35,7 +54,9 @@ def test_refused_before_anything_where_the_package_is_missing(data, tmp_path, mo
     assert not list(tmp_path.rglob("config.json"))
 
 
-def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(data, tmp_path, monkeypatch, no_pictures):
+def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(
+    data, tmp_path, monkeypatch, no_pictures
+):
     pytest.importorskip("tensorboard")
     plain = run(data, tmp_path / "plain", "--conflicts", "2")
     monkeypatch.setattr("training.live.pictures.draw_pictures", draw)
@@ -43,7 +64,10 @@ def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(data
 
     def stop(folder, state):
         saved.append(state["epoch"])
-        if saved == [1, 2]:  # TensorBoard has seen the second epoch, and its checkpoint is not there
+        if saved == [
+            1,
+            2,
+        ]:  # TensorBoard has seen the second epoch, and its checkpoint is not there
             raise KeyboardInterrupt
         save(folder, state)
 
@@ -51,12 +75,19 @@ def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(data
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "live", "--conflicts", "2", "--tensorboard")
     found = run(data, tmp_path / "live", "--conflicts", "2", "--tensorboard", "--resume")
-    assert saved == [1, 2, 2, 3] and {path.name for path in found.iterdir()} == FILES | {"tensorboard", "conflicts.png"}
+    assert saved == [1, 2, 2, 3] and {path.name for path in found.iterdir()} == FILES | {
+        "tensorboard",
+        "conflicts.png",
+    }
     assert_same_weights(weights(plain), weights(found))
     assert log(plain) == log(found)
     events, rows = shown(found), log(found)
-    for tag in ("losses/train_loss_bbox", "validation/val_dice", "weights/weight_seg",
-                "conflicts, cosine/conflict_seg_bbox_stage3"):
+    for tag in (
+        "losses/train_loss_bbox",
+        "validation/val_dice",
+        "weights/weight_seg",
+        "conflicts, cosine/conflict_seg_bbox_stage3",
+    ):
         assert steps(events.Scalars(tag)) == [1, 2, 3]
         column = [float(row[tag.partition("/")[2]]) for row in rows]
         assert [event.value for event in events.Scalars(tag)] == pytest.approx(column)
@@ -64,9 +95,13 @@ def test_a_run_that_is_stopped_shows_each_epoch_once_and_changes_in_nothing(data
     assert (events.Images("validation images")[0].height, DRAWN[-1]) == (5, live.PICTURES)
 
 
-def test_a_run_that_began_without_shows_its_earlier_epochs_as_well(data, tmp_path, monkeypatch, no_pictures):
+def test_a_run_that_began_without_shows_its_earlier_epochs_as_well(
+    data, tmp_path, monkeypatch, no_pictures
+):
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(train_folder(), "write_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        train_folder(), "write_test", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path)
     monkeypatch.undo()

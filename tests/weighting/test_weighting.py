@@ -28,7 +28,9 @@ def losses(*values):
 
 
 def history(*epochs):
-    return [{f"train_loss_{task}": value for task, value in zip(TASKS, values)} for values in epochs]
+    return [
+        {f"train_loss_{task}": value for task, value in zip(TASKS, values)} for values in epochs
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- dwa, rlw
@@ -42,9 +44,12 @@ def test_dwa_by_hand():
         assert criterion.weights() == pytest.approx(dict.fromkeys(TASKS, 1 / 3))
     criterion.begin_step(3, 0, rows)
     powers = [math.exp(rate / 2) for rate in (0.5, 1, 2)]
-    assert criterion.weights() == pytest.approx({task: p / sum(powers) for task, p in zip(TASKS, powers)})
+    assert criterion.weights() == pytest.approx(
+        {task: p / sum(powers) for task, p in zip(TASKS, powers)}
+    )
     assert criterion.total(losses(1, 10, 100)).item() == pytest.approx(
-        sum(p / sum(powers) * value for p, value in zip(powers, (1, 10, 100))))
+        sum(p / sum(powers) * value for p, value in zip(powers, (1, 10, 100)))
+    )
     before = criterion.weights()
     criterion.begin_step(3, 1, rows)
     assert criterion.weights() == before and criterion.spec == "dwa"
@@ -58,7 +63,9 @@ def test_dwa_of_a_loss_that_was_zero_counts_as_one_that_stands_still():
 
 def test_rlw_is_the_softmax_of_what_is_drawn_anew_in_every_step():
     criterion = make_criterion("rlw", TASKS)
-    assert criterion.weights() == pytest.approx(dict.fromkeys(TASKS, 1 / 3))  # before the first step
+    assert criterion.weights() == pytest.approx(
+        dict.fromkeys(TASKS, 1 / 3)
+    )  # before the first step
     torch.manual_seed(5)
     criterion.begin_step(0, 0, [])
     first = criterion.weights()
@@ -71,12 +78,21 @@ def test_rlw_is_the_softmax_of_what_is_drawn_anew_in_every_step():
     for _ in range(2000):
         criterion.begin_step(0, 0, [])
         found.append(list(criterion.weights().values()))
-    torch.testing.assert_close(torch.tensor(found).mean(0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(found).mean(0), torch.full((3,), 1 / 3), atol=0.02, rtol=0
+    )
 
 
-@pytest.mark.parametrize("name, words", [
-    ("dwa:3", "takes nothing after a colon"), ("rlw:", "takes nothing after a colon"), ("dwar", "is neither equal nor uncertainty"),
-    ("../utils", "is neither equal nor"), ("dwa1", "is neither equal nor .* nor one of weighting/: dwa, rlw, torchjd")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("dwa:3", "takes nothing after a colon"),
+        ("rlw:", "takes nothing after a colon"),
+        ("dwar", "is neither equal nor uncertainty"),
+        ("../utils", "is neither equal nor"),
+        ("dwa1", "is neither equal nor .* nor one of weighting/: dwa, rlw, torchjd"),
+    ],
+)
 def test_names_that_mean_nothing_are_refused(name, words):
     with pytest.raises(InputError, match=words):
         make_criterion(name, TASKS)
@@ -85,24 +101,36 @@ def test_names_that_mean_nothing_are_refused(name, words):
 def test_without_torchjd_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     monkeypatch.setattr("weighting.torchjd.version", lambda name: raise_missing())
-    with pytest.raises(InputError, match="torchjd is not installed .*pip install -r requirements-torchjd.txt"):
+    with pytest.raises(
+        InputError, match="torchjd is not installed .*pip install -r requirements-torchjd.txt"
+    ):
         make_criterion("torchjd:UPGrad", TASKS)
 
 
 def raise_missing():
     from importlib.metadata import PackageNotFoundError
+
     raise PackageNotFoundError("torchjd")
 
 
 # -------------------------------------------------------------------------------------------------------------- torchjd
 
-ALL = {"CAGrad": ":c=0.5", "FairGrad": ":alpha=2.0", "Krum": ":n_byzantine=0", "TrimmedMean": ":trim_number=1", "COSMOS": ":lambda_=0.5",
-       "PBI": ":theta=1.0", "STCH": ":mu=0.5"}
+ALL = {
+    "CAGrad": ":c=0.5",
+    "FairGrad": ":alpha=2.0",
+    "Krum": ":n_byzantine=0",
+    "TrimmedMean": ":trim_number=1",
+    "COSMOS": ":lambda_=0.5",
+    "PBI": ":theta=1.0",
+    "STCH": ":mu=0.5",
+}
 
 
 @pytest.fixture
 def torchjd():
-    return pytest.importorskip("torchjd", reason="torchjd is not installed (requirements-torchjd.txt)")
+    return pytest.importorskip(
+        "torchjd", reason="torchjd is not installed (requirements-torchjd.txt)"
+    )
 
 
 class Two(nn.Module):
@@ -112,14 +140,22 @@ class Two(nn.Module):
         super().__init__()
         self.shared, self.rows = nn.Parameter(torch.ones(2)), torch.tensor(rows)
         self.heads = nn.ParameterList(nn.Parameter(torch.tensor(2.0)) for _ in rows)
-        self.keeps_trunk, self.trunk, self.team, self.sharing = False, [], None, registry.find("sharing", "hard")
+        self.keeps_trunk, self.trunk, self.team, self.sharing = (
+            False,
+            [],
+            None,
+            registry.find("sharing", "hard"),
+        )
 
     def shared_parameters(self):
         return [self.shared]
 
     def forward(self):
         self.trunk = [self.shared * 1]
-        return {task: row @ self.trunk[0] * head for task, row, head in zip(TASKS, self.rows, self.heads)}
+        return {
+            task: row @ self.trunk[0] * head
+            for task, row, head in zip(TASKS, self.rows, self.heads)
+        }
 
 
 def backward(criterion, model):
@@ -148,15 +184,26 @@ def test_pcgrad_by_hand(torchjd):
 
 def test_the_mean_as_an_aggregator_is_equal_weighting_in_the_shared_parameters(torchjd):
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    batch = {"image": image, "seg": torch.randint(0, 2, (2, 1, 64, 64), dtype=torch.uint8), "cls": torch.tensor([0, 1]),
-             "bbox": torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.9, 0.8]])}
+    batch = {
+        "image": image,
+        "seg": torch.randint(0, 2, (2, 1, 64, 64), dtype=torch.uint8),
+        "cls": torch.tensor([0, 1]),
+        "bbox": torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.9, 0.8]]),
+    }
     for sharing in ("hard", "cross_stitch", "mtan"):
         found = {}
         for spec in ("equal", "torchjd:aggregation.Mean"):
-            model, criterion = MTLNet(PUBLISHED, 2, 0, sharing).train(), make_criterion(spec, PUBLISHED)
+            model, criterion = (
+                MTLNet(PUBLISHED, 2, 0, sharing).train(),
+                make_criterion(spec, PUBLISHED),
+            )
             criterion.prepare(model)
             total = criterion.backward(criterion(model(image), batch), model)
-            found[spec] = total.item(), [p.grad for p in model.shared_parameters()], model.seg.logits.weight.grad
+            found[spec] = (
+                total.item(),
+                [p.grad for p in model.shared_parameters()],
+                model.seg.logits.weight.grad,
+            )
             assert all(p.grad is not None for p in model.parameters())
         (total, shared, head), (other, again, whole) = found.values()
         assert other == pytest.approx(total)
@@ -169,10 +216,17 @@ def test_an_update_moves_each_place_by_its_own_gradient(torchjd):
     """Networks train in channels_last, and AdamW in one pass takes gradients for laid out as their parameters: an aggregator's, which are
     not, would move other places than theirs. Against the first step of AdamW by its formula: p - lr (decay p + g / (|g| + eps))."""
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    batch = {"image": image, "seg": torch.randint(0, 2, (2, 1, 64, 64), dtype=torch.uint8), "cls": torch.tensor([0, 1]),
-             "bbox": torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.9, 0.8]])}
+    batch = {
+        "image": image,
+        "seg": torch.randint(0, 2, (2, 1, 64, 64), dtype=torch.uint8),
+        "cls": torch.tensor([0, 1]),
+        "bbox": torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.3, 0.9, 0.8]]),
+    }
     for spec in ("equal", "torchjd:aggregation.Mean", "torchjd:PCGrad"):
-        model, criterion = to_device(MTLNet(PUBLISHED, 4, 0).train(), "cpu"), make_criterion(spec, PUBLISHED)
+        model, criterion = (
+            to_device(MTLNet(PUBLISHED, 4, 0).train(), "cpu"),
+            make_criterion(spec, PUBLISHED),
+        )
         criterion.prepare(model)
         optimizer = make_optimizer(model, criterion, 0.01)
         update = Update(ALONE, named_parameters(model, criterion), optimizer)
@@ -182,7 +236,9 @@ def test_an_update_moves_each_place_by_its_own_gradient(torchjd):
         for group in optimizer.param_groups:
             for p in group["params"]:
                 value, gradient = p.detach().numpy().copy(), p.grad.numpy().copy()
-                expected[p] = value - 0.01 * (group["weight_decay"] * value + gradient / (abs(gradient) + group["eps"]))
+                expected[p] = value - 0.01 * (
+                    group["weight_decay"] * value + gradient / (abs(gradient) + group["eps"])
+                )
         optimizer.step()
         for p, value in expected.items():
             torch.testing.assert_close(p.detach(), torch.from_numpy(value), rtol=1e-4, atol=1e-5)
@@ -191,13 +247,16 @@ def test_an_update_moves_each_place_by_its_own_gradient(torchjd):
 def names():
     try:
         from weighting.torchjd import KINDS, REFUSED, _classes
+
         return [(kind, name) for kind in KINDS for name in _classes(kind) if name not in REFUSED]
     except ImportError:
         return [("aggregation", "UPGrad")]
 
 
 @pytest.mark.parametrize("kind, name", names())
-def test_every_method_of_torchjd_takes_steps_goes_on_from_its_state_and_bears_a_task_without_labels(torchjd, kind, name):
+def test_every_method_of_torchjd_takes_steps_goes_on_from_its_state_and_bears_a_task_without_labels(
+    torchjd, kind, name
+):
     """What is remembered after two steps, given to a new one, makes the third step the same."""
     spec = f"torchjd:{kind}.{name}{ALL.get(name, '')}"
     model, criterion = Two((1.0, 0.0), (-1.0, 1.0), (0.5, 0.5)), make_criterion(spec, TASKS)
@@ -221,7 +280,9 @@ def test_every_method_of_torchjd_takes_steps_goes_on_from_its_state_and_bears_a_
         found = {task: loss.square() for task, loss in model().items()}
         criterion.backward(found, model)
         gradients.append(model.shared.grad.clone())
-        assert model.shared.grad.isfinite().all() and all(p.grad.isfinite().all() for p in model.heads), (spec, step)
+        assert model.shared.grad.isfinite().all() and all(
+            p.grad.isfinite().all() for p in model.heads
+        ), (spec, step)
         if step == 2:
             torch.manual_seed(step)
             model.zero_grad()
@@ -231,7 +292,10 @@ def test_every_method_of_torchjd_takes_steps_goes_on_from_its_state_and_bears_a_
 
 
 def test_a_task_without_labels_is_left_out_of_its_batch(torchjd):
-    model, criterion = Two((1.0, 0.0), (-1.0, 1.0), (0.0, 0.0)), make_criterion("torchjd:PCGrad", TASKS)
+    model, criterion = (
+        Two((1.0, 0.0), (-1.0, 1.0), (0.0, 0.0)),
+        make_criterion("torchjd:PCGrad", TASKS),
+    )
     backward(criterion, model)
     assert model.shared.grad.tolist() == pytest.approx([1, 3], abs=1e-5)  # as of two
     assert criterion.weights()["bbox"] == 0 and model.heads[2].grad.item() == 0
@@ -239,15 +303,28 @@ def test_a_task_without_labels_is_left_out_of_its_batch(torchjd):
 
 def test_learned_weights_are_parameters_of_the_criterion(torchjd):
     criterion = make_criterion("torchjd:UW", TASKS)
-    assert [p.shape for p in criterion.parameters()] == [(3,)] and list(make_criterion("torchjd:UPGrad", TASKS).parameters()) == []
+    assert [p.shape for p in criterion.parameters()] == [(3,)] and list(
+        make_criterion("torchjd:UPGrad", TASKS).parameters()
+    ) == []
 
 
-@pytest.mark.parametrize("name, words", [
-    ("", "torchjd has no method ''; it has AlignedMTL, CAGrad"), (":Nothing", "has no method 'Nothing'"), (":CAGrad", "has to be told c, as in "),
-    (":UPGrad:c=1", "no setting c; it has pref_vector, projector"), (":CAGrad:c=-1", "cannot be made for 3 tasks with c=-1"),
-    (":CAGrad:c", "are written as in c=0.4"), (":CAGrad:c=__import__('os')", "are written as in"), (":FAMO", "again after the step"),
-    (":Krum:n_byzantine=2", "cannot be made for 3 tasks"), (":TrimmedMean:trim_number=2", "cannot be made for 3 tasks"),
-    (":aggregation.UW", "has no method 'aggregation.UW'"), (":WeightedAggregator", "has no method")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("", "torchjd has no method ''; it has AlignedMTL, CAGrad"),
+        (":Nothing", "has no method 'Nothing'"),
+        (":CAGrad", "has to be told c, as in "),
+        (":UPGrad:c=1", "no setting c; it has pref_vector, projector"),
+        (":CAGrad:c=-1", "cannot be made for 3 tasks with c=-1"),
+        (":CAGrad:c", "are written as in c=0.4"),
+        (":CAGrad:c=__import__('os')", "are written as in"),
+        (":FAMO", "again after the step"),
+        (":Krum:n_byzantine=2", "cannot be made for 3 tasks"),
+        (":TrimmedMean:trim_number=2", "cannot be made for 3 tasks"),
+        (":aggregation.UW", "has no method 'aggregation.UW'"),
+        (":WeightedAggregator", "has no method"),
+    ],
+)
 def test_methods_that_cannot_be_made_are_refused(torchjd, name, words):
     with pytest.raises(InputError, match=words) as error:
         make_criterion(f"torchjd{name}", TASKS)
@@ -255,7 +332,10 @@ def test_methods_that_cannot_be_made_are_refused(torchjd, name, words):
 
 
 def test_aggregators_are_refused_where_tasks_share_no_parameters(torchjd):
-    with pytest.raises(InputError, match="torchjd:UPGrad makes one gradient .* under the sharing soft they share none"):
+    with pytest.raises(
+        InputError,
+        match="torchjd:UPGrad makes one gradient .* under the sharing soft they share none",
+    ):
         make_criterion("torchjd:UPGrad", PUBLISHED).prepare(MTLNet(PUBLISHED, 2, 0, "soft"))
     make_criterion("torchjd:UW", PUBLISHED).prepare(MTLNet(PUBLISHED, 2, 0, "soft"))
 
