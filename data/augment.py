@@ -1,8 +1,9 @@
-"""Random crop, colour and flip: drawn for an image, done to one image, to its head box, or to a whole batch on a GPU.
+"""Random crop, colour and flip: drawn for an image, done to one image, to its head box, or to a
+whole batch on a GPU.
 
-Both ways draw the same numbers and mean the same picture. One image at a time is cropped, resized and coloured in 8 bits, as
-torchvision does it; a batch is in floating point up to its end, so that a value may differ by one or two of 255.
-"""
+Both ways draw the same numbers and mean the same picture. One image at a time is cropped, resized
+and coloured in 8 bits, as torchvision does it; a batch is in floating point up to its end, so that
+a value may differ by one or two of 255."""
 
 import math
 from typing import NamedTuple
@@ -20,8 +21,8 @@ MIN_VISIBLE = 0.2  # a box that keeps less of its area after a crop is no box an
 
 
 class Augmentation(NamedTuple):
-    """What one image gets: its crop (top, left, height, width) in pixels, the factors of brightness, contrast and saturation,
-    and whether it is flipped left to right."""
+    """What one image gets: its crop (top, left, height, width) in pixels, the factors of
+    brightness, contrast and saturation, and whether it is flipped left to right."""
 
     crop: tuple
     factors: tuple | None
@@ -30,13 +31,15 @@ class Augmentation(NamedTuple):
 
 def sample_generator(seed, epoch, row, repeat=0):
     """The random generator of one image in one epoch, and of its repeats there."""
-    # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which shuffles.
+    # Rows count from one here: a trailing zero would give the generator of (seed, epoch), which
+    # shuffles.
     key = (seed, epoch, row + 1)
     return np.random.default_rng((*key, repeat) if repeat else key)
 
 
 def draw(mode, size, rng):
-    """The Augmentation of an image of size x size pixels; mode one of AUGMENTATIONS, rng a numpy Generator."""
+    """The Augmentation of an image of size x size pixels; mode one of AUGMENTATIONS, rng a numpy
+    Generator."""
     crop, factors = (0, 0, size, size), None
     if mode == "full":
         crop = random_crop(size, rng)
@@ -54,11 +57,12 @@ def random_crop(size, rng):
     return int(top), int(left), height, width
 
 
-# ------------------------------------------------------------------------------------------------------ one image
+# ---------------------------------------------------------------------------------------- one image
 
 
 def augment(pictures, augmentation, size):
-    """{"images": (3, S, S), "masks": (1, S, S), ...} uint8 -> the same, augmented, at size x size pixels."""
+    """{"images": (3, S, S), "masks": (1, S, S), ...} uint8 -> the same, augmented, at size x size
+    pixels."""
     top, left, height, width = augmentation.crop
     augmented = {}
     for kind, picture in pictures.items():
@@ -70,11 +74,12 @@ def augment(pictures, augmentation, size):
     return augmented
 
 
-# ---------------------------------------------------------------------------------------------------------- boxes
+# -------------------------------------------------------------------------------------------- boxes
 
 
 def augment_boxes(boxes, augmentations, size):
-    """(B, 4) boxes, normalised xyxy, of pictures of size x size pixels -> where they lie after each one's Augmentation."""
+    """(B, 4) boxes, normalised xyxy, of pictures of size x size pixels -> where they lie after each
+    one's Augmentation."""
     crops = torch.tensor([one.crop for one in augmentations], dtype=torch.float64) / size
     top, left, height, width = crops.float().T
     boxes = crop_boxes(boxes, torch.stack([left, top, width, height], dim=1))
@@ -83,10 +88,11 @@ def augment_boxes(boxes, augmentations, size):
 
 
 def crop_boxes(boxes, part):
-    """(..., 4) boxes in the terms of a part of the picture, clipped to it; NaN where less than MIN_VISIBLE is left.
+    """(..., 4) boxes in the terms of a part of the picture, clipped to it; NaN where less than
+    MIN_VISIBLE is left.
 
-    part: (..., 4) left, top, width and height, relative to the picture; beyond [0, 1] where the frame grows.
-    """
+    part: (..., 4) left, top, width and height, relative to the picture; beyond [0, 1] where the
+    frame grows."""
     corner, sides = part[..., [0, 1, 0, 1]], part[..., [2, 3, 2, 3]]
     moved = (boxes - corner) / sides
     clipped = moved.clamp(0, 1)
@@ -112,11 +118,12 @@ def area(boxes):
     return (x2 - x1) * (y2 - y1)
 
 
-# ------------------------------------------------------------------------------------------ a batch on a device
+# ------------------------------------------------------------------------------ a batch on a device
 
 
 class Held:
-    """Pictures of a split, {kind: (N, 3 or 1, S, S) uint8}, on a device, where whole batches are made of them."""
+    """Pictures of a split, {kind: (N, 3 or 1, S, S) uint8}, on a device, where whole batches are
+    made of them."""
 
     def __init__(self, pictures):
         self.pictures = pictures
@@ -148,8 +155,8 @@ class Held:
 
 
 def positions(length, size, flip):
-    """(B, size) of where the middles of a result's pixels lie in a part of the picture, in its pixels; length (B,) of the
-    parts."""
+    """(B, size) of where the middles of a result's pixels lie in a part of the picture, in its
+    pixels; length (B,) of the parts."""
     k = torch.arange(size, device=length.device) + 0.5
     return torch.where(flip[:, None], size - k, k) * (length / size)[:, None]
 
@@ -160,8 +167,8 @@ def nearest(centre, start, length):
 
 
 def bilinear(centre, start, length, stored):
-    """(B, 1, size, stored): how much each pixel of the picture counts in each of the result, linear and antialiased; what is
-    beyond the part counts for nothing."""
+    """(B, 1, size, stored): how much each pixel of the picture counts in each of the result, linear
+    and antialiased; what is beyond the part counts for nothing."""
     reach = (length / centre.shape[1]).clamp(min=1)[:, None, None]
     pixel = torch.arange(stored, device=centre.device) + 0.5 - start[:, None]  # in the part
     distance = (pixel[:, None, :] - centre[:, :, None]).abs()  # (B, size, stored)
@@ -171,7 +178,8 @@ def bilinear(centre, start, length, stored):
 
 
 def coloured(images, factors):
-    """(B, 3, H, W) float in 0-255 and (B, 3) factors -> uint8, as data.pixels.adjust_colours does it to one."""
+    """(B, 3, H, W) float in 0-255 and (B, 3) factors -> uint8, as data.pixels.adjust_colours does
+    it to one."""
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors.T)
     grey = (images * GREY.to(images.device).view(3, 1, 1)).sum(1, keepdim=True)
     offset = (1 - contrast) * brightness * grey.mean((2, 3), keepdim=True)

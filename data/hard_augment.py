@@ -1,11 +1,13 @@
-"""Hard augmentations: pets that are small, cut off, several, elsewhere or not there at all; bad light, bad focus.
+"""Hard augmentations: pets that are small, cut off, several, elsewhere or not there at all; bad
+light, bad focus.
 
-`--hard-augment small+close` adds some of these to the augmentation, `all` all of them. At most one of the first six, and any
-of the others, come to an image, each by its own probability (data/hard_augment_names.py), so what one alone does can be
-measured; all:0.5 and small:2+lit change the probabilities:
+`--hard-augment small+close` adds some of these to the augmentation, `all` all of them. At most one
+of the first six, and any of the others, come to an image, each by its own probability
+(data/hard_augment_names.py), so what one alone does can be measured; all:0.5 and small:2+lit change
+the probabilities:
 
-    small        shrunk to between 1 and a tenth of the frame's area, or its pet alone, on another photograph whose pet is
-                 painted over
+    small        shrunk to between 1 and a tenth of the frame's area, or its pet alone, on another
+                 photograph whose pet is painted over
     close        a part of the pet fills the frame
     elsewhere    the pet, cut out by its mask, on another photograph whose pet is painted over
     several      up to three other pets, cut out by their masks, in front of it or behind it
@@ -16,14 +18,14 @@ measured; all:0.5 and small:2+lit change the probabilities:
     blurred      out of focus or shaken
     compressed   a JPEG of low quality, or of few pixels
 
-They change a whole sample: its pictures, before these are cropped and resized (the last three after that), and what is known
-of it. A picture with several animals has no head box, and a class or a cell only where all agree; an emptied one has no box,
-the class NEITHER and empty cells. Masks tell what is pet: an image that has none, or has unlabelled pixels, is left as it is
-by whatever needs one. Everything is drawn from a generator of (seed, epoch, image), as the augmentation is.
+They change a whole sample: its pictures, before these are cropped and resized (the last three after
+that), and what is known of it. A picture with several animals has no head box, and a class or a
+cell only where all agree; an emptied one has no box, the class NEITHER and empty cells. Masks tell
+what is pet: an image that has none, or has unlabelled pixels, is left as it is by whatever needs
+one. Everything is drawn from a generator of (seed, epoch, image), as the augmentation is.
 
-Source: Ghiasi et al., "Simple Copy-Paste", 2021, for pasting by masks; Bochkovskiy et al., "YOLOv4", 2020, for the mosaic. The
-probabilities and ranges are this project's own.
-"""
+Source: Ghiasi et al., "Simple Copy-Paste", 2021, for pasting by masks; Bochkovskiy et al.,
+"YOLOv4", 2020, for the mosaic. The probabilities and ranges are this project's own."""
 
 import math
 
@@ -49,10 +51,9 @@ REFERENCE = 256  # pixels: blur is stated for pictures of this size
 class HardAugment:
     """What --hard-augment says, as an augmentation of samples.
 
-    A sample, here and below, is a dict of what is known of one image: images (3, S, S) uint8; masks and trimaps (1, S, S)
-    uint8; bboxes (4,) normalised; binary, a number; "index:COLUMN", a text; of these the ones that there are. `read(row)` is
-    the sample of another row.
-    """
+    A sample, here and below, is a dict of what is known of one image: images (3, S, S) uint8; masks
+    and trimaps (1, S, S) uint8; bboxes (4,) normalised; binary, a number; "index:COLUMN", a text;
+    of these the ones that there are. `read(row)` is the sample of another row."""
 
     def __init__(self, text):
         self.probabilities = hard_augment_names.parse(text)
@@ -62,8 +63,8 @@ class HardAugment:
         blind = [name for name in self.probabilities if name in BY_MASK]
         if blind and "masks" not in kinds:
             raise InputError(
-                f"{data} has no masks.h5, and the hard augmentations {', '.join(blind)} need to know "
-                "what is pet; leave them out"
+                f"{data} has no masks.h5, and the hard augmentations {', '.join(blind)} need "
+                "to know what is pet; leave them out"
             )
 
     def place(self, sample, row, n, read, rng):
@@ -179,7 +180,7 @@ def rng_says(probability, rng):
     return probability is not None and rng.random() < probability
 
 
-# ------------------------------------------------------------------------------------------- what is known of a sample
+# ------------------------------------------------------------------------ what is known of a sample
 
 
 def pictures_of(sample):
@@ -205,7 +206,8 @@ def emptied(sample):
 
 
 def agreed(sample, others):
-    """What is known of a picture that shows the animals of other samples too: one box does not say which head it is."""
+    """What is known of a picture that shows the animals of other samples too: one box does not say
+    which head it is."""
     known = dict(sample)
     for name, value in sample.items():
         if not others or name in PICTURES:
@@ -217,7 +219,7 @@ def agreed(sample, others):
     return known
 
 
-# ------------------------------------------------------------------------------------------------------- the pictures
+# ------------------------------------------------------------------------------------- the pictures
 
 
 def bare(sample, image):
@@ -230,7 +232,8 @@ def bare(sample, image):
 
 
 def without_pet(sample):
-    """An image whose pet is painted over; None where it is all pet, or where the mask does not tell."""
+    """An image whose pet is painted over; None where it is all pet, or where the mask does not
+    tell."""
     if not is_labelled(sample):
         return None
     region = sample["masks"][0] == 1
@@ -268,8 +271,9 @@ def over(pictures, layer, region):
 
 
 def small(sample, other, area, place, is_alone=False):
-    """A photograph shrunk to a share of the frame's area, or its pet alone, cut out by its mask, on another photograph whose
-    pet is painted over, at a place, two numbers in [0, 1], of what room there is."""
+    """A photograph shrunk to a share of the frame's area, or its pet alone, cut out by its mask, on
+    another photograph whose pet is painted over, at a place, two numbers in [0, 1], of what room
+    there is."""
     size, ground = sample["images"].shape[-1], without_pet(other)
     if ground is None:
         return sample
@@ -288,7 +292,8 @@ def small(sample, other, area, place, is_alone=False):
 
 
 def mosaic(four, down, right):
-    """Four photographs in one, which meet at so many pixels down and right; from the top left on, row by row."""
+    """Four photographs in one, which meet at so many pixels down and right; from the top left on,
+    row by row."""
     first, *others = four
     size, mosaic = first["images"].shape[-1], agreed(first, others)
     for kind, picture in pictures_of(first).items():

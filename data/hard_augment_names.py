@@ -19,18 +19,18 @@ ALL = "all"
 
 
 def parse(text):
-    """ "small:2+lit", "all" or "all:0.5" -> {name: probability} in the order above: the usual one, times the number that
-    follows a name.
+    """ "small:2+lit", "all" or "all:0.5" -> {name: probability} in the order above: the usual one,
+    times the number that follows a name.
 
-    Raises ValueError for other names, numbers that are not positive, and probabilities that add up to more than 1.
-    """
+    Raises ValueError for other names, numbers that are not positive, and probabilities that add up
+    to more than 1."""
     factors = {}
     for word in text.split("+"):
         name, _, factor = word.partition(":")
         if name not in USUAL and word != text or name not in (*USUAL, ALL):
             raise ValueError(
-                f"there is no hard augmentation {name!r}; there are {', '.join(USUAL)}, joined by +, "
-                f"and {ALL} on its own"
+                f"there is no hard augmentation {name!r}; there are {', '.join(USUAL)}, "
+                f"joined by +, and {ALL} on its own"
             )
         factors[name] = _number(word)
     if ALL in factors:
