@@ -488,3 +488,14 @@ def from_legacy(record):
     usual = {"processes": 1, "convolution": "direct", "settings": {}, "images_on": "cpu"}
     run = {new: record.get(old, usual.get(new)) for old, new in LEGACY_FACTS.items()}
     return {**defaults, "run": {**run, "label_digest": None}}
+
+
+def from_legacy_checkpoint(content):
+    """The content of a checkpoint of any version under its present names."""
+    content = dict(content)
+    for old, new in (("beside", "dropped"), ("average", "ema"), ("best_dice", "best_value")):
+        if old in content:
+            content.setdefault(new, content.pop(old))
+    usual = {"sharing": "hard", "encoder": "unet", "dropped": [], "settings": {}, "calibration": {}}
+    usual |= {"trained_on": None, "trained_on_looks": None}
+    return usual | content

@@ -108,7 +108,8 @@ class Task(View, ABC):
     labels = "labels"
     metrics = {}
 
-    def __init__(self, name, argument=None):
+    def __init__(self, name=None, argument=None):
+        name = name or type(self).__name__.lower()
         if argument is not None:
             stem = name.partition(":")[0]
             raise InputError(f"the task {stem} takes nothing after a colon, and was {name!r}")

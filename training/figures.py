@@ -1,0 +1,17 @@
+"""The figures of a run: curves.png, mask.png."""
+
+from training.callbacks import Callback
+
+
+class Figures(Callback):
+    """Draws what is missing of a run's figures when it ends."""
+
+    def on_end(self, trainer):
+        from training import pictures  # matplotlib, which nothing else of training needs
+
+        folder = trainer.folder
+        if not (folder.path / "curves.png").exists():
+            history, tasks = trainer.state["history"], trainer.model.task
+            folder.draw("curves.png", pictures.draw_curves, history, tasks)
+        if not (folder.path / "mask.png").exists():
+            folder.draw("mask.png", pictures.draw_masks, trainer.model, trainer.data["test"])
