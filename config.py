@@ -2,7 +2,8 @@
 
 All that depends on what the options are is made from `Config`: the command line, config.json, the
 run's name, the command that repeats it, what `--resume` refuses, which runs are comparable, and
-the page of options in the docs. `from_legacy` reads the records of earlier versions.
+the page of options in the docs. legacy.py reads the records of
+earlier versions.
 
 A field's role says what it does to a run:
 
@@ -21,38 +22,6 @@ import cli
 from data.hard_augment_names import canonical as canonical_augmentations
 
 RESULT, SPEED, PLACE = "result", "speed", "place"
-# A field of an earlier version's config.json -> its name now.
-LEGACY_NAMES = {
-    "average": "ema",
-    "scenes": "hard_augment",
-    "sides": "resize_schedule",
-    "masks": "num_masks",
-}
-# What a config.json says of the network and its losses, beside the options of earlier versions.
-COMPONENTS = ("experiment", "tasks", "weighting", "sharing", "encoder", "encoder_lr", "encoder_bn")
-# A key of an earlier version's config.json -> its name now, below `run`.
-LEGACY_FACTS = {
-    "device": "device",
-    "processes": "processes",
-    "precision": "precision",
-    "convolution": "convolution",
-    "threads": "threads",
-    "parameters": "parameters",
-    "init": "init_sha256",
-    "teacher": "teacher_sha256",
-    "encoder_weights": "encoder_weights_sha256",
-    "settings": "settings",
-    "images": "images",
-    "images_on": "images_on",
-    "taught": "labelled",
-    "split_hash": "split_hash",
-    "border": "border",
-    "size": "size",
-    "versions": "versions",
-    "commit": "commit",
-    "processor": "processor",
-}
-
 
 # ------------------------------------------------------------------------- types of options
 
@@ -337,14 +306,14 @@ class Config:
         for flags, keywords in extra:
             parser.add_argument(*flags, **keywords)
         values = vars(parser.parse_args(argv))
-        for old, new in LEGACY_NAMES.items():
-            given = values.pop(f"old_{old}", None)
+        for one in fields(cls):
+            given = values.pop(f"old_{one.name}", None)
             if given is not None:
-                flag = "--" + new.replace("_", "-")
                 cli.warn(
-                    f"--{old} is now called {flag}; the old spelling goes with the next version"
+                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes with "
+                    "the next version"
                 )
-                values[new] = given
+                values[one.name] = given
         names = {one.name for one in fields(cls)}
         config = cls(**{key: value for key, value in values.items() if key in names})
         config = replace(config, tasks=tuple(config.tasks))
@@ -440,7 +409,7 @@ def make_parser(doc, show_all, components):
         required = one.name == "tasks"
         parser.add_argument(flag_of(one), required=required, **keywords)
         if "old" in data:
-            keywords |= {"dest": "old_" + data["old"].strip("-"), "default": None, "help": SUPPRESS}
+            keywords |= {"dest": f"old_{one.name}", "default": None, "help": SUPPRESS}
             parser.add_argument(data["old"], **keywords)
     return parser
 
@@ -453,49 +422,3 @@ def options_page():
         help = one.metadata["help"].replace("|", "\\|")
         lines.append(f"| `{flag_of(one)}` | {default} | {one.metadata['role']} | {help} |")
     return "\n".join(lines) + "\n"
-
-
-# -------------------------------------------------------------------------- earlier versions
-
-
-def from_legacy(record):
-    """A config.json of any version in the present form: Config's fields by name, and `run`.
-
-    run   {device, precision, processes, threads, parameters, split_hash, ...}: found when the run
-          began. A value that an earlier version did not record is None, or what it then was.
-    """
-    if "options" not in record:
-        return record
-    defaults = Config().to_json()
-    for key, value in record["options"].items():
-        key = LEGACY_NAMES.get(key, key)
-        if key in defaults and value is not None:
-            defaults[key] = value
-    for key in (
-        "experiment",
-        "tasks",
-        "weighting",
-        "sharing",
-        "encoder",
-        "encoder_lr",
-        "encoder_bn",
-    ):
-        defaults[key] = record.get(key, defaults[key])
-    defaults["weighting"] = record.get("weighting")  # the first version did not record it
-    defaults["encoder_weights"] = record.get("encoder_weights_from") or "none"
-    if defaults["processes"] == "auto":
-        defaults["processes"] = record.get("processes", 1)
-    usual = {"processes": 1, "convolution": "direct", "settings": {}, "images_on": "cpu"}
-    run = {new: record.get(old, usual.get(new)) for old, new in LEGACY_FACTS.items()}
-    return {**defaults, "run": {**run, "label_digest": None}}
-
-
-def from_legacy_checkpoint(content):
-    """The content of a checkpoint of any version under its present names."""
-    content = dict(content)
-    for old, new in (("beside", "dropped"), ("average", "ema"), ("best_dice", "best_value")):
-        if old in content:
-            content.setdefault(new, content.pop(old))
-    usual = {"sharing": "hard", "encoder": "unet", "dropped": [], "settings": {}, "calibration": {}}
-    usual |= {"trained_on": None, "trained_on_looks": None}
-    return usual | content

@@ -1,7 +1,9 @@
-"""Batches from a re-chunked data folder: a picture and one target per task, the same for every experiment.
+"""Batches from a re-chunked data folder: a picture and one target per task, the same for every
+experiment.
 
-What an epoch's batches hold is a function of (seed, epoch, image) alone: each sample has a random generator of its own,
-so the number of workers, an interruption or what else the program draws changes nothing.
+What an epoch's batches hold is a function of (seed, epoch, image) alone: each sample has a random
+generator of its own, so the number of workers, an interruption or what else the program draws
+changes nothing.
 """
 
 import hashlib
@@ -30,19 +32,21 @@ SCENES = 0x73636E65  # tells the generator of an image's scenes from that of its
 class MTLDataset(Dataset):
     """One split of a re-chunked data folder.
 
-    data     the folder; split  "train", "val" or "test".
-    seed     of the augmentation, and of the choice of masks.
-    augment  "none", "flip" (half of the images mirrored) or "full" (also random crop and colour).
-    sides    side in pixels of the images in each epoch, smaller or equal to S; None for S throughout.
-    limit    use the first so many images only.
-    tasks    names or tasks whose targets a batch has; None for those of the published study that the split knows.
-    masks    how many images keep their mask and trimap (data/order.py); None for all.
-    scenes   names of data/scenes.py as of --scenes, or an object with `place` and `take` like its Scenes; None for none.
+    data     the folder; split  "train", "val" or "test". seed     of the augmentation, and of the
+             choice of masks. augment  "none", "flip" (half of the images mirrored) or "full" (also
+             random crop and colour). sides    side in pixels of the images in each epoch, smaller
+             or equal to S; None for S throughout. limit    use the first so many images only. tasks
+             names or tasks whose targets a batch has; None for those of the published study that
+             the split knows. masks    how many images keep their mask and trimap (data/order.py);
+             None for all. scenes   names of data/scenes.py as of --scenes, or an object with
+             `place` and `take` like its Scenes; None for none.
 
-    Its keys are (epoch, row), or a row alone for epoch 0, as an ordinary DataLoader and a for loop have it; (epoch, row,
-    repeat) where an epoch takes an image more than once. A sample, and likewise a batch, is a dict: image (3, S, S) uint8;
-    row int64; and a target for each task, in the form that the task's file says. What a missing file would tell is unlabelled.
-    Raises cli.InputError for a folder or file that is not as data/contract.py describes it, IndexError for a row beyond it.
+    Its keys are (epoch, row), or a row alone for epoch 0, as an ordinary DataLoader and a for loop
+    have it; (epoch, row, repeat) where an epoch takes an image more than once. A sample, and
+    likewise a batch, is a dict: image (3, S, S) uint8; row int64; and a target for each task, in
+    the form that the task's file says. What a missing file would tell is unlabelled. Raises
+    cli.InputError for a folder or file that is not as data/contract.py describes it, IndexError for
+    a row beyond it.
     """
 
     def __init__(
@@ -112,7 +116,8 @@ class MTLDataset(Dataset):
         return {name: value[0] for name, value in self._batch([key]).items()}
 
     def __getitems__(self, keys):
-        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list for PyTorch's own collating."""
+        """The samples of `keys`: of (epoch, row) of one epoch a batch, of rows alone a list for
+        PyTorch's own collating."""
         batch = self._batch(keys)
         if isinstance(keys[0], (tuple, list)):
             return batch
@@ -129,7 +134,8 @@ class MTLDataset(Dataset):
         return [row[name] or "" for row in self.index]
 
     def stream(self, tasks):
-        """What the targets of some tasks, {name: Task}, are made from (`raw`): 16 images at a time, neither augmented nor held."""
+        """What the targets of some tasks, {name: Task}, are made from (`raw`): 16 images at a time,
+        neither augmented nor held."""
         needs = list(dict.fromkeys(need for task in tasks.values() for need in task.needs))
         looks = any(
             not set(task.needs) - {"images"} or set(task.needs) & set(contract.PICTURES)
@@ -140,7 +146,8 @@ class MTLDataset(Dataset):
             yield self._raw(needs, rows, self._read(rows, hold=False) if looks else None)
 
     def image_hashes(self):
-        """(n,) int64, one of each image's stored bytes, read anew as a stream: two are equal where the images are.
+        """(n,) int64, one of each image's stored bytes, read anew as a stream: two are equal where
+        the images are.
 
         An image stored at another size, or as another JPEG decoder gives it, has another hash.
         """
@@ -155,8 +162,9 @@ class MTLDataset(Dataset):
         return torch.from_numpy(hashes)
 
     def hold(self, device):
-        """Hold the pictures on a device from now on and make batches of them there, but for targets that a task's own code makes
-        of pictures. Scenes are made of single images, and cannot be."""
+        """Hold the pictures on a device from now on and make batches of them there, but for targets
+        that a task's own code makes of pictures. Scenes are made of single images, and cannot
+        be."""
         if self.scenes:
             raise ValueError("scenes are made image by image")
         parts = [
@@ -224,7 +232,8 @@ class MTLDataset(Dataset):
         return batch | {"row": torch.tensor(rows)}
 
     def _change(self, pictures, side, epoch, row, repeat):
-        """Pictures of one image as they are in an epoch, and a function (task, target) -> target that does it to a target."""
+        """Pictures of one image as they are in an epoch, and a function (task, target) -> target
+        that does it to a target."""
         rng = sample_generator(self.seed, epoch, row, repeat)
         if not self.scenes:
             return augment(pictures, self.augment, side, rng)
@@ -256,9 +265,10 @@ class MTLDataset(Dataset):
         return epoch, row % self.n, repeat
 
     def _read(self, rows, hold):
-        """{kind: (B, 3 or 1, S, S) uint8} of the pictures that the tasks need; 255 where nothing is known."""
-        # Stored as height x width x channel; seen as channel x height x width this is the channels_last layout, which
-        # convolutions on a CPU prefer.
+        """{kind: (B, 3 or 1, S, S) uint8} of the pictures that the tasks need; 255 where nothing is
+        known."""
+        # Stored as height x width x channel; seen as channel x height x width this is the
+        # channels_last layout, which convolutions on a CPU prefer.
         found = {
             kind: torch.from_numpy(pixels).permute(0, 3, 1, 2)
             for kind, pixels in self.store.read(rows, hold).items()
@@ -273,7 +283,8 @@ class MTLDataset(Dataset):
         return found
 
     def _raw(self, needs, rows=None, pictures=None):
-        """What a task's `target` is made from (tasks/__init__.py), of some rows or, without pictures, of all."""
+        """What a task's `target` is made from (tasks/__init__.py), of some rows or, without
+        pictures, of all."""
         raw = {"size": self.size} | ({"image": pictures["images"]} if pictures is not None else {})
         for need in needs:
             if need in contract.PICTURES:
@@ -290,7 +301,8 @@ class MTLDataset(Dataset):
         return raw
 
     def _all_rows(self, need):
-        """All of a file without pictures, a tensor, or of a column of index.csv, a list; read once, not with every batch."""
+        """All of a file without pictures, a tensor, or of a column of index.csv, a list; read once,
+        not with every batch."""
         if need not in self._whole:
             kind, _, column = need.partition(":")
             if column:  # without an index.csv nothing is known
@@ -337,7 +349,8 @@ class MTLDataset(Dataset):
 
 
 def make_loader(dataset, batch_size, shuffle=False, workers=0, context=None, part=(0, 1)):
-    """A DataLoader over an MTLDataset; `shuffle` by its seed; context "fork", "spawn" or None, the default; part: data/order.py."""
+    """A DataLoader over an MTLDataset; `shuffle` by its seed; context "fork", "spawn" or None, the
+    default; part: data/order.py."""
     return DataLoader(
         dataset,
         batch_sampler=EpochBatches(
@@ -357,16 +370,18 @@ def as_it_is(batch):
 
 
 def batches(loader, epoch=0):
-    """The batches of one epoch, read ahead of their use. Close it (contextlib.closing) where it may be left half-way."""
+    """The batches of one epoch, read ahead of their use. Close it (contextlib.closing) where it may
+    be left half-way."""
     loader.batch_sampler.epoch = epoch
     try:
         # Worker processes read ahead by themselves.
         yield from loader if loader.num_workers else ahead(loader)
         return
     except InputError as error:
-        # A worker's error arrives with the worker's traceback around it; its last line is the sentence.
+        # A worker's error arrives with the worker's traceback around it; its last line is the
+        # sentence.
         sentence = str(error).strip().splitlines()[-1].removeprefix("cli.InputError: ")
-        # Its frames would keep the loader's iterator until the garbage collector comes by, and that takes the workers'
-        # semaphores away before it ends the workers. Cleared, they end here.
+        # Its frames would keep the loader's iterator until the garbage collector comes by, and that
+        # takes the workers' semaphores away before it ends the workers. Cleared, they end here.
         traceback.clear_frames(error.__traceback__)
     raise InputError(sentence)

@@ -2,8 +2,8 @@
 
     python oeq_uncertainty.py [--data datasets/data_new] [--epochs 60] [--seed 0]
 
-With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.837, accuracy 0.96, box IoU 0.68,
-after a minute and a quarter of training on half a core.
+With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.837, accuracy 0.96,
+box IoU 0.68, after a minute and a quarter of training on half a core.
 """
 
 import cli

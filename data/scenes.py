@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from cli import InputError
-from data import hard_augment_names as chances, pixels
+from data import hard_augment_names as chances
+from data import pixels
 from data.contract import PICTURES, UNLABELLED
 
 NAMES = tuple(chances.USUAL)

@@ -26,6 +26,7 @@ class Metric:
 
     percent   whether it is a share that tables give in percent.
     note      what the mean is taken over, if not obvious.
+    hits      the value per image, 0 or 1, of which it is the share; its interval is then exact.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Metric:
     higher: bool = True
     percent: bool = False
     note: str = ""
+    hits: str = ""
 
     @property
     def text(self):

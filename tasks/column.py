@@ -52,7 +52,7 @@ class Column(Task):
         if self.is_number:
             error = Metric(f"{self.column} error", "as in index.csv", higher=False)
             return {f"{self.key}_mae": error}
-        accuracy = Metric(f"{self.column} accuracy", percent=True)
+        accuracy = Metric(f"{self.column} accuracy", percent=True, hits=f"{self.key}_correct")
         balanced = Metric(
             f"{self.column} balanced accuracy", percent=True, note="mean over classes"
         )

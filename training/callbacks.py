@@ -5,7 +5,8 @@ class Callback:
     """Every method has a default that does nothing. rank 0 alone gets `on_epoch` and `on_end`."""
 
     def on_losses(self, trainer, step, losses):
-        """Before the losses of a step, {task: scalar}, go backward. step counts from 0 per epoch."""
+        """Before the losses of a step, {task: scalar}, go backward. step counts from 0 per
+        epoch."""
 
     def columns(self):
         """{column: number} for the row of the epoch that has just ended, in every process."""

@@ -22,8 +22,8 @@ import torch
 import cli
 import registry
 from cli import InputError
-from config import from_legacy_checkpoint
 from files import atomic_write
+from legacy import from_legacy_checkpoint
 from models import MTLNet, digest
 
 DEFAULT = Path("mtl_model.pt")

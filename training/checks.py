@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections import Counter
 
-
 import cli
 from cli import InputError, listed
 from data import contract

@@ -1,20 +1,22 @@
-"""What tasks do to each other: the angle between their gradients, and the ratio of their lengths, at each stage of what they
-share.
+"""What tasks do to each other: the angle between their gradients, and the ratio of their lengths,
+at each stage of what they share.
 
-`--conflicts K` looks at every K-th batch of an epoch. The gradient of each task's unweighted loss goes back through the
-graph of the step itself, which changes neither gradients nor weights, statistics or random numbers: a run ends with the same
-weights with it and without. A stage's gradient is that of its trained parameters in all encoders that tasks share, as one
-vector; an encoder that cannot be taken apart has one stage, called encoder. log.csv gets an epoch's means for each pair of
-tasks and each stage:
+`--conflicts K` looks at every K-th batch of an epoch. The gradient of each task's unweighted loss
+goes back through the graph of the step itself, which changes neither gradients nor weights,
+statistics or random numbers: a run ends with the same weights with it and without. A stage's
+gradient is that of its trained parameters in all encoders that tasks share, as one vector; an
+encoder that cannot be taken apart has one stage, called encoder. log.csv gets an epoch's means for
+each pair of tasks and each stage:
 
     conflict_A_B_stage3    mean cosine; below 0 what lowers one loss raises the other
-    lengths_A_B_stage3     length of A's gradient over that of B's, geometric mean; weights of losses come on top
+                           lengths_A_B_stage3     length of A's gradient over that of B's, geometric
+                           mean; weights of losses come on top
 
-A task whose gradient is zero at a stage, as where nothing in the batch is labelled, is left out there; a cell without a
-batch is empty.
+A task whose gradient is zero at a stage, as where nothing in the batch is labelled, is left out
+there; a cell without a batch is empty.
 
-Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020, for the cosine; Chen et al., "GradNorm", 2018, for
-lengths.
+Source: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020, for the cosine; Chen et al.,
+"GradNorm", 2018, for lengths.
 """
 
 import math
@@ -29,7 +31,8 @@ from training import pictures
 
 
 class Conflicts:
-    """The gradients of every `every`-th batch of an epoch, compared; of no batch where that is None."""
+    """The gradients of every `every`-th batch of an epoch, compared; of no batch where that is
+    None."""
 
     def __init__(self, model, every):
         self.team, self.tasks, self.every = model.team, model.tasks, every
@@ -115,8 +118,8 @@ def refuse(model):
 
 
 def draw(history, tasks, path):
-    """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the epochs of log.csv's
-    rows."""
+    """Draw cosines and ratios of lengths over the stages, a line a pair of tasks: means over the
+    epochs of log.csv's rows."""
     stages = list(
         dict.fromkeys(key.rpartition("_")[2] for key in history[0] if key.startswith("conflict_"))
     )

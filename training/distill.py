@@ -14,8 +14,8 @@ SHARE = 0.5  # of a task's loss that goes to the teacher's soft targets
 def start_from(path, model, data, own):
     """Copy a checkpoint's weights into a model, in every part that both have.
 
-    own: fingerprints of the new training images. Returns (the checkpoint's, SHA-256 of its weights).
-    Refuses a network that was trained on images which choose or test the new one.
+    own: fingerprints of the new training images. Returns (the checkpoint's, SHA-256 of its
+    weights). Refuses a network that was trained on images which choose or test the new one.
     """
     parts, info, sha256 = checkpoint.load_parts(path, model)
     leakage.refuse_leakage("--init", path, info, data, own)
@@ -26,9 +26,9 @@ def start_from(path, model, data, own):
 class Teacher:
     """A trained network whose outputs are soft targets for some tasks of another.
 
-    Half of such a task's loss is against them. An image without a label learns from that half alone.
-    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, without
-    their temperature.
+    Half of such a task's loss is against them. An image without a label learns from that half
+    alone. Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015,
+    without their temperature.
     """
 
     def __init__(self, path, model, data, own):
@@ -62,8 +62,8 @@ class Teacher:
     def join(self, losses, outputs, soft_targets, scale):
         """The losses with the soft ones in them.
 
-        scale: what the sum of a soft loss over this process's images is multiplied with for the mean
-        over the global batch (utils.WeightedLoss).
+        scale: what the sum of a soft loss over this process's images is multiplied with for the
+        mean over the global batch (utils.WeightedLoss).
         """
         joined = dict(losses)
         for name in self.names:

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tasks import resized
 from training.devices import to
 
 # Keys that every record has; null where the task is absent or the split cannot measure it.
+DRAWS = 1000  # of the bootstrap
 METRICS = ("dice", "dice_pooled", "iou_pooled", "border_iou", "accuracy", "box_iou")
 
 
@@ -65,6 +67,40 @@ def summarise(tasks, measured):
     for task in tasks.values():
         metrics |= task.summarise(measured)
     return metrics
+
+
+def intervals(tasks, measured):
+    """{"<metric>_interval": [low, high] or None}: 95% intervals over the images of a split.
+
+    Exact (Clopper and Pearson 1934) for a share of hits, else a percentile bootstrap over images.
+    """
+    n = len(next(iter(measured.values())))
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        rows = torch.from_numpy(rng.integers(n, size=n))
+        draws.append(summarise(tasks, {key: values[rows] for key, values in measured.items()}))
+    found = {}
+    for task in tasks.values():
+        for name, metric in task.metrics.items():
+            values = [draw[name] for draw in draws if draw[name] is not None]
+            if not values:
+                found[f"{name}_interval"] = None
+            elif metric.hits:
+                found[f"{name}_interval"] = exact_interval(measured[metric.hits])
+            else:
+                found[f"{name}_interval"] = np.percentile(values, [2.5, 97.5]).tolist()
+    return found
+
+
+def exact_interval(hits):
+    """The exact 95% interval of a share, from (N,) values of 0, 1 and NaN."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    hits = hits.double()
+    hits = hits[~hits.isnan()]
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="exact")
+    return [float(interval.low), float(interval.high)]
 
 
 class Resized(nn.Module):

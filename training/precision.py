@@ -1,7 +1,9 @@
-"""fp32 or bf16: whichever trains faster on this machine, asked of the processor first, measured once, and remembered.
+"""fp32 or bf16: whichever trains faster on this machine, asked of the processor first, measured
+once, and remembered.
 
-bf16 wins only where the processor has instructions for it; elsewhere it is emulated, at a tenth of the speed. What was
-measured is kept in the user's cache folder, by machine, version of torch and kind of run; delete it to measure again.
+bf16 wins only where the processor has instructions for it; elsewhere it is emulated, at a tenth of
+the speed. What was measured is kept in the user's cache folder, by machine, version of torch and
+kind of run; delete it to measure again.
 """
 
 import json
@@ -25,8 +27,8 @@ HOPELESS = 2  # a first step that takes so many times as long as the other's wil
 
 
 def choose_precision(asked, folder, model, criterion, dataset, batch_size, device, processes=1):
-    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster here. batch_size: images
-    of a step in one of the processes."""
+    """fp32 or bf16: as asked, else as at the start of the resumed run, else whichever trains faster
+    here. batch_size: images of a step in one of the processes."""
     if asked != "auto" or folder.config_path.exists():
         return asked
     if device.type == "mps":
@@ -34,8 +36,9 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
     if device.type == "cpu" and not may_win(processor_flags()):
         print("precision: fp32, as this processor has no instructions for bf16")
         return "fp32"
-    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell: what a step costs
-    # whatever its batch is the same in both, and a few images alone would hide the difference behind it.
+    # The last epoch's batches: at full size, where most of the time goes, and long enough to tell:
+    # what a step costs whatever its batch is the same in both, and a few images alone would hide
+    # the difference behind it.
     n, epoch = min(batch_size, 16), len(dataset.sides) - 1
     kind = ", ".join(
         (
@@ -66,7 +69,8 @@ def choose_precision(asked, folder, model, criterion, dataset, batch_size, devic
 
 
 def try_both(trial, batch, device):
-    """{precision: seconds of a step}, the best of up to three, interleaved: another program's activity hits both."""
+    """{precision: seconds of a step}, the best of up to three, interleaved: another program's
+    activity hits both."""
     seconds = {"fp32": [], "bf16": []}
     for precision in ("fp32", "bf16") * 3:
         if device.type == "cuda":
@@ -91,7 +95,8 @@ def processor_flags():
 
 
 def may_win(flags):
-    """Whether bf16 can be the faster one on a processor of these abilities; where they are not known, it has to be tried."""
+    """Whether bf16 can be the faster one on a processor of these abilities; where they are not
+    known, it has to be tried."""
     return flags is None or bool(flags & BF16_FLAGS)
 
 
@@ -115,7 +120,8 @@ def cache_path():
 
 
 def recall():
-    """{kind of run: seconds of a step, as try_both gives them} of earlier runs; nothing where it cannot be read."""
+    """{kind of run: seconds of a step, as try_both gives them} of earlier runs; nothing where it
+    cannot be read."""
     try:
         known = json.loads(cache_path().read_text(encoding="utf-8"))
     except (

@@ -1,4 +1,5 @@
-"""The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints, results.
+"""The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints,
+results.
 
 config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch
 before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png; while a
@@ -17,8 +18,9 @@ import torch
 
 import cli
 from cli import InputError
-from config import diff, from_legacy
+from config import diff
 from files import read_json, write_csv, write_json
+from legacy import from_legacy
 from training import checkpoint
 from training.devices import processor
 
@@ -181,8 +183,8 @@ class RunFolder:
     def load_last(self):
         """The state of the last finished epoch, or None where no epoch was finished.
 
-        Where last.pt is damaged, or missing because the run was killed as it was replaced, previous.pt
-        takes its place: the epoch between them is repeated, with the same result.
+        Where last.pt is damaged, or missing because the run was killed as it was replaced,
+        previous.pt takes its place: the epoch between them is repeated, with the same result.
         """
         if not self.last_path.exists() and not self.previous_path.exists():
             return None

@@ -262,8 +262,9 @@ class Trainer:
         """One pass over the training split; returns the epoch's row of log.csv.
 
         lr (at the end); loss (the weighted total); train_loss_<task> (unweighted, mean over the
-        batches that hold a label); gradient_norm (before it is clipped); weight_<task>; what callbacks
-        and the sharing add; seconds, images_per_second and the share of time spent waiting for data.
+        batches that hold a label); gradient_norm (before it is clipped); weight_<task>; what
+        callbacks and the sharing add; seconds, images_per_second and the share of time spent
+        waiting for data.
         """
         self.model.train()
         self.criterion.train()
