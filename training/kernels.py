@@ -27,7 +27,7 @@ from cli import InputError
 from models import Up
 from training.precision import processor_flags
 
-CONVOLUTIONS = ("direct", "fast")
+CONVOLUTIONS = ("direct", "winograd")
 LEAST = (
     1000  # channels in times channels out; below it Winograd's transforms cost more than they save
 )
@@ -42,28 +42,30 @@ GG = torch.einsum("ik,jl->jikl", G, G).reshape(16, 9)
 
 
 def choose(asked, device, precision, threads):
-    """One of CONVOLUTIONS: as asked, or if None the faster one on this processor; threads: of all
+    """One of CONVOLUTIONS: as asked, or for "auto" the faster one on this processor; threads: of all
     processes together.
 
-    A single thread computes as PyTorch does. Raises InputError where fast is asked for off the CPU.
+    A single thread computes as PyTorch does. Raises InputError where winograd is asked for off the CPU.
     """
     if device.type != "cpu":
-        if asked == "fast":
+        if asked == "winograd":
             raise InputError(
-                f"--convolution fast is for a CPU, and this run is on {device.type}; leave it out"
+                f"--convolution winograd is for a CPU, and this run is on {device.type}; leave it out"
             )
         return "direct"
     flags = processor_flags() or ()
     is_faster = "avx2" in flags and "avx512f" not in flags
     if precision == "bf16":
         is_faster = "amx_bf16" in flags
-    return asked or ("fast" if is_faster and threads > 1 else "direct")
+    if asked != "auto":
+        return asked
+    return "winograd" if is_faster and threads > 1 else "direct"
 
 
 def install(model, convolution):
     """Replace layers of a network by faster ones; convolution: one of CONVOLUTIONS."""
     replace_layers(model, make_depthwise)
-    if convolution == "fast":
+    if convolution == "winograd":
         replace_layers(model, make_winograd)
         replace_layers(model, make_up)
 

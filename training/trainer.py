@@ -56,8 +56,8 @@ class Trainer:
         self.folder = RunFolder(folder, config.resume)
 
     def run(self):
-        if dist.is_follower():
-            dist.follow()
+        self.device = choose_device(self.config.device)
+        if dist.follow(self.device):  # under torchrun, in all processes but the first
             return
         with self.folder.lock():
             if self.folder.is_finished():
@@ -80,7 +80,6 @@ class Trainer:
     def prepare(self):
         """Refuse what cannot be trained, write config.json, or take up an earlier start."""
         config, model, criterion = self.config, self.model, self.criterion
-        self.device = choose_device(config.device)
         fit_tasks(model.task.values(), config)
         self.data = open_data(config, model.task.values())
         train = self.data["train"]
