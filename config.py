@@ -22,6 +22,7 @@ import cli
 from data.hard_augment_names import canonical as canonical_augmentations
 
 RESULT, SPEED, PLACE = "result", "speed", "place"
+METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 # ------------------------------------------------------------------------- types of options
 
@@ -346,7 +347,7 @@ def make_parser(doc, show_all, components):
             if key in data:
                 keywords[key] = data[key]
         if "choices" not in data:
-            keywords["metavar"] = one.name.upper()
+            keywords["metavar"] = METAVARS.get(one.type, "NAME")
         parser.add_argument(flag_of(one), **keywords)
         if "old" in data:
             keywords |= {"dest": f"old_{one.name}", "default": None, "help": SUPPRESS}
