@@ -1,19 +1,18 @@
-"""What a callback of the trainer may do: the base class of training/conflicts.py and others."""
+"""What the training loop calls, so that it need not know what else is logged or drawn."""
 
 
 class Callback:
-    """Every method has a default that does nothing. rank 0 alone gets `on_epoch` and `on_end`."""
+    """The moments of a run; each method of a subclass has a default that does nothing."""
 
     def on_losses(self, trainer, step, losses):
-        """Before the losses of a step, {task: scalar}, go backward. step counts from 0 per
-        epoch."""
+        """In each step before backward; losses: dict of unweighted scalars, their graph intact."""
 
     def columns(self):
-        """{column: number} for the row of the epoch that has just ended, in every process."""
+        """{column: value or None} for the log's row of the epoch that ends."""
         return {}
 
     def on_epoch(self, trainer, row):
-        """After an epoch; row: its row of log.csv as a dict."""
+        """After an epoch's validation, before its checkpoint; row: of the log. First process."""
 
     def on_end(self, trainer):
-        """After the test."""
+        """After the test. First process."""

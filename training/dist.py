@@ -9,35 +9,29 @@ The first process (rank 0) prints and writes. Where one process ends, all end, a
 why.
 """
 
-import contextlib
 import io
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from datetime import timedelta
 from multiprocessing.connection import wait
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import cli
 from cli import InputError
 from training.kernels import replace_layers
 
-GRACE = 5.0  # seconds in which a process should notice that another has ended
-PATIENCE = timedelta(days=1)  # as a process that others wait for may be suspended
-LOOPBACK = "127.0.0.1"
-LOOPBACK_NAME = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+GRACE = 5.0  # seconds in which another process should end, or say why it has
+HOST = "127.0.0.1"
 LOST = 75  # exit status of a process that ended because another had
-RESUME = "the same command with --resume goes on from the last finished epoch"
-PLAIN_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d)
+RESUME = "so all end; the same command with --resume goes on from the last finished epoch"
 WIDE = 128  # channels that `wide` makes at most of fewer
 
 
@@ -108,22 +102,22 @@ ALONE = World()
 # ---------------------------------------------------------------------------------------- processes
 
 
-def choose_processes(processes, threads, device, images):
+def choose_processes(processes, threads, device, model, images):
     """(processes, threads of each, or None for torch's own number) of a run.
 
-    processes, threads: as asked for, by default 1 and None; images: of the smallest batch.
+    processes, threads: as asked for, by default 1 and None; images: of the smallest batch. Raises
+    InputError where the network cannot be trained in several processes, or the device.
     """
     started = torchrun_processes()
-    if started > 1 and processes not in (1, started):
-        raise InputError(
-            f"--processes {processes} contradicts torchrun, which started {started}; leave it out"
-        )
-    processes = max(processes, started)
+    processes = started if started > 1 else processes
+    if processes == 1:
+        return 1, threads
     if processes > images:
         raise InputError(
             f"--processes {processes} are more than the {images} images of a batch; use fewer"
         )
-    if processes == 1 or started > 1:
+    refuse_strange(model)
+    if started > 1:
         return processes, threads
     if device.type != "cpu":
         raise InputError(
@@ -142,95 +136,78 @@ def launch(function, trainer, processes, threads):
     """Call function(world, trainer) in all processes of a run; returns what it returns in the
     first.
 
-    The other processes get a pickled copy of the trainer. Under torchrun they wait for it in
-    `follow`.
+    The other processes get a pickled copy of the trainer; torchrun's wait for it in `follow`.
     """
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
-    try:
-        if torchrun_processes() > 1:
-            return launch_torchrun(function, trainer)
-        if processes > 1:
-            return launch_local(function, trainer, processes)
-        return function(ALONE, trainer)
-    finally:
-        torch.set_num_threads(threads_before)
+    if threads:
+        torch.set_num_threads(threads)
+    if torchrun_processes() > 1:
+        world = World(distributed.get_rank(), distributed.get_world_size())
+        try:
+            return lead(world, function, trainer)
+        except Lost:
+            cli.fail(f"another process of this run has ended, {RESUME}", 1)
+    if processes > 1:
+        return launch_local(function, trainer, processes)
+    return function(ALONE, trainer)
 
 
 def launch_local(function, trainer, processes):
     """`launch` in processes that this one starts, and ends in any case."""
-    listener = socket.create_server((LOOPBACK, 0))
+    listener = socket.create_server((HOST, 0))
     port, context = listener.getsockname()[1], multiprocessing.get_context("spawn")
-    options = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
-    store = distributed.TCPStore(LOOPBACK, port, **options)
-    others, is_over = [], threading.Event()
+    store = distributed.TCPStore(
+        HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    others = []
     try:
         for rank in range(1, processes):
-            ours, theirs = context.Pipe()
-            args = World(rank, processes), port, torch.get_num_threads(), theirs
-            process = context.Process(target=serve, args=args)
-            process.start()
-            theirs.close()
-            others.append((process, ours))
-        threading.Thread(target=watch, args=(others, is_over), daemon=True).start()
-        content = dumps((function, trainer))
-        for _, pipe in others:
-            pipe.send_bytes(content)
-        world = join_local(World(0, processes), store)
-        result = function(world, trainer)
-        is_over.set()
-        wait([process.sentinel for process, _ in others], GRACE)
+            args = World(rank, processes), port, torch.get_num_threads()
+            others.append(context.Process(target=serve, args=args))
+            others[-1].start()
+        while store.add("ready", 0) < len(others):
+            if wait([process.sentinel for process in others], 0.02):
+                raise Lost
+        world = World(0, processes)
+        join_local(world, store)
+        result = lead(world, function, trainer)
+        for process in others:
+            process.join(GRACE)
         return result
-    except (Lost, ConnectionError):
-        is_over.set()
-        reason = reason_of(others)
-        if isinstance(reason, Lost):
-            cli.fail(reason, 1)
-        raise reason from None
+    except Lost:
+        explain(others, store)
     finally:
-        is_over.set()
-        for process, pipe in others:
-            pipe.close()
+        for process in others:
             process.kill()
             process.join()
         leave()
 
 
-def serve(world, port, threads, pipe):
-    """In a started process: do what the first one sends."""
+def serve(world, port, threads):
+    """In a started process: do what the first one launches."""
     cli.follow_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first process answers them
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own would be reported as leaked by a killed process
+    store = distributed.TCPStore(HOST, port, is_master=False)
+    store.add("ready", 1)
     try:
-        function, trainer = loads(pipe.recv_bytes())
-        join_local(world, distributed.TCPStore(LOOPBACK, port, is_master=False))
-        with quiet():
-            function(world, trainer)
-        leave()
-    except (Lost, EOFError, ConnectionError):
+        join_local(world, store)
+        obey(world)
+    except Lost:
         os._exit(LOST)
     except Exception as error:
-        is_input = isinstance(error, InputError)
-        reason = (
-            error if is_input else RuntimeError(f"in another process:\n{traceback.format_exc()}")
-        )
-        with contextlib.suppress(OSError):
-            pipe.send(reason)
+        if not isinstance(error, InputError):
+            error = RuntimeError(f"in another process:\n{traceback.format_exc()}")
+        store.set("error", pickle.dumps(error))
         os._exit(LOST)
 
 
 def join_local(world, store):
-    """Make a process one of the group that exchanges over the loopback device; returns the
-    World.
-    """
-    if LOOPBACK_NAME:
-        os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK_NAME
-    distributed.init_process_group(
-        "gloo", store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE
-    )
-    return world
+    """Make this process one of the group that exchanges over the loopback device."""
+    device = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+    if device:
+        os.environ["GLOO_SOCKET_IFNAME"] = device
+    distributed.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size)
 
 
 def leave():
@@ -239,100 +216,59 @@ def leave():
         distributed.destroy_process_group()
 
 
-def watch(others, is_over):
-    """In a thread of the first process: end it where another has ended and it does not notice."""
-    running = {process.sentinel: process for process, _ in others}
-    while running:
-        for sentinel in wait(list(running)):
-            if running.pop(sentinel).exitcode and not is_over.wait(GRACE):
-                error = reason_of(others)
-                cli.report_failure(error)
-                os._exit(2 if isinstance(error, InputError) else 1)
-
-
-def reason_of(others):
-    """The exception that says what ended one of the other processes, (process, pipe) each."""
-    wait([part for process, pipe in others for part in (process.sentinel, pipe)], GRACE)
+def explain(others, store):
+    """Raise what ended one of the other processes, or end with a sentence that says it."""
+    wait([process.sentinel for process in others], GRACE)
     time.sleep(0.1)  # a signal that ends all of them may have come to another one first
-    for _, pipe in others:
-        with contextlib.suppress(EOFError, OSError):
-            if pipe.poll():
-                return pipe.recv()
-    how = "cannot be reached"
-    for process, _ in others:
-        if process.exitcode not in (None, LOST):
-            how = f"ended with exit status {process.exitcode}"
-            if process.exitcode < 0:
-                how = f"was killed by signal {-process.exitcode}"
-            how = f"{how} (process {process.pid})"
-            break
-    return Lost(
-        f"another of the {len(others) + 1} processes of this run {how}, so all end; {RESUME}"
-    )
+    if store.check(["error"]):
+        raise pickle.loads(store.get("error")) from None
+    who, how = "another process", "cannot be reached"
+    for process in others:
+        status = process.exitcode
+        if status not in (None, LOST):
+            who = f"process {process.pid}"
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    cli.fail(f"{who}, one of the {len(others) + 1} of this run, {how}, {RESUME}", 1)
 
 
 def follow(device):
-    """Under torchrun, do in all processes but the first what that one launches; True where done.
+    """Under torchrun: in all processes but the first, do what that one launches, and return True.
 
-    False in the first process and without torchrun: go on, to `launch`.
+    False in the first process and without torchrun, which go on to `launch`.
     """
     if torchrun_processes() == 1:
         return False
     is_cuda = device.type == "cuda"
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
     world = World(distributed.get_rank(), distributed.get_world_size())
     if world.rank == 0:
         return False
     try:
-        content = world.broadcast(None)
-    except Lost:  # the first process has ended without training
-        return True
-    function, trainer = loads(content, device)
-    try:
-        with quiet():
-            function(world, trainer)
-    except Lost:
-        os._exit(LOST)
-    leave()
+        obey(world, device)
+    except Lost:  # the first process says why
+        os._exit(0)
+    finally:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     return True
 
 
-def launch_torchrun(function, trainer):
-    """`launch` in the processes that torchrun started."""
-    world = World(distributed.get_rank(), distributed.get_world_size())
-    try:
-        world.broadcast(dumps((function, trainer)))
-        return function(world, trainer)
-    except Lost:
-        cli.fail(
-            f"another of the {world.size} processes of this run has ended, so all end; {RESUME}", 1
-        )
-    finally:
-        leave()
+def lead(world, function, trainer):
+    """Send the function and the trainer to the other processes, and call it."""
+    buffer = io.BytesIO()  # with the tensors in it, so that none has to lie in shared memory
+    torch.save((function, trainer), buffer)
+    world.broadcast(buffer.getvalue())
+    return function(world, trainer)
 
 
-@contextlib.contextmanager
-def quiet():
-    """Print nothing, as the first process prints it."""
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        yield
-
-
-def dumps(value):
-    """Pickled bytes that hold all tensors, so that nothing has to lie in shared memory."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def loads(content, device="cpu"):
-    return torch.load(io.BytesIO(content), device, weights_only=False)
+def obey(world, device="cpu"):
+    """Call the function that the first process sends; print nothing, as that one prints it."""
+    content = io.BytesIO(world.broadcast(None))
+    function, trainer = torch.load(content, device, weights_only=False)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    function(world, trainer)
+    leave()
 
 
 # ---------------------------------------------------------------------------------------- gradients
@@ -372,27 +308,27 @@ def average_gradients(parameters, world):
 def sync_batchnorm(model, world):
     """Let a network's batch normalisation be over the batches of all processes together.
 
-    Its layers are replaced, and keep their parameters and names. Raises InputError for a layer that
-    cannot be.
+    Its layers are replaced, and keep their parameters and names.
     """
-    strange = []
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not is_plain(layer):
-            strange.append(name)
-    if strange and world.size > 1:
-        raise InputError(
-            f"{cli.listed(strange)} normalise over a batch and cannot be split; use --processes 1"
-        )
     if world.size > 1:
-        replace_layers(
-            model, lambda layer: SyncBatchNorm(layer, world) if is_plain(layer) else None
-        )
+        refuse_strange(model)
+        replace_layers(model, lambda layer: SyncBatchNorm(layer, world) if is_norm(layer) else None)
 
 
-def is_plain(layer):
-    """Whether a layer is a batch normalisation as SyncBatchNorm is one."""
-    is_known = type(layer) in PLAIN_LAYERS and layer.affine and layer.track_running_stats
-    return is_known and layer.momentum is not None
+def is_norm(layer):
+    """Whether a layer is a batch normalisation."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
+def refuse_strange(model):
+    """Refuse a network with batch normalisation that SyncBatchNorm does not compute."""
+    for name, layer in model.named_modules():
+        is_plain = type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, SyncBatchNorm)
+        is_plain = is_plain and layer.affine and layer.track_running_stats and layer.momentum
+        if is_norm(layer) and not is_plain:
+            raise InputError(
+                f"{name} is batch normalisation of a kind that cannot be split; use --processes 1"
+            )
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
