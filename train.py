@@ -21,7 +21,8 @@ def main(config):
     # Here, as PyTorch takes seconds to import, and --help does without.
     import registry
     from models import MTLNet
-    from training.trainer import Trainer, fit_tasks
+    from training.setup import fit_tasks
+    from training.trainer import Trainer
     from weighting import make_criterion
 
     if not config.experiment:

@@ -2,7 +2,7 @@
 
     Trainer(config, model, criterion).run()
 
-    run -> prepare          checks, config.json, what an earlier start left
+    run -> setup.prepare    checks, config.json, what an earlier start left
         -> train_and_test   in every process: fit, the loop over epochs, then test, once
 
 A script says which tasks, which model and which loss weighting; all else is here.
@@ -20,19 +20,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 import cli
 from cli import InputError
 from data import contract
-from dataloader_mtl import MTLDataset, Sampling, batches, make_loader
-from models import count_parameters
-from training import checkpoint, checks, cuda_graphs, dist, distill, kernels, leakage, optim
+from dataloader_mtl import batches, make_loader
+from training import checkpoint, checks, cuda_graphs, dist, kernels, optim, setup
 from training.calibrate import calibrate
-from training.conflicts import Conflicts
-from training.devices import choose_device, keep_memory, to, to_device
-from training.evaluate import METRICS, describe_data, evaluate, line, progress
-from training.figures import Figures
-from training.precision import autocast, choose_precision
-from training.run_folder import RunFolder, environment
-from training.tensorboard import TensorBoard
-
-TRIAL_IMAGES = 4
+from training.devices import choose_device, keep_memory, to
+from training.evaluate import METRICS, evaluate, line, progress
+from training.precision import autocast
+from training.run_folder import RunFolder
 
 
 class Trainer:
@@ -64,7 +58,7 @@ class Trainer:
                 self.check_finished()
                 return
             try:
-                self.prepare()
+                setup.prepare(self)
                 dist.launch(train_and_test, self, self.processes, self.threads)
             except (KeyboardInterrupt, cli.Terminated):
                 if self.folder.has_begun():
@@ -74,134 +68,6 @@ class Trainer:
                         file=sys.stderr,
                     )
                 raise
-
-    # ------------------------------------------------------------------------- before training
-
-    def prepare(self):
-        """Refuse what cannot be trained, write config.json, or take up an earlier start."""
-        config, model, criterion = self.config, self.model, self.criterion
-        fit_tasks(model.task.values(), config)
-        self.data = open_data(config, model.task.values())
-        train = self.data["train"]
-        fewest = min(config.batch_size, len(train))
-        self.processes, self.threads = dist.choose_processes(
-            config.processes, config.threads, self.device, fewest
-        )
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        labelled = checks.refuse_unteachable(train)
-        checks.refuse_blind_choice(self.data["val"])
-        self.callbacks = make_callbacks(config, self)
-        self.known, init = leakage.fingerprints(train), None
-        own = self.known
-        if config.init:
-            info, init = distill.start_from(config.init, model, self.data, own)
-            self.known = leakage.join(self.known, info)
-        if config.teacher:
-            self.teacher = distill.Teacher(config.teacher, model, self.data, own)
-            self.teacher.to(self.device)
-            self.known = leakage.join(self.known, self.teacher.info)
-        to_device(model, self.device)
-        criterion.to(self.device)
-        criterion.prepare(model)
-        self.refuse_dead_parameters()
-        record = self.folder.begin(self.describe(labelled, init))
-        self.facts = record["run"]
-        self.config = config = config.replace(precision=self.facts["precision"])
-        self.optimizer = optim.make_optimizer(model, criterion, config)
-        checks.refuse_untrained(criterion, self.optimizer)
-        self.ema = optim.make_ema(model, config.ema)
-        self.print_header()
-        for split in ("val", "test"):
-            checks.warn_of_unmeasured(self.data[split])
-        self.resume()
-
-    def refuse_dead_parameters(self):
-        """A trial step on images that hold a label of every task must reach all parameters."""
-        model, criterion = checks.trial_copy(self.model, self.criterion)
-        batch = checks.teaching_batch(self.data["train"], TRIAL_IMAGES, self.device)
-        losses = criterion(model(batch["image"]), batch)
-        criterion.backward(losses, model)
-        if (penalty := model.penalty()) is not None:
-            penalty.backward()
-        checks.refuse_unreached(checks.named_parameters(model, criterion))
-
-    def describe(self, labelled, init):
-        """The run's record: every option as given, and what was found, under `run`."""
-        config, train = self.config, self.data["train"]
-        precision = config.precision
-        if not self.folder.has_begun():
-            precision = choose_precision(precision, self.device, self.make_time_step())
-        threads = torch.get_num_threads()
-        needs = {need for task in self.model.task.values() for need in task.needs}
-        convolution = kernels.choose(
-            config.convolution, self.device, precision, threads * self.processes
-        )
-        facts = {
-            "device": self.device.type,
-            "precision": precision,
-            "processes": self.processes,
-            "threads": threads,
-            "convolution": convolution,
-            "images_on": images_on(train, self.device, config, self.processes),
-            "parameters": count_parameters(self.model),
-            "init_sha256": init,
-            "teacher_sha256": self.teacher.sha256 if self.teacher else None,
-            "encoder_weights_sha256": getattr(self.model.backbone, "weights_sha256", None),
-            "settings": settings_of(self.model),
-            "images": {split: len(dataset) for split, dataset in self.data.items()},
-            "labelled": labelled,
-            **describe_data(train),
-            "label_digest": checks.label_digest(self.data, needs),
-            **environment(self.device),
-        }
-        return {**config.to_json(), "run": facts}
-
-    def make_time_step(self):
-        """A function of a precision that takes a step on copies and returns its seconds."""
-        config = self.config
-        epoch = len(self.data["train"].sampling.sizes) - 1  # at full size
-        n = min(-(-config.batch_size // self.processes), 16)
-        trial = []
-
-        def time_step(precision):
-            if not trial:  # only where precision is measured
-                model, criterion = checks.trial_copy(self.model, self.criterion)
-                batch = checks.trial_batch(self.data["train"], epoch, n, self.device)
-                trial.extend((model, criterion, batch))
-                kernels.install(model, "direct")
-            model, criterion, batch = trial
-            synchronize(self.device)
-            begin = time.perf_counter()
-            with autocast(self.device, precision):
-                outputs = model(batch["image"])
-            criterion.backward(criterion(outputs, batch), model)
-            synchronize(self.device)
-            return time.perf_counter() - begin
-
-        return time_step
-
-    def print_header(self):
-        config, facts = self.config, self.facts
-        print(
-            f"{config.experiment}, seed {config.seed}: {', '.join(config.tasks)}; "
-            f"{config.weighting} weighting, {config.sharing} sharing, {config.encoder}"
-        )
-        print(
-            f"{facts['images']['train']} training images of {facts['size']} px (border counts as "
-            f"{facts['border']}), {config.epochs} epochs, {facts['parameters'] / 1e6:.2f} M parameters"
-        )
-        where = "held on the GPU"
-        if facts["images_on"] == "cpu":
-            fits = self.data["train"].fits_in_memory(self.processes)
-            where = "held in memory" if fits else "read from the files"
-            if config.workers:
-                where = f"read by {config.workers} workers"
-        print(
-            f"{facts['device']}, {facts['precision']}, processes: {self.processes}, threads: "
-            f"{facts['threads']}; images {where}",
-            flush=True,
-        )
 
     def resume(self):
         """Begin with a new state, or with that of the last finished epoch."""
@@ -472,16 +338,16 @@ class Trainer:
         is_gone = not config.data.exists() and str(config.data) == earlier["data"]
         facts = {}
         if not is_gone:
-            fit_tasks(model.task.values(), config)
+            setup.fit_tasks(model.task.values(), config)
             summary = contract.describe(config.data)
             facts = {key: summary[key] for key in ("split_hash", "border")}
-            facts["settings"] = settings_of(model)
+            facts["settings"] = setup.settings_of(model)
         self.folder.check_finished({**config.to_json(), "run": facts})
         if not is_gone and self.folder.last_path.exists() and self.folder.best_path.exists():
             self.state = {"history": self.folder.load_last()["history"]}
             self.model, _ = checkpoint.load_model(self.folder.best_path)
-            self.data = {"test": open_data(config, self.model.task.values())["test"]}
-            for callback in make_callbacks(config, self):
+            self.data = {"test": setup.open_data(config, self.model.task.values())["test"]}
+            for callback in setup.make_callbacks(config, self):
                 callback.on_end(self)
         print(f"{self.folder.path} is finished already")
 
@@ -505,66 +371,6 @@ def train_and_test(world, trainer):
     trainer.test()
 
 
-def fit_tasks(tasks, config):
-    """Fit tasks to the training split (class names, mean and std), but for those that are fitted.
-
-    Must run before a model is built whose heads depend on it.
-    """
-    tasks = [task for task in tasks if not task.settings]
-    if tasks:
-        dataset = MTLDataset(config.data, "train", None, Sampling(limit=config.limit))
-        for task in tasks:
-            task.fit(dataset)
-
-
-def open_data(config, tasks):
-    """{split: MTLDataset} of some tasks; the training split with augmentation and resizing."""
-    tasks = list(tasks)
-    size = contract.describe(config.data)["size"]
-    sizes = optim.image_sizes(config.epochs, size, config.resize_schedule)
-    sampling = Sampling(
-        seed=config.seed,
-        augment=config.augment,
-        sizes=tuple(sizes),
-        limit=config.limit,
-        num_masks=config.num_masks,
-        half_masked=config.half_masked,
-        hard_augment=config.hard_augment,
-    )
-    train = MTLDataset(config.data, "train", tasks, sampling)
-    if min(sizes) == 32 and min(config.batch_size, len(train)) == 1:
-        raise InputError(
-            "one image of 32 px a batch leaves batch normalisation a single value; use a larger "
-            "--batch-size or larger images"
-        )
-    plain = Sampling(limit=config.limit)
-    data = {split: MTLDataset(config.data, split, tasks, plain) for split in ("val", "test")}
-    return {"train": train, **data}
-
-
-def make_callbacks(config, trainer):
-    """The callbacks that the options ask for; figures always."""
-    callbacks = []
-    if config.conflicts:
-        callbacks.append(Conflicts(trainer))
-    if config.tensorboard:
-        callbacks.append(TensorBoard(trainer))
-    return [*callbacks, Figures()]
-
-
-def settings_of(model):
-    """{task: what it was fitted to} of the tasks that have such."""
-    return {name: task.settings for name, task in model.task.items() if task.settings}
-
-
-def images_on(dataset, device, config, processes):
-    """Where training images are held and augmented: "cuda" where they fit, else "cpu"."""
-    if device.type != "cuda" or config.workers or config.hard_augment or processes > 1:
-        return "cpu"
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return "cuda" if dataset.store.bytes() <= memory / 4 else "cpu"
-
-
 def seed_step(seed, step, device):
     """Let random numbers of a step (epoch, k) depend on the seed and the step alone."""
     number = zlib.crc32(f"{seed}/{step[0]}/{step[1]}".encode())
@@ -572,8 +378,3 @@ def seed_step(seed, step, device):
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(number)
-
-
-def synchronize(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
