@@ -56,8 +56,16 @@ def test_every_field_has_a_role_a_help_and_a_default_that_its_option_would_accep
 
 def test_what_changes_the_result_and_what_does_not():
     roles = {name: one.metadata["role"] for name, one in FIELDS.items()}
-    speeds = "device convolution processes threads workers conflicts tensorboard".split()
-    places = "experiment data runs resume".split()
+    speeds = [
+        "device",
+        "convolution",
+        "processes",
+        "threads",
+        "workers",
+        "conflicts",
+        "tensorboard",
+    ]
+    places = ["experiment", "data", "runs", "resume"]
     assert {name for name, role in roles.items() if role == SPEED} == set(speeds)
     assert {name for name, role in roles.items() if role == PLACE} == set(places)
 

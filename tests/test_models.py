@@ -1,4 +1,4 @@
-"""The networks: outputs of the contract, shared initial weights, boxes that can reach every place."""
+"""The networks: outputs of the contract, shared initial weights, boxes that reach every place."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What holds of every task: unlabelled is a value, losses are one an image, its answers can be shown."""
+"""What holds of every task: unlabelled is a value, losses are per image, answers can be shown."""
 
 import json
 import math

@@ -245,7 +245,7 @@ def test_text_in_a_column_of_numbers_is_refused():
         make("column:age", mean=3.0, deviation=1.0).target({"index:age": ["4", "old"]})
 
 
-# --------------------------------------------------------------------------- border, distance, recon
+# ---------------------------------------------------------------- border, distance, recon
 
 
 def test_border_is_measured_class_by_class():
