@@ -48,15 +48,7 @@ def from_legacy(record):
         key = LEGACY_NAMES.get(key, key)
         if key in defaults and value is not None:
             defaults[key] = value
-    for key in (
-        "experiment",
-        "tasks",
-        "weighting",
-        "sharing",
-        "encoder",
-        "encoder_lr",
-        "encoder_bn",
-    ):
+    for key in COMPONENTS:
         defaults[key] = record.get(key, defaults[key])
     defaults["weighting"] = record.get("weighting")  # the first version did not record it
     defaults["encoder_weights"] = record.get("encoder_weights_from") or "none"

@@ -68,9 +68,10 @@ class Column(Task):
         numbers = [value for value in map(_number, known) if value is not None]
         if not known:
             raise InputError(f"{where} holds empty cells only; fill it in, or leave the task out")
-        if len(set(known)) == 1:
+        are_numbers = len(numbers) == len(known)
+        if len(set(numbers if are_numbers else known)) == 1:
             raise InputError(f"{where} holds one value only, {known[0]!r}; leave the task out")
-        if len(numbers) == len(known):
+        if are_numbers:
             self.settings = {"mean": float(np.mean(numbers)), "deviation": float(np.std(numbers))}
             return
         odd = next(text for text in known if _number(text) is None)
