@@ -3,6 +3,13 @@
 from training.callbacks import Callback
 
 
+def draw_validation(trainer, path):
+    """Some validation images with targets and predictions."""
+    from training import pictures
+
+    pictures.draw_masks(trainer.kept, trainer.data["val"], path)
+
+
 class Figures(Callback):
     """Draws what is missing of a run's figures when it ends."""
 

@@ -10,9 +10,9 @@ from dataloader_mtl import MTLDataset, Sampling
 from models import count_parameters
 from training import checks, dist, distill, kernels, leakage, optim
 from training.conflicts import Conflicts
-from training.devices import to_device
+from training.devices import images_on, to_device
 from training.evaluate import describe_data
-from training.figures import Figures
+from training.figures import Figures, draw_validation
 from training.precision import autocast, choose_precision
 from training.run_folder import environment
 from training.tensorboard import TensorBoard
@@ -28,7 +28,7 @@ def prepare(trainer):
     train = trainer.data["train"]
     fewest = min(config.batch_size, len(train))
     trainer.processes, trainer.threads = dist.choose_processes(
-        config.processes, config.threads, trainer.device, fewest
+        config.processes, config.threads, trainer.device, model, fewest
     )
     if trainer.threads:
         torch.set_num_threads(trainer.threads)
@@ -192,23 +192,15 @@ def make_callbacks(config, trainer):
     """The callbacks that the options ask for; figures always."""
     callbacks = []
     if config.conflicts:
-        callbacks.append(Conflicts(trainer))
+        callbacks.append(Conflicts(trainer.model, config.conflicts))
     if config.tensorboard:
-        callbacks.append(TensorBoard(trainer))
+        callbacks.append(TensorBoard(draw_validation))
     return [*callbacks, Figures()]
 
 
 def settings_of(model):
     """{task: what it was fitted to} of the tasks that have such."""
     return {name: task.settings for name, task in model.task.items() if task.settings}
-
-
-def images_on(dataset, device, config, processes):
-    """Where training images are held and augmented: "cuda" where they fit, else "cpu"."""
-    if device.type != "cuda" or config.workers or config.hard_augment or processes > 1:
-        return "cpu"
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return "cuda" if dataset.store.bytes() <= memory / 4 else "cpu"
 
 
 def synchronize(device):

@@ -135,7 +135,8 @@ class Trainer:
         self.criterion.train()
         loader = self.train_loader
         steps = len(loader)
-        self.forward.prepare(loader.dataset.sampling.sizes[epoch])
+        if self.forward is not self.model:
+            self.forward.prepare(loader.dataset.sampling.sizes[epoch])
         sums, counts, images, waited = {}, {}, 0, 0.0
         begin = time.perf_counter()
         with (
@@ -361,7 +362,8 @@ def train_and_test(world, trainer):
         trainer.data["train"].hold(trainer.device)
     dist.sync_batchnorm(trainer.model, world)
     kernels.install(trainer.model, trainer.facts["convolution"])
-    trainer.forward = cuda_graphs.recorder(trainer)
+    graphs = cuda_graphs.make_graphs(trainer.model, trainer.criterion, config, world)
+    trainer.forward = graphs or trainer.model
     trainer.parameters = checks.named_parameters(trainer.model, trainer.criterion)
     trainer.train_loader = make_loader(
         trainer.data["train"], config.batch_size, shuffle=True, workers=config.workers, part=part
