@@ -25,7 +25,7 @@ from pathlib import Path
 
 import cli
 from cli import InputError
-from training.options import DEVICES
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def parse_args(argv=None):

@@ -102,6 +102,11 @@ class Trainer:
         self.folder.write_log(self.state["history"])
         print(f"resumed after epoch {self.state['epoch']}")
 
+    @property
+    def history(self):
+        """The rows of log.csv so far, as dicts."""
+        return self.state["history"]
+
     def parts(self):
         """What a resumed run needs the state of, beside `state`."""
         parts = {"model": self.model, "criterion": self.criterion, "optimizer": self.optimizer}
