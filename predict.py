@@ -25,6 +25,7 @@ from pathlib import Path
 
 import cli
 from cli import InputError
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
