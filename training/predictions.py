@@ -27,9 +27,8 @@ from cli import InputError
 from data import photographs
 from data.photographs import show_name
 from data.pixels import of_pillow
-from data.sources.oxford import key_of
-from data.sources.pictures import below
-from data.writing import ordered
+from data.names import below, key_of
+from data.write import ordered
 from training import checkpoint, looking, pictures
 from training.devices import set_threads, to_device
 from training.folding import fold
