@@ -1,6 +1,7 @@
-"""Every experiment once: its name, the command that trains it, words for pages, and its published figure.
+"""Every experiment once: its name, the command that trains it, and its published figure.
 
-experiments.py, the page of results.py and README's table are made from this. In the order of the published table.
+experiments.py, the pages of results.py and README's table are made from this, in the order of the
+published table.
 
     python -m study.table        the table as Markdown, as it stands in README.md
 """
@@ -9,22 +10,29 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import AXES
-
 BASELINE = "baseline"
-# Figures that the records of every version have, in the order of results.csv. Without those of the segmentation a run has no
-# place in a table; the others are null where their task is absent.
+# Sharing and encoder of all published experiments.
+USUAL = {
+    "sharing": "hard",
+    "encoder": "unet",
+    "encoder_weights": None,
+    "encoder_lr": None,
+    "encoder_bn": "train",
+}
+# Figures that records of every version have, in the order of results.csv; null without their task.
 DICE = ("dice", "dice_pooled", "iou_pooled")
 METRICS = (*DICE, "accuracy", "box_iou")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """command: script and its own options; tasks and weighting as its config.json has them, trains and weights in words.
+    """One row of the study.
 
-    published: test Dice in percent after 60 epochs, from one run, and the same without the inflation of its formula: divided
-    by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or 369 test images, which the study does not say, so this figure
-    is inferred."""
+    command: script and its own options; tasks, weighting: as config.json has them; trains,
+    weights: the same in words; published: test Dice in percent after 60 epochs, from one run, and
+    without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N. N, the number
+    of test images, is inferred (738 or 369): the published study does not state it.
+    """
 
     name: str
     command: tuple
@@ -39,12 +47,9 @@ class Experiment:
         return self.trains if self.weights == "1" else f"{self.trains}, {self.weights}"
 
     def fits(self, config):
-        """Whether a run's config.json is of this experiment; those of earlier versions do not say the weighting."""
-        return (
-            config["tasks"] == list(self.tasks)
-            and config.get("weighting", self.weighting) == self.weighting
-            and all(config.get(key, usual) == usual for key, usual in AXES.items())
-        )
+        """Whether a run's config (records.from_legacy) is of this experiment."""
+        asked = {"tasks": list(self.tasks), "weighting": self.weighting, **USUAL}
+        return all(config[key] == value for key, value in asked.items())
 
 
 def _split(text, *published):
@@ -112,8 +117,9 @@ EXPERIMENTS = {
 
 
 def default_name(args):
-    """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty,
-    seg_bbox_mtan_0.8-0.2_masks100, of what differs from the defaults."""
+    """Name of an experiment: its tasks and the options that are not default.
+
+    seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100"""
     parts = [
         *args.tasks,
         *(
