@@ -13,11 +13,11 @@ from pathlib import Path
 
 import common
 import torch
+from data.chances import USUAL
 from tqdm import tqdm
 
 import cli
 from data import scenes, stress
-from data.chances import USUAL
 from dataloader_mtl import MTLDataset, make_loader
 from training import evaluation, known_images
 

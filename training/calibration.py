@@ -1,7 +1,8 @@
-"""Probabilities that mean what they say: a temperature for each task with classes, fitted on the validation split.
+"""Probabilities that mean what they say: a temperature for each task with classes, fitted on the
+validation split.
 
-Logits are divided by it before the softmax, which changes no class and no metric, only how sure a network says it is. Source: Guo et
-al., "On Calibration of Modern Neural Networks", 2017.
+Logits are divided by it before the softmax, which changes no class and no metric, only how sure a
+network says it is. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ RANGE = 0.05, 20.0  # of temperatures
 
 @torch.no_grad()
 def calibrate(model, loader):
-    """{task: {"temperature", "ece_before", "ece_after", "n"}} of a model's tasks with classes, on the images of a loader whose class
-    is known; empty where there is none."""
+    """{task: {"temperature", "ece_before", "ece_after", "n"}} of a model's tasks with classes, on
+    the images of a loader whose class is known; empty where there is none."""
     found, device, was_training = {}, next(model.parameters()).device, model.training
     tasks = {name: task for name, task in loader.dataset.tasks.items() if task.classes}
     if not tasks:
@@ -54,10 +55,11 @@ def describe(logits, classes):
 
 
 def fit(logits, classes):
-    """The temperature of the least cross-entropy of logits (n, K) and classes (n,); 1 where all are right, as the least of all would
-    then be that which is surest.
+    """The temperature of the least cross-entropy of logits (n, K) and classes (n,); 1 where all are
+    right, as the least of all would then be that which is surest.
 
-    In 1 / temperature the cross-entropy is convex, so its slope is followed to zero by bisection, within RANGE.
+    In 1 / temperature the cross-entropy is convex, so its slope is followed to zero by bisection,
+    within RANGE.
     """
     if (logits.argmax(1) == classes).all():
         return 1.0
@@ -71,8 +73,8 @@ def fit(logits, classes):
 
 
 def error(logits, classes):
-    """Expected calibration error: over bins of the winner's probability, the mean of |share that is right - mean probability|,
-    weighted by their images (Naeini et al. 2015)."""
+    """Expected calibration error: over bins of the winner's probability, the mean of |share that is
+    right - mean probability|, weighted by their images (Naeini et al. 2015)."""
     probability, winner = logits.softmax(1).max(1)
     surplus = (winner == classes).double() - probability
     sums = torch.zeros(BINS, dtype=torch.double).index_add_(

@@ -1,16 +1,18 @@
 """3 x 3 convolutions with fewer multiplications, for training where a processor's library is slow.
 
-Weights' gradients by Winograd's way (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016) take 16
-multiplications instead of 36, in matrix products. On processors with AVX2 and without AVX-512 that is twice as fast: the library
-that PyTorch calls computes a convolution, and the gradient of its input, at 70 to 80 GFLOP/s a core and the gradient of its
-weights at 30 to 50. It is also closer to the exact one, as sums are over a quarter as many terms.
+Weights' gradients by Winograd's way (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks", 2016) take 16 multiplications instead of 36, in matrix products. On processors with AVX2
+and without AVX-512 that is twice as fast: the library that PyTorch calls computes a convolution,
+and the gradient of its input, at 70 to 80 GFLOP/s a core and the gradient of its weights at 30 to
+50. It is also closer to the exact one, as sums are over a quarter as many terms.
 
-A convolution of a picture that was upsampled twofold sees each value of it two or four times over: as a transposed convolution
-it takes 4 multiplications instead of 9, and nothing has to be upsampled and concatenated before. That pays in bf16, too, where a
-processor multiplies matrices of it so fast that memory is what a step waits for.
+A convolution of a picture that was upsampled twofold sees each value of it two or four times over:
+as a transposed convolution it takes 4 multiplications instead of 9, and nothing has to be upsampled
+and concatenated before. That pays in bf16, too, where a processor multiplies matrices of it so fast
+that memory is what a step waits for.
 
-Both are exact but for rounding. A network that is evaluated computes as PyTorch does, to the last bit. benchmarks/README.md has
-figures.
+Both are exact but for rounding. A network that is evaluated computes as PyTorch does, to the last
+bit. benchmarks/README.md has figures.
 """
 
 import torch
@@ -26,8 +28,9 @@ WAYS = ("direct", "fast")
 LEAST = 1000  # channels in times channels out, below which the transforms cost more than they save
 CHUNK = 3 << 20  # bytes of transformed values at a time, which stay in a core's cache
 
-# A tile of 4 x 4 inputs meets 2 x 2 outputs. With BT = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], AT =
-# [[1, 1, 1, 0], [0, 1, -1, -1]] and this G, the outputs are AT ((G w GT) * (BT x B)) A. Here it is the gradient by w.
+# A tile of 4 x 4 inputs meets 2 x 2 outputs. With BT = [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0],
+# [0, 1, 0, -1]], AT = [[1, 1, 1, 0], [0, 1, -1, -1]] and this G, the outputs are AT ((G w GT) * (BT
+# x B)) A. Here it is the gradient by w.
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 BOTH = torch.einsum("ik,jl->jikl", G, G).reshape(
     16, 9
@@ -35,8 +38,9 @@ BOTH = torch.einsum("ik,jl->jikl", G, G).reshape(
 
 
 def choose(asked, device, precision, computers):
-    """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor. computers: threads of all processes
-    together; one alone computes as PyTorch does, so that there is a way to train that gives what every version gave.
+    """One of WAYS: as asked, or where nothing is (None), whichever is faster on this processor.
+    computers: threads of all processes together; one alone computes as PyTorch does, so that there
+    is a way to train that gives what every version gave.
 
     Raises InputError where fast is asked for and the run does not train on a CPU.
     """
@@ -52,8 +56,8 @@ def choose(asked, device, precision, computers):
 
 
 def install(model, way):
-    """Let a network train with convolutions computed in one of WAYS, where they can be; those channel by channel as
-    depthwise.py has it."""
+    """Let a network train with convolutions computed in one of WAYS, where they can be; those
+    channel by channel as depthwise.py has it."""
     depthwise.install(model)
     for layer in model.modules() if way == "fast" else ():
         if type(layer) is nn.Conv2d and is_suited(layer):
@@ -97,7 +101,8 @@ def trains(layer, x):
 
 
 def convolve(x, weight):
-    """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays, in float32."""
+    """A 3 x 3 convolution, padding 1; its weights' gradient by Winograd's way where that pays, in
+    float32."""
     is_even = x.shape[2] % 2 == x.shape[3] % 2 == 0
     if is_even and weight.requires_grad and pays(weight) and not torch.is_autocast_enabled("cpu"):
         return Convolution.apply(x, weight)
@@ -105,14 +110,16 @@ def convolve(x, weight):
 
 
 class Winograd(nn.Conv2d):
-    """A convolution whose weights get their gradient from `weight_gradient`; in all else the same."""
+    """A convolution whose weights get their gradient from `weight_gradient`; in all else the
+    same."""
 
     def forward(self, x):
         return convolve(x, self.weight) if trains(self, x) else super().forward(x)
 
 
 class FastUp(Up):
-    """models.Up without upsampling: the first convolution's part for the skip connection, and a transposed one for the rest."""
+    """models.Up without upsampling: the first convolution's part for the skip connection, and a
+    transposed one for the rest."""
 
     def forward(self, x, skip):
         if not trains(self, x) or skip.shape[-2:] != (2 * x.shape[2], 2 * x.shape[3]):
@@ -132,8 +139,9 @@ class FastUp(Up):
 
 
 def transposed(weight):
-    """(O, C, 3, 3) of a convolution of what was upsampled to twice the side -> (C, O, 4, 4) of the transposed one of stride 2 and
-    padding 1: each of its values is the sum of those that meet the same value."""
+    """(O, C, 3, 3) of a convolution of what was upsampled to twice the side -> (C, O, 4, 4) of the
+    transposed one of stride 2 and padding 1: each of its values is the sum of those that meet the
+    same value."""
     sums = sum(
         F.pad(weight, (right, 1 - right, down, 1 - down)) for right in range(2) for down in range(2)
     )
@@ -172,8 +180,8 @@ class Convolution(torch.autograd.Function):
 def weight_gradient(x, gradient):
     """The gradient by the weights of a 3 x 3 convolution with a padding of 1.
 
-    x (B, C, H, W) and the gradient by its output (B, O, H, W), float32, fastest in channels_last; H and W even. Returns
-    (O, C, 3, 3), channels_last.
+    x (B, C, H, W) and the gradient by its output (B, O, H, W), float32, fastest in channels_last; H
+    and W even. Returns (O, C, 3, 3), channels_last.
     """
     x, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     (n, height, width, cin), cout = x.shape, gradient.shape[3]

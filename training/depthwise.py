@@ -1,9 +1,11 @@
 """Gradients of convolutions channel by channel ("depthwise"), for training in bf16 on a CPU.
 
-There PyTorch's library has no quick way for two of them, by the weights of 5 x 5 and by the input where a side is halved: they take five to
-thirty times as long as in fp32, so that networks made of such convolutions, as EfficientNet is, trained slower in bf16 than in fp32.
-Both can be had from what is quick: the first is four gradients of 3 x 3 side by side, the second a plain convolution of the
-gradient with zeros between its values. The values are the same but for rounding. benchmarks/README.md has figures.
+There PyTorch's library has no quick way for two of them, by the weights of 5 x 5 and by the input
+where a side is halved: they take five to thirty times as long as in fp32, so that networks made of
+such convolutions, as EfficientNet is, trained slower in bf16 than in fp32. Both can be had from
+what is quick: the first is four gradients of 3 x 3 side by side, the second a plain convolution of
+the gradient with zeros between its values. The values are the same but for rounding.
+benchmarks/README.md has figures.
 """
 
 import functools
@@ -17,15 +19,16 @@ backward = torch.ops.aten.convolution_backward
 
 
 def install(model):
-    """Let a network's depthwise convolutions compute their gradients so, when it trains in bf16 on a CPU; in all else they stay as they
-    are. After this it can be copied but not pickled."""
+    """Let a network's depthwise convolutions compute their gradients so, when it trains in bf16 on
+    a CPU; in all else they stay as they are. After this it can be copied but not pickled."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and not isinstance(layer, Depthwise) and is_suited(layer):
             layer.__class__ = with_gradients(type(layer))
 
 
 def is_suited(layer):
-    """Whether a convolution is a depthwise one of 3 x 3 or 5 x 5, not wider than it is high, without a bias."""
+    """Whether a convolution is a depthwise one of 3 x 3 or 5 x 5, not wider than it is high,
+    without a bias."""
     return (
         layer.groups == layer.in_channels == layer.out_channels > 1
         and layer.bias is None

@@ -1,12 +1,14 @@
 """One run in several processes: what the network sees is what it sees in one, but for rounding.
 
-Each process loads, augments and computes its part of every batch, by image. In between they exchange: the sums of batch
-normalisation, which is over the whole batch; outputs and targets, so that each computes the losses of the whole batch,
-whatever these are, but for those that are known to be means over images (tasks.Task.by_image), of which the values alone; and
-gradients. Each then updates its share of the parameters, which lie in memory that all see.
+Each process loads, augments and computes its part of every batch, by image. In between they
+exchange: the sums of batch normalisation, which is over the whole batch; outputs and targets, so
+that each computes the losses of the whole batch, whatever these are, but for those that are known
+to be means over images (tasks.Task.by_image), of which the values alone; and gradients. Each then
+updates its share of the parameters, which lie in memory that all see.
 
-Normalisation of each process's images for themselves would need no exchange and be an eighth faster (benchmarks/README.md).
-It is over the whole batch because only then does a run not depend on the number of processes.
+Normalisation of each process's images for themselves would need no exchange and be an eighth faster
+(benchmarks/README.md). It is over the whole batch because only then does a run not depend on the
+number of processes.
 """
 
 import os
@@ -30,15 +32,17 @@ WIDE = 128  # channels that `wide` makes at most of fewer
 ALIGNED = 16  # numbers: where a parameter begins in shared memory
 
 
-# ------------------------------------------------------------------------------------------------------- the processes
+# --------------------------------------------------------------------------------------------------
+# ----- the processes
 
 
 def choose_processes(args, earlier, device, n, model, network):
     """(processes, threads in each, or None: as it is) of a run.
 
-    earlier: processes of the run that is resumed, or None; n: training images; network: the team that torchrun started, or
-    None. "auto" on a CPU is one process for each core that torch would use: threads of one process wait for each other
-    hundreds of times a step, so that whatever else runs on the machine slows them down many times over.
+    earlier: processes of the run that is resumed, or None; n: training images; network: the team
+    that torchrun started, or None. "auto" on a CPU is one process for each core that torch would
+    use: threads of one process wait for each other hundreds of times a step, so that whatever else
+    runs on the machine slows them down many times over.
     """
     most, cores, processes = min(args.batch_size, n), torch.get_num_threads(), args.processes
     if network:
@@ -122,12 +126,13 @@ def share_images(team, dataset):
         memory.close()
 
 
-# ------------------------------------------------------------------------------------------------------------ the batch
+# --------------------------------------------------------------------------------------------------
+# ---------- the batch
 
 
 def join(team, model):
-    """Make a network one of the team's: its outputs in training are those of the whole batch, as its normalisation is over
-    it."""
+    """Make a network one of the team's: its outputs in training are those of the whole batch, as
+    its normalisation is over it."""
     if team.size == 1:
         return
     model.team = team
@@ -156,8 +161,8 @@ def join(team, model):
 
 
 def whole_batch(team, batch):
-    """A batch with the targets of all processes, beside the images of this one; but for targets that the losses need of this one's
-    images alone."""
+    """A batch with the targets of all processes, beside the images of this one; but for targets
+    that the losses need of this one's images alone."""
     if team.size == 1:
         return batch
     known = [bool((batch[name] != UNLABELLED).all()) for name in team.by_image]
@@ -171,11 +176,12 @@ def whole_batch(team, batch):
 
 
 class Whole(torch.autograd.Function):
-    """The parts of all processes, one after another: (b, ...) -> (B, ...); parts may differ in length.
+    """The parts of all processes, one after another: (b, ...) -> (B, ...); parts may differ in
+    length.
 
-    Each process has the gradient of the whole batch's losses, of which its part goes back. Gradients of parameters are
-    averaged over the processes at the end, so P times its part goes: what does not come by way of the outputs then counts
-    once.
+    Each process has the gradient of the whole batch's losses, of which its part goes back.
+    Gradients of parameters are averaged over the processes at the end, so P times its part goes:
+    what does not come by way of the outputs then counts once.
     """
 
     @staticmethod
@@ -194,7 +200,8 @@ class Whole(torch.autograd.Function):
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batches of all processes together (torch's own SyncBatchNorm is for GPUs alone)."""
+    """Batch normalisation over the batches of all processes together (torch's own SyncBatchNorm is
+    for GPUs alone)."""
 
     def forward(self, x):
         if not self.training:
@@ -211,9 +218,11 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class Normalise(torch.autograd.Function):
-    """x (b, C, ...) -> (x normalised by the statistics of all processes' x, their mean (C,) and variance (C,)).
+    """x (b, C, ...) -> (x normalised by the statistics of all processes' x, their mean (C,) and
+    variance (C,)).
 
-    There are many of these a step, and of small maps the time is that of asking for operations, so they are few.
+    There are many of these a step, and of small maps the time is that of asking for operations, so
+    they are few.
     """
 
     @staticmethod
@@ -243,17 +252,19 @@ class Normalise(torch.autograd.Function):
         its_rows = (
             wide(gradient.contiguous(memory_format=torch.channels_last))[0] if k > 1 else gradient
         )
-        # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the sums of gradient normed and
-        # of gradient over this part's values.
+        # With normed = (x - mean) / deviation: gradient weight / deviation, where asked for; the
+        # sums of gradient normed and of gradient over this part's values.
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
             its_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, [low, True, True]
         )
         sums = torch.stack(sums).view(2, k, -1).sum(1)
         scale = weight * (var + ctx.eps).rsqrt()
-        # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as another normalisation of x.
+        # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as
+        # another normalisation of x.
         factors = (ctx.team.exchange(sums).sum(0) * scale).div_(-values_a_channel(ctx.team, x))
         rest = normalise(rows, *of_rows, *repeated(k, factors), ctx.eps)
-        # bf16 times a number by channel would round that number, too. Sums in place would be slower.
+        # bf16 times a number by channel would round that number, too. Sums in place would be
+        # slower.
         of_x = (
             narrow(rest + scaled, k)
             if low
@@ -268,8 +279,8 @@ def values_a_channel(team, x):
 
 
 def wide(x):
-    """(x (B, C, H, W) as (B, k C, H, W / k), k): pixels side by side as channels, where these are few. What goes along channels is then
-    quicker by up to a half."""
+    """(x (B, C, H, W) as (B, k C, H, W / k), k): pixels side by side as channels, where these are
+    few. What goes along channels is then quicker by up to a half."""
     k = 1
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         while 2 * k * x.shape[1] <= WIDE and x.shape[3] % (2 * k) == 0:
@@ -303,14 +314,17 @@ def normalise(rows, mean, var, weight, bias, eps):
     return F.batch_norm(rows, mean, var, weight, bias, False, 0.0, eps)
 
 
-# ------------------------------------------------------------------------------------------------------- the parameters
+# --------------------------------------------------------------------------------------------------
+# ----- the parameters
 
 
 class Update:
-    """What a process does with the gradients of parameters, {name: parameter}: `average` before the update, `end` after it.
+    """What a process does with the gradients of parameters, {name: parameter}: `average` before the
+    update, `end` after it.
 
-    In a team of one machine the parameters move into shared memory, each process averages and updates its share, and the
-    optimizer keeps what it remembers of that share only, until `collect`. Elsewhere every process updates all.
+    In a team of one machine the parameters move into shared memory, each process averages and
+    updates its share, and the optimizer keeps what it remembers of that share only, until
+    `collect`. Elsewhere every process updates all.
     """
 
     def __init__(self, team, parameters, optimizer):
@@ -346,11 +360,12 @@ class Update:
         return flat[start : start + p.numel()].as_strided(p.size(), p.stride())
 
     def average(self):
-        """Put the mean over the processes in the place of each gradient, where this process needs it; returns the norm of
-        all."""
+        """Put the mean over the processes in the place of each gradient, where this process needs
+        it; returns the norm of all."""
         for p in self.trained:
-            # AdamW in one pass takes gradients for laid out as their parameters, and updates others' places if they are not.
-            # Backward lays them out so; a weighting that makes gradients of its own need not.
+            # AdamW in one pass takes gradients for laid out as their parameters, and updates
+            # others' places if they are not. Backward lays them out so; a weighting that makes
+            # gradients of its own need not.
             if p.grad is not None and p.grad.stride() != p.stride():
                 p.grad = torch.empty_like(p).copy_(p.grad)
         if self.team.size == 1:
@@ -410,8 +425,8 @@ class Update:
 
 
 def split_evenly(sizes, parts):
-    """Numbers of things of given sizes in so many lists, about as much in each: the largest first, each to where least
-    is."""
+    """Numbers of things of given sizes in so many lists, about as much in each: the largest first,
+    each to where least is."""
     lists, sums = [[] for _ in range(parts)], [0] * parts
     for k in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
         least = sums.index(min(sums))

@@ -2,11 +2,14 @@
 
 A script says which tasks, which model and which weighting; `run` does the rest:
 
-    parser -> run -> begin                                        (checks, records, what an earlier start left)
+    parser -> run -> begin                                        (checks, records, what an earlier
+    start left)
                   -> train -> fit -> train_one_epoch, evaluate    (every epoch)
-                           -> finish -> evaluate on the test split    (once, with the chosen checkpoint)
+                           -> finish -> evaluate on the test split    (once, with the chosen
+                           checkpoint)
 
-`train` and what is below it happen in all processes of a run (training/team.py), each with its part of every batch.
+`train` and what is below it happen in all processes of a run (training/team.py), each with its part
+of every batch.
 """
 
 import contextlib
@@ -70,8 +73,8 @@ RECORDED = {
 
 
 def learn(tasks, args):
-    """Let tasks, {name: Task}, look at the training split, but for those that have; returns them. Those whose head depends on it
-    must before the network is built."""
+    """Let tasks, {name: Task}, look at the training split, but for those that have; returns them.
+    Those whose head depends on it must before the network is built."""
     curious = [
         task for task in tasks.values() if type(task).learn is not Task.learn and not task.settings
     ]
@@ -85,8 +88,9 @@ def learn(tasks, args):
 def run(experiment, model, criterion, args):
     """Train a model with a criterion, choose its checkpoint on the validation split, test it once.
 
-    Everything is written to <runs>/<experiment>/seed<k>/ (training/run_folder.py), which is this process's alone meanwhile. Raises
-    cli.InputError for wrong input, and for parameters that would not be trained, before anything is written.
+    Everything is written to <runs>/<experiment>/seed<k>/ (training/run_folder.py), which is this
+    process's alone meanwhile. Raises cli.InputError for wrong input, and for parameters that would
+    not be trained, before anything is written.
     """
     network = distributed.from_torchrun(args)
     if network and network.rank:
@@ -102,7 +106,8 @@ def run(experiment, model, criterion, args):
 
 
 def check_finished(folder, experiment, model, criterion, args):
-    """What `run` does in a folder that is finished: refuse other settings, and draw what is missing of the pictures."""
+    """What `run` does in a folder that is finished: refuse other settings, and draw what is missing
+    of the pictures."""
     with folder.earlier_config() as earlier:
         # The data of a finished run may be gone, but not others be named in their place.
         is_gone = not args.data.exists() and str(args.data) == earlier["options"].get("data")
@@ -185,8 +190,8 @@ def train_and_test(folder, experiment, model, criterion, args, network=None):
 
 
 def begin(folder, experiment, model, criterion, data, device, args, team):
-    """What comes before training: refuse what cannot be trained, write config.json, or take up what an earlier start left. Returns
-    the arguments of `train` after the team."""
+    """What comes before training: refuse what cannot be trained, write config.json, or take up what
+    an earlier start left. Returns the arguments of `train` after the team."""
     taught = targets.taught(data["train"])
     targets.refuse_blind_choice(data["val"])
     if args.conflicts:
@@ -259,7 +264,8 @@ def begin(folder, experiment, model, criterion, data, device, args, team):
 
 
 def resume(folder, parts, known, args):
-    """The state that training begins with: a new one, or that of the last finished epoch, moved into the parts."""
+    """The state that training begins with: a new one, or that of the last finished epoch, moved
+    into the parts."""
     state = {
         "epoch": 0,
         "history": [],
@@ -343,8 +349,8 @@ def where_images_are(dataset, workers, images_on):
 
 
 def fit(team, model, average, criterion, optimizer, data, known, state, folder, config, args):
-    """Train for all epochs that are left, which `state` and the run folder tell of; what is measured and chosen is the average,
-    where there is one."""
+    """Train for all epochs that are left, which `state` and the run folder tell of; what is
+    measured and chosen is the average, where there is one."""
     kept = average.module if average else model
     part = team.rank, team.size
     workers = 0 if data["train"].held else args.workers
@@ -384,8 +390,9 @@ def fit(team, model, average, criterion, optimizer, data, known, state, folder, 
         state["epoch"] = epoch + 1
         state["train_seconds"] += seconds
         state["train_images"] += images
-        # Should the run be stopped between the two files, the epoch is repeated and gives both again. last.pt holds all of
-        # best.pt: damage to that costs nothing while last.pt or previous.pt is whole.
+        # Should the run be stopped between the two files, the epoch is repeated and gives both
+        # again. last.pt holds all of best.pt: damage to that costs nothing while last.pt or
+        # previous.pt is whole.
         value = chooses(kept, metrics)
         if state["best_value"] is None or value > state["best_value"]:
             state["best_value"], state["best_epoch"] = value, epoch + 1
@@ -460,13 +467,15 @@ def train_one_epoch(
     average=None,
     recorded=None,
 ):
-    """One pass over the training split. update: distributed.Update of the parameters; history: the log's rows before it; average: an
-    AveragedModel (averaging.py) that takes up every step; recorded: the network's passes (replay.py), or None.
+    """One pass over the training split. update: distributed.Update of the parameters; history: the
+    log's rows before it; average: an AveragedModel (averaging.py) that takes up every step;
+    recorded: the network's passes (replay.py), or None.
 
-    Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the weighted total),
-    train_loss_<task> (unweighted), gradient_norm (before it is clipped) and weight_<task>, where the weighting has such, all
-    means over the epoch's batches; with --conflicts what conflicts.py says; what the sharing has learned; seconds,
-    images_per_second and the share of the time that was spent waiting for data.
+    Returns (a dict for the log, seconds, number of images). The dict holds lr at the end; loss (the
+    weighted total), train_loss_<task> (unweighted), gradient_norm (before it is clipped) and
+    weight_<task>, where the weighting has such, all means over the epoch's batches; with
+    --conflicts what conflicts.py says; what the sharing has learned; seconds, images_per_second and
+    the share of the time that was spent waiting for data.
     """
     model.train(), criterion.train()
     device = next(model.parameters()).device
@@ -545,7 +554,8 @@ def train_one_epoch(
 
 
 def finish(team, model, data, folder, config, state, args):
-    """Calibrate the chosen checkpoint, test it once, and write and then draw what is left of the run folder."""
+    """Calibrate the chosen checkpoint, test it once, and write and then draw what is left of the
+    run folder."""
     dataset = data["test"]
     if team.rank == 0:
         restore(folder.last_path, {"model": model}, dict(state["best"]))

@@ -18,9 +18,10 @@ from training.team import ALONE
 def evaluate(model, loader, criterion=None, team=ALONE):
     """Measure a model on all images of a loader, whose dataset has the model's tasks.
 
-    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over labelled images; None where there
-    is none) where a criterion is given, and the per-image measurements as a dict of (N,) tensors. In a team each process has
-    a loader of its part of the batches, and all have the same result: batches are whole, so that it is that of one process.
+    Returns (metrics, measured): the dict of utils.summarise, with "loss_<task>" (means over
+    labelled images; None where there is none) where a criterion is given, and the per-image
+    measurements as a dict of (N,) tensors. In a team each process has a loader of its part of the
+    batches, and all have the same result: batches are whole, so that it is that of one process.
     """
     was_training, tasks = model.training, loader.dataset.tasks
     model.eval()
@@ -54,8 +55,8 @@ def evaluate(model, loader, criterion=None, team=ALONE):
 class Resized(torch.nn.Module):
     """A network that looks at images of any size at its own.
 
-    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size, those that are maps
-    brought back to the scale of H x W.
+    forward(image: (B, 3, H, W) uint8) returns the network's outputs for the images at size x size,
+    those that are maps brought back to the scale of H x W.
     """
 
     def __init__(self, network, size):

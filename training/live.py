@@ -1,11 +1,12 @@
-"""--tensorboard: a run's log, and pictures of its first validation images, in its folder for TensorBoard to show while it
-trains.
+"""--tensorboard: a run's log, and pictures of its first validation images, in its folder for
+TensorBoard to show while it trains.
 
     pip install -r requirements-tensorboard.txt
     tensorboard --logdir runs
 
-Steps are epochs. What an epoch shows is written before its checkpoint: should the run be stopped between the two, the epoch
-is repeated, and TensorBoard is told to forget what it had seen of it. The steps of a run that had begun without are added.
+Steps are epochs. What an epoch shows is written before its checkpoint: should the run be stopped
+between the two, the epoch is repeated, and TensorBoard is told to forget what it had seen of it.
+The steps of a run that had begun without are added.
 """
 
 import tempfile

@@ -1,11 +1,14 @@
-"""Muon: gradient descent whose steps turn every direction of a layer alike, for networks that have little time.
+"""Muon: gradient descent whose steps turn every direction of a layer alike, for networks that have
+little time.
 
-A gradient of a convolution, seen as a matrix of outputs by inputs, is mostly a few directions; AdamW scales its entries one by one and
-leaves it so. Muon replaces the matrix M = U S V' by about U V', in which all directions are as long as each other, so that rare ones
-are learned as fast as common ones. What that brings here is in benchmarks/README.md, under "Time to a result".
+A gradient of a convolution, seen as a matrix of outputs by inputs, is mostly a few directions;
+AdamW scales its entries one by one and leaves it so. Muon replaces the matrix M = U S V' by about U
+V', in which all directions are as long as each other, so that rare ones are learned as fast as
+common ones. What that brings here is in benchmarks/README.md, under "Time to a result".
 
-Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, for the step and the polynomial; Liu et al., "Muon
-is scalable for LLM training", 2025, for decay and for the scale, with which a learning rate is about what it is for AdamW.
+Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, for the step
+and the polynomial; Liu et al., "Muon is scalable for LLM training", 2025, for decay and for the
+scale, with which a learning rate is about what it is for AdamW.
 """
 
 import math
@@ -20,15 +23,16 @@ SCALE = 0.2  # root mean square of a step's entries, over the learning rate: abo
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for groups with "is_hidden" true: weights of convolutions (out, in, h, w), which get the step above. `precision` of
-    these groups: fp32 or bf16, of the matrix products."""
+    """AdamW, but for groups with "is_hidden" true: weights of convolutions (out, in, h, w), which
+    get the step above. `precision` of these groups: fp32 or bf16, of the matrix products."""
 
     def __init__(self, groups, lr):
         super().__init__(groups, lr=lr, fused=True)
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update of all parameters that have a gradient; those of hidden weights are used up."""
+        """One update of all parameters that have a gradient; those of hidden weights are used
+        up."""
         for group in self.param_groups:
             for p in group["params"] if group["is_hidden"] else ():
                 if p.grad is not None:
@@ -67,8 +71,8 @@ def orthogonal(matrix):
 
 
 def hidden(model):
-    """The weights that Muon turns: of convolutions between feature maps. Those of the image, of one channel each, and those that give the
-    outputs (they have a bias) are AdamW's."""
+    """The weights that Muon turns: of convolutions between feature maps. Those of the image, of one
+    channel each, and those that give the outputs (they have a bias) are AdamW's."""
     return [
         layer.weight
         for layer in model.modules()

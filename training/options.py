@@ -1,10 +1,11 @@
-"""The options that all training scripts have. Nothing here takes a while to import, so --help and mistakes are answered at once."""
+"""The options that all training scripts have. Nothing here takes a while to import, so --help and
+mistakes are answered at once."""
 
 import argparse
 from pathlib import Path
 
 import cli
-from data import chances
+from data import hard_augment_names as chances
 
 # Beside what they choose from they would take PyTorch to import; a test holds them together.
 AUGMENTATIONS = ("none", "flip", "full")  # dataloader_mtl.AUGMENTATIONS
@@ -133,7 +134,8 @@ def scenes(text):
 
 
 def optimizer(text):
-    """An argparse type: None for adamw, which runs of earlier versions had without a name, else the name."""
+    """An argparse type: None for adamw, which runs of earlier versions had without a name, else the
+    name."""
     if text not in OPTIMIZERS:
         raise argparse.ArgumentTypeError(
             f"invalid choice: {text!r} (choose from {', '.join(OPTIMIZERS)})"
@@ -149,7 +151,8 @@ def pairs_of(text):
 
 
 def sides(text):
-    """An argparse type: sides in pixels until shares of the epochs, both rising, the last until 1: "128:0.5,256:1" -> the same text."""
+    """An argparse type: sides in pixels until shares of the epochs, both rising, the last until 1:
+    "128:0.5,256:1" -> the same text."""
     try:
         found = pairs_of(text)
     except ValueError:

@@ -17,8 +17,9 @@ SHARE = 0.5  # of a task's loss that is to agree with a teacher
 def start_from(path, model, data, own):
     """Copy a checkpoint's weights into a model, in every part that both have, encoder and tasks.
 
-    own: what known_images remembers of the new training images. Returns (the same of the checkpoint's, SHA-256 of the
-    weights). Refuses a network that was trained on images which are to choose or to test the new one.
+    own: what known_images remembers of the new training images. Returns (the same of the
+    checkpoint's, SHA-256 of the weights). Refuses a network that was trained on images which are to
+    choose or to test the new one.
     """
     parts, info, sha256 = checkpoint.load_parts(path, model)
     refuse_seen("--init", path, info, data, own)
@@ -27,7 +28,8 @@ def start_from(path, model, data, own):
 
 
 def digests(args, model):
-    """{"init", "teacher"}: SHA-256 of the weights of the networks that the options name, or None, as config.json has them."""
+    """{"init", "teacher"}: SHA-256 of the weights of the networks that the options name, or None,
+    as config.json has them."""
     return {
         "init": args.init and checkpoint.load_parts(args.init, model)[2],
         "teacher": args.teacher and digest(checkpoint.load_model(args.teacher)[0].state_dict()),
@@ -35,7 +37,8 @@ def digests(args, model):
 
 
 def refuse_seen(option, path, info, data, own):
-    """Refuse a network that has learned from what is to choose or to test another, or does not say from what; `own` as above."""
+    """Refuse a network that has learned from what is to choose or to test another, or does not say
+    from what; `own` as above."""
     if info["trained_on"] is None:
         raise InputError(
             f"{path} does not say which images it was trained on, so nothing could be measured fairly after it; "
@@ -62,16 +65,18 @@ def refuse_seen(option, path, info, data, own):
             )
 
 
-# ----------------------------------------------------------------------------------------------------------- a teacher
+# --------------------------------------------------------------------------------------------------
+# --------- a teacher
 
 
 @dataclass
 class Teacher:
-    """A trained network, which looks at the same images as the one that learns; names: of the tasks in which it is imitated; digest:
-    SHA-256 of its weights.
+    """A trained network, which looks at the same images as the one that learns; names: of the tasks
+    in which it is imitated; digest: SHA-256 of its weights.
 
-    Half of such a task's loss is to agree with it. Where an image has no label, that half is all there is to learn from.
-    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, without their temperature.
+    Half of such a task's loss is to agree with it. Where an image has no label, that half is all
+    there is to learn from. Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
+    Network", 2015, without their temperature.
     """
 
     model: object
@@ -88,10 +93,11 @@ class Teacher:
 
 
 def teacher(path, model, data, own, device):
-    """(The Teacher that a checkpoint is for a model, what known_images remembers of the images that it was trained on).
+    """(The Teacher that a checkpoint is for a model, what known_images remembers of the images that
+    it was trained on).
 
-    Refuses one that was trained on images which are to choose or to test the model, or knows no task of its that can be
-    imitated.
+    Refuses one that was trained on images which are to choose or to test the model, or knows no
+    task of its that can be imitated.
     """
     network, info = checkpoint.load_model(path)
     refuse_seen("--teacher", path, info, data, own)
@@ -114,7 +120,8 @@ def teacher(path, model, data, own, device):
 
 @torch.no_grad()
 def asked(teacher, batch, precision):
-    """A batch with what a teacher, or None, says of its images beside: its outputs, on the CPU, in fp32."""
+    """A batch with what a teacher, or None, says of its images beside: its outputs, on the CPU, in
+    fp32."""
     if teacher is None:
         return batch
     device = next(teacher.model.parameters()).device

@@ -1,5 +1,5 @@
-"""The recipe that all experiments share: AdamW (or Muon), a learning rate that rises linearly over the first WARMUP of all steps and falls
-to zero on a cosine, and images that grow."""
+"""The recipe that all experiments share: AdamW (or Muon), a learning rate that rises linearly over
+the first WARMUP of all steps and falls to zero on a cosine, and images that grow."""
 
 import math
 
@@ -11,19 +11,20 @@ from training.options import pairs_of
 
 WEIGHT_DECAY = 0.1
 WARMUP = 0.1
-# A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by many learning rates, and
-# slow AdamW down for a thousand steps.
+# A gradient is usually 1 to 3 long. One that is a hundred times longer would move every weight by
+# many learning rates, and slow AdamW down for a thousand steps.
 MAX_GRADIENT_NORM = 5.0
-# Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be larger in validation than
-# they ever were in training: (until this share of the epochs, side relative to S).
+# Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be
+# larger in validation than they ever were in training: (until this share of the epochs, side
+# relative to S).
 SIDES = ((0.6, 0.5), (0.8, 0.75), (1.0, 1.0))
 
 
 def training_sides(epochs, size, asked=None):
     """Side in pixels of the training images in each epoch; S at the end.
 
-    asked: what --sides says, as 128:0.5,256:1; by default SIDES, to a multiple of 32 and at least 128 where S is. Raises
-    cli.InputError where it ends at another size than S, that of the data.
+    asked: what --sides says, as 128:0.5,256:1; by default SIDES, to a multiple of 32 and at least
+    128 where S is. Raises cli.InputError where it ends at another size than S, that of the data.
     """
     if asked:
         found = pairs_of(asked)
@@ -43,10 +44,11 @@ def training_sides(epochs, size, asked=None):
 
 
 def make_optimizer(model, criterion, lr, encoder_lr=None, name=None):
-    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do not decay.
+    """AdamW over the model's and the criterion's parameters; the criterion's, biases and norms do
+    not decay.
 
-    encoder_lr: the highest learning rate of the encoders that may have pretrained weights, where it is another than lr; name: "muon"
-    for Muon (muon.py) instead.
+    encoder_lr: the highest learning rate of the encoders that may have pretrained weights, where it
+    is another than lr; name: "muon" for Muon (muon.py) instead.
     """
     encoder = {id(p) for one in model.encoders() for p in one.parameters()} if encoder_lr else set()
     given = [
@@ -84,7 +86,8 @@ def make_optimizer(model, criterion, lr, encoder_lr=None, name=None):
 
 
 def learning_rate(step, total_steps, highest):
-    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter, "SGDR", 2017)."""
+    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter,
+    "SGDR", 2017)."""
     progress = (step + 1) / total_steps
     if progress < WARMUP:
         return highest * progress / WARMUP

@@ -1,8 +1,9 @@
-"""A network's passes recorded as CUDA graphs and replayed: a GPU waits for each of hundreds of small kernels otherwise, as Python is
-slower in asking for them than it is in computing them.
+"""A network's passes recorded as CUDA graphs and replayed: a GPU waits for each of hundreds of
+small kernels otherwise, as Python is slower in asking for them than it is in computing them.
 
-Every shape of a whole batch is recorded once, before the first epoch that has it; what a step computes is the same. Losses stay as they are, since
-they may look at values. docs/training.md has figures.
+Every shape of a whole batch is recorded once, before the first epoch that has it; what a step
+computes is the same. Losses stay as they are, since they may look at values. docs/training.md has
+figures.
 """
 
 import torch
@@ -15,8 +16,8 @@ WARM_UP = 3  # passes before the recording, in which libraries choose their ways
 
 
 def recorder(model, criterion, args, precision, team):
-    """A Recorded of a network, or None where it is to be called as it is: on a CPU, in several processes, and where a step goes back
-    through the network more than once or looks into it."""
+    """A Recorded of a network, or None where it is to be called as it is: on a CPU, in several
+    processes, and where a step goes back through the network more than once or looks into it."""
     plain = (
         type(criterion).backward is WeightedLoss.backward
         and not args.conflicts
@@ -27,8 +28,8 @@ def recorder(model, criterion, args, precision, team):
 
 
 class Recorded:
-    """Called with images as the network is in training; batches of `size` of a side that was prepared are replayed, others computed as
-    ever."""
+    """Called with images as the network is in training; batches of `size` of a side that was
+    prepared are replayed, others computed as ever."""
 
     def __init__(self, model, size, precision):
         self.model, self.size, self.precision, self.passes = model, size, precision, {}
@@ -37,8 +38,8 @@ class Recorded:
         return self.passes.get(image.shape, self.model)(image)
 
     def prepare(self, side):
-        """Record the passes of batches of images of a side. No other thread may ask for anything of the GPU meanwhile, so batches that
-        are read ahead come after it."""
+        """Record the passes of batches of images of a side. No other thread may ask for anything of
+        the GPU meanwhile, so batches that are read ahead come after it."""
         shape = torch.Size((self.size, 3, side, side))
         if shape in self.passes:
             return
@@ -51,14 +52,16 @@ class Recorded:
             )
 
     def _record(self, shape):
-        """The passes as a function. Nothing of the network is changed, and no random number used up."""
+        """The passes as a function. Nothing of the network is changed, and no random number used
+        up."""
         device = next(self.model.parameters()).device
         image = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
             memory_format=torch.channels_last
         )
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         drawn = torch.cuda.get_rng_state(device)
-        # Gradients are added up in the stream of the recording and used in another; torch waits for them, and warns that it does.
+        # Gradients are added up in the stream of the recording and used in another; torch waits for
+        # them, and warns that it does.
         getattr(
             torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda value: None
         )(False)

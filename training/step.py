@@ -1,4 +1,5 @@
-"""One training step: taking it, trying it before training begins, and refusing it where it would spoil the network."""
+"""One training step: taking it, trying it before training begins, and refusing it where it would
+spoil the network."""
 
 import contextlib
 import copy
@@ -14,8 +15,9 @@ from training import depthwise
 
 
 def step(model, criterion, batch, precision, look=None, recorded=None):
-    """Forward and backward of one batch; returns the weighted total, with the sharing's penalty, and the dict of unweighted
-    losses. look(losses) is called before they go back; recorded (replay.py) instead of the network."""
+    """Forward and backward of one batch; returns the weighted total, with the sharing's penalty,
+    and the dict of unweighted losses. look(losses) is called before they go back; recorded
+    (replay.py) instead of the network."""
     with autocast(batch["image"].device, precision):
         outputs = (recorded or model)(batch["image"])
     losses = criterion(outputs, batch)
@@ -34,10 +36,11 @@ def step(model, criterion, batch, precision, look=None, recorded=None):
 
 
 def seed_step(seed, epoch, k, device):
-    """Let random numbers of a step, as of layers that drop values, depend on the seed, the epoch and the step alone, so that
-    a resumed run draws the same."""
+    """Let random numbers of a step, as of layers that drop values, depend on the seed, the epoch
+    and the step alone, so that a resumed run draws the same."""
     number = zlib.crc32(f"{seed}/{epoch}/{k}".encode())
-    # torch.manual_seed seeds devices, too, that are not in use, and keeps for each what called it: half a millisecond and more.
+    # torch.manual_seed seeds devices, too, that are not in use, and keeps for each what called it:
+    # half a millisecond and more.
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(number)
@@ -55,12 +58,14 @@ def to(batch, device):
 
 
 def gradient_norm(parameters):
-    """The norm over all gradients of parameters given by name, a scalar tensor; it costs a thousandth of a step."""
+    """The norm over all gradients of parameters given by name, a scalar tensor; it costs a
+    thousandth of a step."""
     return get_total_norm([p.grad for p in parameters.values() if p.grad is not None])
 
 
 def refuse_divergence(values, norm, parameters, batch, dataset, epoch):
-    """Stop before the update where a loss or a gradient is not finite; `norm` is gradient_norm of the parameters."""
+    """Stop before the update where a loss or a gradient is not finite; `norm` is gradient_norm of
+    the parameters."""
     # The norm also overflows where gradients are merely huge, so each is asked only then.
     if norm.isfinite() and all(map(math.isfinite, values.values())):
         return
@@ -79,7 +84,8 @@ def refuse_divergence(values, norm, parameters, batch, dataset, epoch):
 
 
 def refuse_untrained(criterion, optimizer):
-    """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are none."""
+    """Refuse a criterion whose parameters the optimizer would leave alone: learned weights that are
+    none."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     dead = [
         name
@@ -94,9 +100,11 @@ def refuse_untrained(criterion, optimizer):
 
 
 def refuse_unreached(model, criterion, batch):
-    """Refuse parameters that a trial step on a batch gives no gradient: they would never change either.
+    """Refuse parameters that a trial step on a batch gives no gradient: they would never change
+    either.
 
-    The batch is to hold a target of every task (teaching_batch): a loss without one is zero, and still reaches its head.
+    The batch is to hold a target of every task (teaching_batch): a loss without one is zero, and
+    still reaches its head.
     """
     trial = trial_copy(model, criterion)
     step(*trial, batch, "fp32")
@@ -111,21 +119,23 @@ def refuse_unreached(model, criterion, batch):
 
 
 def trial_copy(model, criterion):
-    """Copies to try a step with, which changes the statistics of batch normalisation. In bf16 it is as quick as in training."""
+    """Copies to try a step with, which changes the statistics of batch normalisation. In bf16 it is
+    as quick as in training."""
     model = copy.deepcopy(model).train()
     depthwise.install(model)
     return model, copy.deepcopy(criterion).train()
 
 
 def trial_batch(dataset, epoch, n, device):
-    """The first n images of the training split, or as many as there are, as they are in an epoch."""
+    """The first n images of the training split, or as many as there are, as they are in an
+    epoch."""
     with contextlib.closing(batches(make_loader(dataset, n), epoch)) as source:
         return to(next(source), device)
 
 
 def teaching_batch(dataset, n, device):
-    """n images of the training split, or as many as there are, as they are stored, and for each task one among them whose target is
-    known: cut or mirrored as in an epoch it might lose it."""
+    """n images of the training split, or as many as there are, as they are stored, and for each
+    task one among them whose target is known: cut or mirrored as in an epoch it might lose it."""
     rows = list(range(min(n, len(dataset))))
     for name, task in dataset.tasks.items():
         row = first_labelled(dataset, name, task)

@@ -1,6 +1,7 @@
 """What the targets of a split can teach a network, and what they can measure.
 
-Without this a task that has no targets would be trained, on a loss that is always 0, and drawn and judged like any other.
+Without this a task that has no targets would be trained, on a loss that is always 0, and drawn and
+judged like any other.
 """
 
 from collections import Counter
@@ -12,7 +13,8 @@ from dataloader_mtl import MTLDataset
 
 
 def survey(dataset, tasks=None):
-    """{task: Counter of what its images teach}, of some of a dataset's tasks or of all; pictures are read once, as a stream."""
+    """{task: Counter of what its images teach}, of some of a dataset's tasks or of all; pictures
+    are read once, as a stream."""
     counts = {name: Counter() for name in (dataset.tasks if tasks is None else tasks)}
     for raw in dataset.stream({name: dataset.tasks[name] for name in counts}):
         for name, count in counts.items():
@@ -21,8 +23,8 @@ def survey(dataset, tasks=None):
 
 
 def taught(dataset):
-    """What a run's records say of its training targets: {task: number of images that are labelled}. Raises cli.InputError where
-    there is nothing to learn of a task."""
+    """What a run's records say of its training targets: {task: number of images that are labelled}.
+    Raises cli.InputError where there is nothing to learn of a task."""
     contract.require(dataset.data, dataset.split, dataset.tasks.values())
     counts = survey(dataset)
     missing = {
@@ -60,8 +62,9 @@ def refuse_blind_choice(dataset):
 
 
 def warn_of_unmeasured(dataset):
-    """Say what a split cannot measure of its tasks; it is null in the results. And where its two classes are called otherwise than
-    those that a task was taught: what is measured then says nothing."""
+    """Say what a split cannot measure of its tasks; it is null in the results. And where its two
+    classes are called otherwise than those that a task was taught: what is measured then says
+    nothing."""
     for name, task in dataset.tasks.items():
         known, taught = dataset.summary["classes"], tuple(task.classes)
         if "binary" in dataset.kinds and "binary" in task.needs and taught and taught != known:

@@ -1,11 +1,14 @@
-"""The processes of one run: how they start, exchange numbers and end together, and who tells of what went wrong.
+"""The processes of one run: how they start, exchange numbers and end together, and who tells of
+what went wrong.
 
-    Alone      one process: nothing to exchange.
-    Local      P processes of this machine, started by the first (--processes P), which exchange through shared memory.
-    Network    P processes that torchrun started, on one machine or several, which exchange through torch.distributed.
+    Alone      one process: nothing to exchange. Local      P processes of this machine, started by
+               the first (--processes P), which exchange through shared memory. Network    P
+               processes that torchrun started, on one machine or several, which exchange through
+               torch.distributed.
 
-Of any team: `rank` is 0 in the process that writes and prints, `size` is P. All processes call the same methods in the same
-order. Where one of them ends, none waits for it for ever: the others end too, and the first says why.
+Of any team: `rank` is 0 in the process that writes and prints, `size` is P. All processes call the
+same methods in the same order. Where one of them ends, none waits for it for ever: the others end
+too, and the first says why.
 """
 
 import contextlib
@@ -42,15 +45,16 @@ class Alone:
     """A team of one.
 
     lengths   of each process's part of the batch; shares: the same over their sum, (P, 1, 1).
-    by_image  names of the tasks whose loss of a fully labelled batch is the mean over its images; apart: those of them in which this
+              by_image  names of the tasks whose loss of a fully labelled batch is the mean over its
+              images; apart: those of them in which this
               batch is, whose losses each process computes for its part.
     """
 
     rank, size, lengths, shares, by_image, apart = 0, 1, (), None, (), ()
 
     def exchange(self, tensor):
-        """A tensor of each process -> (P, ...) of all, by rank, in all of them; all are of the same shape and type. What is
-        returned may last until the next but one exchange only."""
+        """A tensor of each process -> (P, ...) of all, by rank, in all of them; all are of the same
+        shape and type. What is returned may last until the next but one exchange only."""
         return tensor[None]
 
     def meet(self):
@@ -76,7 +80,8 @@ class Alone:
         }
 
     def call(self, function, *args):
-        """Called in the first process: function(team, *args) in all of them; returns what it returns in the first."""
+        """Called in the first process: function(team, *args) in all of them; returns what it
+        returns in the first."""
         return function(self, *args)
 
     def close(self):
@@ -87,8 +92,9 @@ ALONE = Alone()
 
 
 class Mean(torch.autograd.Function):
-    """A loss of each process's part, a scalar -> the mean over all images, in all of them. As gradients of parameters are averaged over
-    the processes at the end, P times this part's share goes back."""
+    """A loss of each process's part, a scalar -> the mean over all images, in all of them. As
+    gradients of parameters are averaged over the processes at the end, P times this part's share
+    goes back."""
 
     @staticmethod
     def forward(ctx, team, loss):
@@ -130,9 +136,12 @@ class Local(Alone):
     """What one process sees of a team on this machine.
 
     sockets  {rank: a socket to it}, whose end says that a process has ended, however that came.
-    bells    bells[a][b] is what a rings for b on Linux. Elsewhere it is None, and a byte over the socket does it: whom that
-             wakes, Linux likes to put on the core of who sent it, and then two processes share a core beside an idle one.
-    place    of the shared memory: two slots for each process, used in turn: who is at the second exchange has read the
+    bells    bells[a][b] is what a rings for b on Linux. Elsewhere it is None, and a byte over the
+    socket does it: whom that
+             wakes, Linux likes to put on the core of who sent it, and then two processes share a
+             core beside an idle one.
+    place    of the shared memory: two slots for each process, used in turn: who is at the second
+             exchange has read the
              first.
     """
 
@@ -189,8 +198,8 @@ class Local(Alone):
 
 
 class Started(Local):
-    """A Local team in the process that starts the others. They begin at once to import what they need, and wait for
-    `call`."""
+    """A Local team in the process that starts the others. They begin at once to import what they
+    need, and wait for `call`."""
 
     def __init__(self, size, threads):
         self.memory, self.threads_before = Shared(2 * size * SLOT), torch.get_num_threads()
@@ -297,7 +306,8 @@ def serve(rank, sockets, bells, place, pipe, threads):
 
 
 class Network(Alone):
-    """A team that torchrun started. GPUs exchange through NCCL, which was never tried here, processors through Gloo."""
+    """A team that torchrun started. GPUs exchange through NCCL, which was never tried here,
+    processors through Gloo."""
 
     def __init__(self, device):
         from torch import distributed
