@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
+from config import Config
 from study import commands, grid, launchers, masks, repeat, tune
-from study.commands import NAMED, Run
+from study.commands import Run
 from study.table import EXPERIMENTS
 from study.text import count
 
-DATA = Path("datasets/data_new")
 EPOCH = re.compile(r"epoch \d+/\d+:")  # how a script begins the line that ends an epoch
 
 
@@ -69,7 +69,7 @@ class Progress:
         say(f"{run.name}: {outcome(status) if failed else 'finished'}")
         if failed:
             self.failures.append((run, status))
-        script = run.command[0]
+        script = run.script[0]
         last = lines[-1].replace(script, "the script") if status == 2 and lines else None
         if last and last == self.refusal:
             raise InputError(f"two runs in a row are refused for the same reason: {last}")
@@ -94,7 +94,7 @@ def parse_args(argv=None):
     names = list(EXPERIMENTS)
     add("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
     add("--only", choices=names, nargs="+", metavar="NAME", help=f"of {', '.join(names)}")
-    add("--grid", help=f"all combinations of values of {', '.join(NAMED)}", **several)
+    add("--grid", help=f"all combinations of values of {', '.join(grid.NAMED)}", **several)
     add("--with-single-tasks", action="store_true", help="each task of the grid alone, for delta-m")
     add("--tune", help=f"values that each row tries with seed {tune.SEED}", **several)
     add("--study", choices=("masks",), help="runs of a study: label efficiency")
@@ -123,71 +123,52 @@ def parse_args(argv=None):
 
 
 def refuse_options(args):
-    """Refuse options after -- that belong to single runs, or that a name is made of."""
-    commands.refuse_given(args.options, ("seed",), "use --seeds before the --")
-    commands.refuse_given(args.options, ("split",), "use --only before the --")
+    """Refuse options after -- that no script has, that belong to single runs, or to a name."""
     if args.repeat:
         return
-    commands.refuse_given(args.options, ("name", "tasks"), "use --grid before the --")
+    if Config.parse("", "every run", args.options).seed:
+        raise InputError("--seed after -- would be the same for every run; use --seeds")
     if args.grid or args.study:
         instead = "make it a column of --grid" if args.grid else "the study sets it"
-        commands.refuse_given(args.options, NAMED, instead)
-    if args.tune:
-        commands.refuse_given(args.options, tune.fields_of(args.tune), "it is tuned")
+        commands.refuse_named(args.options, instead)
 
 
 def experiments_of(args):
-    """{name: command} of the experiments that are asked for."""
+    """{name: Run} of the experiments that are asked for, with seed 0."""
     if args.grid:
-        return grid.experiments(args.grid, args.with_single_tasks)
-    names = args.only or list(EXPERIMENTS)
-    return {name: one.command for name, one in EXPERIMENTS.items() if name in names}
+        found = grid.experiments(args.grid, args.options, args.with_single_tasks)
+    else:
+        names = [name for name in EXPERIMENTS if name in (args.only or EXPERIMENTS)]
+        found = {name: commands.published(name, *args.options) for name in names}
+    return {name: commands.without_conflicts(run) for name, run in found.items()}
 
 
-def study_parts(args, folder, data):
-    """Runs of --study in parts, each of which may start when those before have ended."""
-    known = masks.look_at(data or DATA)
-    parts, starts = [[]], None
-    for cell in masks.cells(known):
-        place = masks.first_folder(folder) if cell.size is None else folder
-        command = (*masks.command(cell, known, folder), *args.options)
-        needs_others = masks.ARMS[cell.arm].starts and cell.size is not None
-        if needs_others != starts:
-            parts.append([])
-            starts = needs_others
-        parts[-1].append(Run(masks.name_of(cell), cell.seed, command, place))
-    say(masks.in_words(masks.cells(known)))
-    return parts
-
-
-def runs_of(experiments, args, folder):
+def seeds_of(experiments, args):
     """[Run], seed by seed; tuned ones with the value that was chosen."""
-    found = []
+    values, found = tune.values_of(args.tune or []), []
     for seed in dict.fromkeys(args.seeds):
-        for name, command in experiments.items():
-            options = commands.fitting(args.options, command)
-            if args.tune:
-                options = [*options, *tune.chosen(folder, name, tune.parse(args.tune))]
-            found.append(Run(name, seed, (*command, *options), folder))
+        for run in experiments.values():
+            options = tune.chosen(run, values) if args.tune else {}
+            found.append(Run(run.script, run.config.replace(seed=seed, **options)))
     return found
 
 
 # --------------------------------------------------------------------------------------- running
 
 
-def perform(runs, args, given):
+def perform(runs, args):
     """Run what is not finished; returns [(Run, exit status)] of those that failed."""
     left = [run for run in runs if not run.is_finished]
     if not left:
         return []
     form = "{desc}{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}{postfix}]"
-    done = len(runs) - len(left)
+    done, config = len(runs) - len(left), left[0].config
     with tqdm(total=len(runs), initial=done, disable=None, bar_format=form) as bar:
         progress = Progress(left, bar)
         settings = launchers.Settings(
-            jobs=args.jobs or launchers.jobs_by_default(given),
-            cores=launchers.cores_of(given),
-            folder=left[0].folder,
+            jobs=args.jobs or launchers.jobs_by_default(config),
+            cores=launchers.cores_of(config),
+            folder=config.runs,
             partition=args.partition,
             minutes=args.time,
             address=args.address,
@@ -195,8 +176,7 @@ def perform(runs, args, given):
             show=progress.show,
         )
         launcher = launchers.LAUNCHERS[args.launcher]
-        outcomes = launcher([run.words for run in left], settings)
-        for index, status, lines in outcomes:
+        for index, status, lines in launcher([run.words for run in left], settings):
             if args.launcher != "local":
                 for line in lines:
                     progress.show(index, line)
@@ -206,59 +186,54 @@ def perform(runs, args, given):
 
 def main(args):
     refuse_options(args)
-    given = commands.parse(args.options)
-    folder = Path(given.get("runs", "repeated" if args.repeat else "runs"))
-    data = Path(given["data"]) if "data" in given else None
-    repeated = []
     if args.repeat:
-        for path in args.repeat:
-            repeated += repeat.folders(path)
-        parts = [[repeat.run_of(path, args.options, folder, data) for path in repeated]]
+        repeated = [folder for path in args.repeat for folder in repeat.folders(path)]
+        runs = [repeat.run_of(folder, args.options) for folder in repeated]
+        run_all([runs], args)
+        if not args.list:
+            tell_differences(repeated, runs)
     elif args.study:
-        parts = study_parts(args, folder, data)
+        data = masks.look_at(Config.parse("", "study", args.options).data)
+        if not args.list:
+            say(masks.in_words(masks.cells(data)))
+        run_all(masks.parts(data, args.options), args)
     else:
         experiments = experiments_of(args)
-        if args.tune and not tune_all(experiments, args, folder, given):
-            return
-        parts = [runs_of(experiments, args, folder)]
-    run_all(parts, args, given, data)
-    if repeated:
-        tell_differences(repeated, parts[0])
+        if not args.tune or tune_all(experiments, args):
+            run_all([seeds_of(experiments, args)], args)
 
 
-def tune_all(experiments, args, folder, given):
+def tune_all(experiments, args):
     """Run and choose the values of --tune; returns whether all experiments are tuned."""
-    values = tune.parse(args.tune)
-    waiting = {}
-    for name, command in experiments.items():
-        if tune.chosen(folder, name, values) is None:
-            command = (*command, *commands.fitting(args.options, command))
-            waiting[name] = tune.runs_of(name, command, folder, values)
-    runs = [run for of_row in waiting.values() for run in of_row.values()]
-    run_all([runs], args, given, None)
-    if args.list:
+    values, waiting = tune.values_of(args.tune), {}
+    for name, run in experiments.items():
+        if tune.chosen(run, values) is None:
+            waiting[name] = tune.runs_of(run, values)
+    run_all([[run for tried in waiting.values() for run in tried.values()]], args)
+    is_done = all(run.is_finished for tried in waiting.values() for run in tried.values())
+    if args.list or not is_done:
         return not waiting
-    for name, of_row in waiting.items():
-        tune.choose(folder, name, of_row)
+    for name, tried in waiting.items():
+        tune.choose(experiments[name], tried)
     return True
 
 
-def run_all(parts, args, given, data):
+def run_all(parts, args):
     """Run parts one after another, or list them; fails where a run did."""
     every = [run for part in parts for run in part]
-    finished = [run for run in every if run.is_finished]
-    for run in finished:
-        commands.refuse_other_settings(run, data)
+    left = [run for run in every if not run.is_finished]
+    for run in every:
+        if run.is_finished:
+            commands.refuse_other_settings(run)
     if args.list:
-        for run in every:
-            if not run.is_finished:
-                print(shlex.join(run.words))
+        for run in left:
+            print(shlex.join(run.words))
         return
-    if every:
-        say(f"{count(len(every), 'run')} into {every[0].folder}, {len(finished)} finished")
+    if left:
+        say(f"{count(len(every), 'run')} into {every[0].config.runs}, {len(left)} left")
     failures = []
     for part in parts:
-        failures += perform(part, args, given)
+        failures += perform(part, args)
     if failures:
         named = ", ".join(f"{run.name} ({outcome(status)})" for run, status in failures)
         refused = all(status == 2 for _, status in failures)
@@ -267,9 +242,9 @@ def run_all(parts, args, given, data):
             "what is not finished",
             2 if refused else 1,
         )
-    left = sum(not run.is_finished for run in every)
+    left = [run for run in left if not run.is_finished]
     if left:
-        say(f"{count(left, 'run')} left; the same command goes on")
+        say(f"{count(len(left), 'run')} left; the same command goes on")
 
 
 def tell_differences(folders, runs):

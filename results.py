@@ -33,6 +33,7 @@ from study import (
     costs,
     figures,
     label_efficiency,
+    masks,
     masks_page,
     official,
     page,
@@ -132,7 +133,7 @@ def parse_args(argv=None):
         nargs="+",
         default=[],
         metavar="LABEL=SECONDS",
-        help=f"annotation time of a label; default: {costs.in_words(costs.SECONDS)}",
+        help=f"annotation time of a label; default: {costs.in_words(masks.SECONDS)}",
     )
     add("--times", type=Path, metavar="FOLDER", help="make the page of time to a result")
     add("--compute", type=Path, metavar="FOLDER", help="make COMPUTE.md: core hours of all studies")
@@ -192,7 +193,7 @@ def main(args):
     if label_efficiency.is_study(runs):
         study = label_efficiency.study_of(runs)
         comparisons = label_efficiency.primary(study)
-        text = masks_page.make_page(study, table, costs.SECONDS | dict(args.cost))
+        text = masks_page.make_page(study, table, masks.SECONDS | dict(args.cost))
         draw = figures.draw_study, study
     else:
         comparisons = table.comparisons

@@ -7,34 +7,29 @@ stands for every sharing and weighting.
 
 import json
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 
 from cli import InputError, listed
-from study.records import DEFAULTS, PLACE, SPEED, is_named
+from config import RESULT, Config
+from study.records import is_named
 from study.table import BASELINE
 
-AXES = (
-    "tasks",
-    "weighting",
-    "sharing",
-    "encoder",
-    "encoder_weights",
-    "encoder_lr",
-    "encoder_bn",
-    "num_masks",
-    "hard_augment",
-    "teacher",
-    "optimizer",
-)
+FIELDS = {one.name: one for one in fields(Config)}
+AXES = [
+    name
+    for name, one in FIELDS.items()
+    if one.metadata["role"] == RESULT and ("component" in one.metadata or "named" in one.metadata)
+]
 DIGESTS = {"encoder_weights": "encoder_weights_sha256", "teacher": "teacher_sha256"}
-NONE = {"num_masks": "all", "hard_augment": "none", "teacher": "none", "encoder_weights": "random"}
 # Options that a table's rows may not differ in, unless the rows were tuned in them.
-FIXED = tuple(
-    key
-    for key in DEFAULTS
-    if key not in (*AXES, *SPEED, *PLACE, "experiment", "seed", "init", "precision")
-)
+FIXED = [
+    name
+    for name, one in FIELDS.items()
+    if one.metadata["role"] == RESULT and name not in (*AXES, "seed", "init", "precision")
+]
+NONE = {"num_masks": "all", "encoder_weights": "random"}
 SAME = 0.05  # of parameters and time: up to this share two networks count as alike
 SHOWN = 80  # characters of a value in a refusal
 
@@ -42,6 +37,11 @@ SHOWN = 80  # characters of a value in a refusal
 def value_of(run, axis):
     """The value that tells rows apart: a digest where the option is a file."""
     return run.info.get(DIGESTS[axis]) if axis in DIGESTS else run.config[axis]
+
+
+def usual(axis):
+    """The default of an axis; of a file, no digest."""
+    return None if axis in DIGESTS else FIELDS[axis].default
 
 
 def axes_of(run):
@@ -138,8 +138,8 @@ def same_images(runs):
 def is_varied(rows):
     """Whether a table compares options, and not the published experiments with their baseline."""
     for runs in rows.values():
-        others = {**axes_of(runs[0]), "tasks": None, "weighting": None, "num_masks": None}
-        is_usual = all(value in (None, DEFAULTS[axis]) for axis, value in others.items())
+        others = {**axes_of(runs[0]), **dict.fromkeys(("tasks", "weighting", "num_masks"))}
+        is_usual = all(value in (None, usual(axis)) for axis, value in others.items())
         if is_named(runs[0].config["weighting"]) or not is_usual:
             return True
     return BASELINE not in rows and bool(pairs(rows))
@@ -166,7 +166,7 @@ def differs(axis, own, other):
 def is_usual(axis, baseline, row):
     if axis == "tasks":
         return baseline["tasks"] == row["tasks"][:1]
-    return baseline[axis] == DEFAULTS[axis]
+    return baseline[axis] == usual(axis)
 
 
 def in_words(axis, row, baseline):
@@ -177,10 +177,10 @@ def in_words(axis, row, baseline):
 
 def shown(run, axis):
     """The value of an axis as a page shows it."""
-    value = run.config[axis] or value_of(run, axis)
-    if isinstance(value, list):
-        return "+".join(value)
-    return NONE.get(axis, "default") if value is None else str(value)[:40]
+    if value_of(run, axis) in (None, "none"):
+        return NONE.get(axis, "none")
+    value = run.config[axis] if run.config[axis] not in (None, "none") else value_of(run, axis)
+    return "+".join(value) if isinstance(value, list) else str(value)[:40]
 
 
 # ------------------------------------------------------------------------------- time, parameters
@@ -188,10 +188,10 @@ def shown(run, axis):
 
 def alike(row, baseline):
     """Pairs of runs of one seed made on one kind of processor, so that their seconds compare."""
-    others = {(run.seed, run.info.get("processor")): run for run in baseline}
+    others = {(run.seed, run.processor): run for run in baseline}
     found = []
     for run in row:
-        other = others.get((run.seed, run.info.get("processor")))
+        other = others.get((run.seed, run.processor))
         if other:
             found.append((run, other))
     return found

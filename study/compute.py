@@ -15,7 +15,7 @@ def make_page(root):
         cores = (run["threads"] or 1) * run["processes"]
         on_gpu = run["device"] == "cuda"
         hours = np.array([1, seconds * cores * (not on_gpu) / 3600, seconds * on_gpu / 3600])
-        key = f"{study}: {run['processor']}"
+        key = f"{study}: {run['processor'] or 'unknown'}"
         totals[key] = totals.get(key, 0) + hours
     totals["all"] = sum(totals.values(), np.zeros(3))
 

@@ -1,6 +1,6 @@
 """What to annotate next: labels in seconds of annotation time, against the masks that they save.
 
-SECONDS for one label: a polygon mask, 79 s an object (Lin et al. 2014, COCO: 22 h for 1,000); a
+Published times of one label (masks.SECONDS): a polygon mask, 79 s an object (Lin et al. 2014, COCO: 22 h for 1,000); a
 box by extreme clicking, 7 s (Papadopoulos et al. 2017; 35 s drawn, Su et al. 2012); a class, 1 to
 2 s an image (Papadopoulos et al. 2014; Bearman et al. 2016: 1 s a class).
 """
@@ -10,7 +10,6 @@ import numpy as np
 from study.label_efficiency import ALONE, draws, equivalents, quantiles
 from study.text import table
 
-SECONDS = {"mask": 79.0, "bbox": 7.0, "breed": 2.0}
 HOURS = (1, 3, 10)
 
 
@@ -21,11 +20,9 @@ def in_words(seconds):
 def labels_of(study, arm):
     """{label: images that have it} that an arm needs beside masks."""
     run = study.example(arm)
-    labelled = run.info.get("labelled") or {}
-    found = {}
-    for task in run.tasks:
-        if task != ALONE:
-            found[task.removeprefix("column:")] = labelled.get(task, run.info["images"]["train"])
+    found = {
+        task.removeprefix("column:"): run.labelled(task) for task in run.tasks if task != ALONE
+    }
     if run.info.get("init_sha256"):
         found["the labels of --init"] = run.info["images"]["train"]
     return found
@@ -56,7 +53,7 @@ def dice_at(study, arm, n):
 
 
 def uses(study, seconds, hours):
-    """{arm: (masks, Dice of the draws)} of a budget: arms whose labels it pays, the rest in masks."""
+    """{arm: (masks, Dice of the draws)} of a budget: arms whose labels it pays, rest in masks."""
     found = {}
     for arm, labels in priced(study, seconds).items():
         n = (3600 * hours - labels) / seconds["mask"]
@@ -125,7 +122,7 @@ def break_even(study, seconds):
         labels = sum(labels_of(study, arm).values())
         for found in equivalents(study, arm) if labels else ():
             masks = np.clip([found.masks, *found.interval], smallest, largest)
-            signs = ["<" if m == 0 else ">" * np.isinf(m) for m in (found.masks, *found.interval)]
+            signs = [{0: "<", np.inf: ">"}.get(m, "") for m in (found.masks, *found.interval)]
             cells = []
             for scale, digits in (
                 (1, 0),

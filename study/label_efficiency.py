@@ -11,8 +11,8 @@ import numpy as np
 
 from cli import InputError
 from study import verdict
+from study.compare import usual
 from study.masks import PRIMARY
-from study.records import DEFAULTS
 
 RESAMPLES = 2_000
 ALONE = "seg"
@@ -79,15 +79,15 @@ def arm_of(run):
     if run.info.get("init_sha256"):
         words += " after another task"
     for key in ENCODER:
-        if run.config[key] != DEFAULTS[key]:
+        if run.config[key] != usual(key):
             words += f", {run.config[key]}"
     return words + (" pretrained" if run.info.get("encoder_weights_sha256") else "")
 
 
 def masks_of(run):
-    """How many masks a run was trained with."""
-    labelled = run.info.get("labelled") or {}
-    return run.config["num_masks"] or labelled.get("seg") or run.info["images"]["train"]
+    """The number of masks of a run; one less where half of a batch is masked of all masks."""
+    all_of_them = run.labelled(ALONE)
+    return all_of_them - 1 if run.config["half_masked"] else run.config["num_masks"] or all_of_them
 
 
 def is_study(runs):
@@ -102,7 +102,7 @@ def study_of(runs):
     whole = None
     for run in runs:
         n = masks_of(run)
-        if run.config["num_masks"] is None:
+        if run.config["num_masks"] is None and not run.config["half_masked"]:
             whole = max(n, whole or 0)
         place = found.setdefault(arm_of(run), {}).setdefault(n, {})
         if run.seed in place:

@@ -214,18 +214,14 @@ def load(module, launcher):
 LAUNCHERS = {"local": local, "slurm": slurm, "ray": on_ray}
 
 
-def cores_of(options):
-    """Cores that a run keeps busy: threads times processes, {field: text} of its options."""
-    cores = 1
-    for field in ("threads", "processes"):
-        text = options.get(field, "1")
-        cores *= int(text) if text.isdecimal() and int(text) else 1
-    return cores
-
-
-def jobs_by_default(options):
+def jobs_by_default(config):
     """As many runs at once as there are cores for; one where a GPU is likely to compute."""
     has_gpu = sys.platform == "darwin" or Path("/dev/nvidia0").exists()
-    if has_gpu or options.get("device") == "cuda":
+    if has_gpu or config.device == "cuda":
         return 1
-    return max(1, usable_cores() // cores_of(options))
+    return max(1, usable_cores() // cores_of(config))
+
+
+def cores_of(config):
+    """Cores that a run keeps busy."""
+    return (config.threads or 1) * config.processes

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 
 from cli import InputError
 from data import contract
+from study import commands
 from study.records import read_columns
 
 ALL = "all"
-HALF = "all_half"  # all masks but one, so that half of a batch has a mask, as with fewer
+HALF = "all_half"  # all masks, but half of a batch has one, as with fewer
 SIZES = (50, 100, 200, ALL, HALF)
 PRIMARY = (50, 100, 200)  # the primary outcome is the mean over these
+# Annotation time of a label in seconds (costs.py has the sources).
+SECONDS = {"mask": 79.0, "bbox": 7.0, "breed": 2.0}
 SHARE = 0.2  # of the loss that the auxiliary tasks have together
-HOW = ("--threads=1", "--epochs=8")  # one thread: the same runs on any number of cores
+HOW = ("--threads", "1", "--epochs", "8")  # one thread: the same runs on any number of cores
 LEAST = 50  # images with a mask that the study takes
 COLUMN = "LABEL"  # stands for the column of index.csv that is the cheap label
-PRETRAINED = ("--encoder=efficientnet_lite0", "--encoder-weights=package")
+PRETRAINED = ("--encoder", "efficientnet_lite0", "--encoder-weights", "package")
 
 
 @dataclass(frozen=True)
@@ -144,27 +147,43 @@ def name_of(cell):
     return f"{words}_masks{cell.size}" if cell.size else words
 
 
-def first_folder(folder):
-    """Folder of the networks that others start from: beside the runs, as no table holds both."""
-    return folder.with_name(f"{folder.name}_first")
+def run_of(cell, data, options):
+    """The Run of a cell; options: of every run.
 
-
-def command(cell, data, folder):
-    """Script and options of a cell's run."""
-    arm = ARMS[cell.arm]
+    Networks that others start from are in a folder beside the runs, as no table can hold both.
+    """
+    arm, words = ARMS[cell.arm], []
     tasks = [task.replace(COLUMN, data.column) for task in arm.tasks]
-    options = [*arm.options, *HOW, f"--name={name_of(cell)}"]
+    first = Cell(cell.arm, None, cell.seed)
     if cell.size is None:
-        return ("train.py", "--tasks", f"column:{data.column}", *options)
+        tasks = [f"column:{data.column}"]
+    elif cell.size == HALF:
+        words = ["--half-masked"]
+    elif cell.size != ALL:
+        words = ["--num-masks", cell.size]
     if len(tasks) > 1:
         others = [f"{SHARE / (len(tasks) - 1):.4g}"] * (len(tasks) - 1)
-        options.append(f"--weighting={'-'.join([f'{1 - SHARE:g}', *others])}")
-    if cell.size != ALL:
-        options.append(f"--num-masks={data.masks - 1 if cell.size == HALF else cell.size}")
-    if arm.starts:
-        first = first_folder(folder) / name_of(Cell(cell.arm, None, cell.seed))
-        options.append(f"--init={first / f'seed{cell.seed}' / 'best.pt'}")
-    return ("train.py", "--tasks", *tasks, *options)
+        words += ["--weighting", "-".join([f"{1 - SHARE:g}", *others])]
+    own = "--name", name_of(cell), "--seed", cell.seed, *HOW, *arm.options
+    config = commands.parse("--tasks", *tasks, *words, *own, *options)
+    beside = config.runs.with_name(f"{config.runs.name}_first")
+    if cell.size is None:
+        config = config.replace(runs=beside)
+    elif arm.starts:
+        config = config.replace(init=beside / name_of(first) / f"seed{cell.seed}" / "best.pt")
+    return commands.Run(("train.py",), config)
+
+
+def parts(data, options):
+    """[[Run]] of the whole study: the runs of a part may start when those before have ended."""
+    found, before = [[]], False
+    for cell in cells(data):
+        waits = ARMS[cell.arm].starts and cell.size is not None
+        if waits != before:
+            found.append([])
+        before = waits
+        found[-1].append(run_of(cell, data, options))
+    return found
 
 
 def in_words(cells_):

@@ -10,9 +10,10 @@ import numpy as np
 
 import registry
 from cli import listed
+from config import RESULT
 from study import compare, conflicts, official, verdict
-from study.records import PLACE, dice_score
-from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
+from study.records import dice_score
+from study.table import ALL, BASELINE, DICE, EXPERIMENTS, METRICS
 from study.text import bullets, count, each, fill, in_words, interval, spread, table
 from study.verdict import MAX_SEEDS
 
@@ -186,7 +187,7 @@ def caveats(page, has_sizes=False):
         "commits of the code": lambda run: str(run.info.get("commit"))[:12],
         "training precisions": lambda run: run.info["precision"],
         "devices": lambda run: run.info["device"],
-        "processors": lambda run: run.info.get("processor"),
+        "processors": lambda run: run.processor,
         "convolution algorithms": lambda run: run.info.get("convolution"),
         "versions": versions,
         "numbers of training masks": lambda run: has_sizes or run.config["num_masks"] or "all",
@@ -238,7 +239,7 @@ def own_words(name, run):
     """A row by the options that are not default."""
     text = f"{name}: {in_words(run.tasks)}; loss weights: {run.config['weighting']}"
     for axis in compare.AXES[2:]:
-        if compare.value_of(run, axis) not in (None, compare.DEFAULTS[axis]):
+        if compare.value_of(run, axis) not in (None, compare.usual(axis)):
             text += f"; {axis.replace('_', ' ')}: {compare.shown(run, axis)[:60]}"
     return f"{text}."
 
@@ -468,7 +469,7 @@ mtl, and the 2.48 points between the two are noise. Its 75-15-15 was run as 70-1
 def measures(rows):
     """Other metrics than Dice: those of the published tasks, parameters, minutes, then by task."""
     shown, further = {}, {}
-    for task in registry.tasks(registry.PUBLISHED).values():
+    for task in registry.find_tasks(ALL):
         shown |= {key: task.metrics[key] for key in METRICS[len(DICE) :] if key in task.metrics}
     for name, runs in rows.items():
         for task, metrics in runs[0].metrics.items():
@@ -620,7 +621,7 @@ def ending(page):
 - Options that differ: {", ".join(differing) or "none"}.
 - Initial weights: {f"SHA-256 {init[:12]} (`--init`)" if init else "random"}.
 - Device: {of(lambda run: run.info["device"])}; precision: {of(lambda run: run.info["precision"])}.
-- Processor: {of(lambda run: run.info.get("processor"))}.
+- Processor: {of(lambda run: run.processor)}.
 - Versions: {of(versions)}.
 - Commit: {of(lambda run: str(run.info.get("commit"))[:12])}.
 
@@ -636,13 +637,11 @@ runs' records alone; the same records give the same page.
 def options_of(runs):
     """The options that all runs have, as "--key value", and those that differ, as "--key"."""
     same, differing = [], []
-    rows = ("run", "experiment", "tasks", "weighting", "sharing", "init", *compare.SPEED, *PLACE)
-    for key, value in sorted(runs[0].config.items()):
-        option = f"--{key.replace('_', '-')}"
-        if key in rows or key.startswith("encoder"):
-            continue
-        if len(compare.grouped(runs, lambda run, key=key: run.config[key])) > 1:
-            differing.append(option)
-        elif value is not None:
-            same.append(f"{option} {value}")
+    for key, one in sorted(compare.FIELDS.items()):
+        if one.metadata["role"] == RESULT and "component" not in one.metadata and key != "init":
+            option, value = f"--{key.replace('_', '-')}", runs[0].config[key]
+            if len(compare.grouped(runs, lambda run, key=key: run.config[key])) > 1:
+                differing.append(option)
+            elif value not in (None, False):
+                same.append(f"{option} {value}")
     return same, differing

@@ -14,6 +14,8 @@ import numpy as np
 
 import registry
 from cli import InputError
+from config import Config
+from legacy import from_legacy
 from study.table import EXPERIMENTS, METRICS
 
 FILES = ("config.json", "log.csv", "test.json", "test_per_image.csv")
@@ -37,51 +39,6 @@ TEST_KEYS = (
 )
 PIXELS = ("intersection", "predicted", "target")
 TOLERANCE = 1e-5  # between a recorded Dice and the one of the pixel counts
-
-# Every option of a run with its default; those of role speed and place do not change the result.
-DEFAULTS = {
-    "experiment": None,
-    "tasks": None,
-    "weighting": "equal",
-    "sharing": "hard",
-    "encoder": "unet",
-    "encoder_weights": None,
-    "encoder_lr": None,
-    "encoder_bn": "train",
-    "num_masks": None,
-    "epochs": 60,
-    "batch_size": 16,
-    "lr": 0.002,
-    "optimizer": "adamw",
-    "seed": 0,
-    "ema": None,
-    "width": 48,
-    "augment": "full",
-    "hard_augment": None,
-    "resize_schedule": None,
-    "precision": "auto",
-    "convolution": None,
-    "device": "auto",
-    "processes": "auto",
-    "threads": None,
-    "workers": 0,
-    "init": None,
-    "teacher": None,
-    "limit": None,
-    "conflicts": None,
-    "tensorboard": False,
-    "data": "datasets/data_new",
-    "runs": "runs",
-    "resume": False,
-}
-SPEED = ("convolution", "device", "processes", "threads", "workers")
-PLACE = ("conflicts", "tensorboard", "data", "runs", "resume")
-RENAMED = {
-    "average": "ema",
-    "masks": "num_masks",
-    "scenes": "hard_augment",
-    "sides": "resize_schedule",
-}
 
 
 class Unusable(Exception):
@@ -134,6 +91,16 @@ class Run:
         digest = self.info.get("label_digest") or {}
         return digest if isinstance(digest, dict) else {"+".join(self.tasks): digest}
 
+    def labelled(self, task):
+        """Training images labelled for a task; some versions counted each class, 0 if one has none."""
+        n = (self.info.get("labelled") or {}).get(task, self.info["images"]["train"])
+        counts = [n] if isinstance(n, int) else list(n.values() if isinstance(n, dict) else n)
+        return sum(counts) if all(counts) else 0
+
+    @property
+    def processor(self):
+        return self.info.get("processor") or "unknown"
+
     @property
     def tasks(self):
         return list(self.metrics)
@@ -170,42 +137,6 @@ def dice_score(counts):
     intersection, predicted, target = np.moveaxis(np.asarray(counts, float), -1, 0)
     dice = 2 * intersection / np.maximum(predicted + target, 1)
     return np.where(predicted + target > 0, dice, 1.0)
-
-
-# ------------------------------------------------------------------------------- earlier versions
-
-
-def from_legacy(record):
-    """config.json of an earlier version in today's form: every option by name, plus `run`."""
-    if "options" not in record:
-        return record
-    options = {RENAMED.get(key, key): value for key, value in record["options"].items()}
-    options.pop("split", None)
-    config = DEFAULTS | options
-    for key in ("experiment", "tasks", "sharing", "encoder", "encoder_lr", "encoder_bn"):
-        config[key] = record.get(key, config[key])
-    published = EXPERIMENTS.get(record["experiment"])
-    is_published = published and list(published.tasks) == record["tasks"]
-    config["weighting"] = record.get("weighting", published.weighting if is_published else None)
-    config["encoder_weights"] = record.get("encoder_weights_from")
-    config["optimizer"] = config["optimizer"] or "adamw"
-    run = {"processes": 1, "convolution": "direct", "settings": {}, "processor": "unknown"}
-    found = ("device", "precision", "threads", "parameters", "images", "split_hash", "border")
-    for key in (*run, *found, "size", "versions", "commit"):
-        run[key] = record.get(key, run.get(key))
-    for key in ("init", "teacher", "encoder_weights"):
-        run[f"{key}_sha256"] = record.get(key)
-    run["label_digest"] = None
-    run["labelled"] = {task: _sum(n) for task, n in record.get("taught", {}).items()}
-    return config | {"run": run}
-
-
-def _sum(labelled):
-    """Labelled images of a task, which some versions counted for each class; 0 if one has none."""
-    if isinstance(labelled, int):
-        return labelled
-    counts = labelled.values() if isinstance(labelled, dict) else labelled
-    return sum(counts) if all(counts) else 0
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -280,8 +211,7 @@ def _check(run, folder):
     if not np.isfinite(history[key]).all():
         raise Unusable(f"log.csv has an empty cell in the column {key}")
     for task, metrics in run.metrics.items():
-        labelled = (run.info.get("labelled") or {}).get(task, 1)
-        if not labelled or not history.get(f"train_loss_{task}", np.ones(1)).any():
+        if not run.labelled(task) or not history.get(f"train_loss_{task}", np.ones(1)).any():
             raise Unusable(f"no training image is labelled for its task {task}")
         if metrics and all(test.get(key) is None for key in metrics):
             raise Unusable(f"test.json has no figure of its task {task}")
@@ -302,10 +232,13 @@ def read_json(path):
 
 
 def read_config(path):
-    """config.json in today's form."""
+    """config.json in the present form; the first version's weighting is that of its experiment."""
     try:
-        config = DEFAULTS | from_legacy(read_json(path))
-        if isinstance(config["tasks"], list) and isinstance(config["run"]["images"], dict):
+        config = Config().to_json() | from_legacy(read_json(path))
+        published = EXPERIMENTS.get(config["experiment"])
+        if config["weighting"] is None and published and published.tasks == tuple(config["tasks"]):
+            config["weighting"] = published.weighting
+        if isinstance(config["run"]["images"], dict):
             return config
     except (KeyError, TypeError, AttributeError):
         pass
@@ -315,10 +248,10 @@ def read_config(path):
 def read_metrics(config):
     """{task: {key: Metric}} of the tasks of a run, with what they learned of its training split."""
     try:
-        tasks = registry.tasks(config["tasks"])
-        for name, task in tasks.items():
-            task.settings = config["run"]["settings"].get(name, task.settings)
-        return {name: dict(task.metrics) for name, task in tasks.items()}
+        tasks = registry.find_tasks(config["tasks"])
+        for task in tasks:
+            task.settings = config["run"]["settings"].get(task.name, task.settings)
+        return {task.name: dict(task.metrics) for task in tasks}
     except Exception as error:  # a task is a user's own file, and may be gone, or changed since
         raise Unusable(f"its tasks cannot be read: {error}") from None
 

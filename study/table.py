@@ -6,19 +6,14 @@ published table.
     python -m study.table        the table as Markdown, as it stands in README.md
 """
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
+
+from config import Config
 
 BASELINE = "baseline"
-# Sharing and encoder of all published experiments.
-USUAL = {
-    "sharing": "hard",
-    "encoder": "unet",
-    "encoder_weights": None,
-    "encoder_lr": None,
-    "encoder_bn": "train",
-}
+COMPONENTS = [
+    one for one in fields(Config) if "component" in one.metadata and one.name != "experiment"
+]
 # Figures that records of every version have, in the order of results.csv; null without their task.
 DICE = ("dice", "dice_pooled", "iou_pooled")
 METRICS = (*DICE, "accuracy", "box_iou")
@@ -47,9 +42,9 @@ class Experiment:
         return self.trains if self.weights == "1" else f"{self.trains}, {self.weights}"
 
     def fits(self, config):
-        """Whether a run's config (records.from_legacy) is of this experiment."""
-        asked = {"tasks": list(self.tasks), "weighting": self.weighting, **USUAL}
-        return all(config[key] == value for key, value in asked.items())
+        """Whether a run's config.json is of this experiment, and no component is another."""
+        asked = Config(tasks=self.tasks, weighting=self.weighting).to_json()
+        return all(config[one.name] == asked[one.name] for one in COMPONENTS)
 
 
 def _split(text, *published):
@@ -114,32 +109,6 @@ EXPERIMENTS = {
         _split("25-50-25", 89.83, 86.3),
     )
 }
-
-
-def default_name(args):
-    """Name of an experiment: its tasks and the options that are not default.
-
-    seg_bbox, seg_column-breed_uncertainty, seg_bbox_mtan_0.8-0.2_masks100"""
-    parts = [
-        *args.tasks,
-        *(
-            part
-            for part, usual in (
-                (args.sharing, "hard"),
-                (args.weighting, "equal"),
-                (args.encoder, "unet"),
-                (Path(args.encoder_weights).stem, "none"),
-                (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"),
-                (f"bn-{args.encoder_bn}", "bn-train"),
-                (args.optimizer, None),
-                (f"masks{args.masks}", "masksNone"),
-                (f"scenes-{args.scenes}", "scenes-None"),
-                (f"teacher-{args.teacher and args.teacher.stem}", "teacher-None"),
-            )
-            if part != usual
-        ),
-    ]
-    return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def markdown():

@@ -17,7 +17,7 @@ def make_page(root):
     rows, commits = {}, set()
     for path in sorted(root.rglob("time.json")):
         config, found = records.read_config(path.with_name("config.json")), records.read_json(path)
-        key = found["target"], config["epochs"], str(config["run"]["processor"])
+        key = found["target"], config["epochs"], str(config["run"]["processor"] or "unknown")
         rows.setdefault(key, []).append((found["seconds"] / 60, found["dice_pooled"]))
         commits.add(str(config["run"]["commit"])[:12])
     if not rows:
