@@ -1,26 +1,31 @@
-"""Turn photographs and what is known of them into the HDF5 files of the data contract (data/contract.py shows it).
+"""Turn photographs and what is known of them into the HDF5 files of the data contract
+(data/contract.py shows it).
 
-    python data_prepare.py --root DIR                    the Oxford-IIIT Pet dataset, as its archives unpack
-    python data_prepare.py --download DIR                the same, downloaded first (800 MB)
-    python data_prepare.py --synthetic 600               pets drawn in code: no data and no network needed
-    python data_prepare.py --images DIR --masks DIR      photographs of your own and a mask each, with the same name
-    python data_prepare.py --images DIR --coco FILE      photographs with polygons or RLE of a COCO file
-    python data_prepare.py --voc DIR                     JPEGImages, SegmentationClass and Annotations of PASCAL VOC
+    python data_prepare.py --root DIR                    the Oxford-IIIT Pet dataset, as its
+    archives unpack python data_prepare.py --download DIR                the same, downloaded first
+    (800 MB) python data_prepare.py --synthetic 600               pets drawn in code: no data and no
+    network needed python data_prepare.py --images DIR --masks DIR      photographs of your own and
+    a mask each, with the same name python data_prepare.py --images DIR --coco FILE      photographs
+    with polygons or RLE of a COCO file python data_prepare.py --voc DIR
+    JPEGImages, SegmentationClass and Annotations of PASCAL VOC
 
-Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete. data/sample.py says how photographs, masks and boxes are read, data/sources/oxford.py what is taken
-of the dataset's folder, docs/data.md everything of one's own:
+Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The
+folder appears under its name only when it is complete. data/sample.py says how photographs, masks
+and boxes are read, data/sources/oxford.py what is taken of the dataset's folder, docs/data.md
+everything of one's own:
 
-    --labels labels.csv                     classes, boxes and columns, a line for each photograph (data/sources/labels.py)
-    --foreground 1 5 | cat dog              which classes of masks, of a COCO file or of VOC are foreground (data/masks.py)
-    --trimaps                               masks are trimaps: 1 pet, 2 background, 3 border
-    --split-files train.txt val.txt test.txt    the names of each split; folders train, val and test are splits by themselves
-    --leave-out                             leave out photographs whose mask cannot be used, by name, in place of refusing
+    --labels labels.csv                     classes, boxes and columns, a line for each photograph
+    (data/sources/labels.py) --foreground 1 5 | cat dog              which classes of masks, of a
+    COCO file or of VOC are foreground (data/masks.py) --trimaps                               masks
+    are trimaps: 1 pet, 2 background, 3 border --split-files train.txt val.txt test.txt    the names
+    of each split; folders train, val and test are splits by themselves --leave-out
+    leave out photographs whose mask cannot be used, by name, in place of refusing
 
---only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
-the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two
-numbers of --fractions say (90-10-0 unless given). Near-duplicates stay together there too; a photograph of trainval.txt that
-is a near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it is trained on.
+--only trainval (or test) takes the photographs of that official half alone and splits them as ever.
+--official-split keeps the halves: annotations/test.txt is the test split, and trainval.txt is
+shared out between train and val as the first two numbers of --fractions say (90-10-0 unless given).
+Near-duplicates stay together there too; a photograph of trainval.txt that is a near-duplicate of
+one of the test half is left out, so that the half stays whole and nothing of it is trained on.
 """
 
 import argparse
@@ -146,7 +151,8 @@ def parse_args(argv=None):
 
 
 def contradiction_in(args):
-    """What is wrong about options that do not go together, and the way out; None where nothing is."""
+    """What is wrong about options that do not go together, and the way out; None where nothing
+    is."""
     is_own, has_classes = args.images or args.voc, args.masks or args.coco or args.voc
     halves = "--official-split and --only are for --root and --download"
     wrong = {
@@ -203,7 +209,8 @@ def main(args):
 
 
 def make(args, out):
-    """Prepare the folder `out` under another name and move it to its own when it is whole; returns what report() takes."""
+    """Prepare the folder `out` under another name and move it to its own when it is whole; returns
+    what report() takes."""
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     for left_over in (partial, old):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -229,7 +236,8 @@ def make(args, out):
 
 
 def check_apart(args, out):
-    """Refuse an `out` that holds what it is made from, or lies in a folder of one's own photographs or masks."""
+    """Refuse an `out` that holds what it is made from, or lies in a folder of one's own photographs
+    or masks."""
     given = [
         args.root,
         args.download,
@@ -275,7 +283,8 @@ def check_target(out, force):
 
 
 def prepare(args, out):
-    """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
+    """Read the photographs that the arguments name and write the data folder `out`; returns what
+    report() takes."""
     source = find_source(args, out)
     outcome = Outcome(source)
     with cli.processes() as pool:
@@ -312,7 +321,8 @@ def prepare(args, out):
 
 
 def look_at(pool, outcome, args):
-    """(the samples that can be used, a Look at each); what cannot be used is left out, or refused. Raises InputError."""
+    """(the samples that can be used, a Look at each); what cannot be used is left out, or refused.
+    Raises InputError."""
     source, usable, looks, faults = outcome.source, [], [], {}
     jobs = [(sample, args.size) for sample in source.samples]
     for sample, (look, reason, notes) in zip(
@@ -355,7 +365,8 @@ def look_at(pool, outcome, args):
 
 
 def place(usable, looks, outcome, args):
-    """(the split of each sample, -1 where it comes into none; the share of each split). Near-duplicates stay together."""
+    """(the split of each sample, -1 where it comes into none; the share of each split).
+    Near-duplicates stay together."""
     source, shares = outcome.source, args.fractions
     strata, contents = [sample.stratum for sample in usable], [look.content for look in looks]
     pairs = data_split.copies(contents) + data_split.near_duplicates(
@@ -400,7 +411,8 @@ def place(usable, looks, outcome, args):
 
 
 def kinds_to_write(source, taken, looks):
-    """The kinds of files of a split; taken: Looks at the samples of all splits, looks: at its own."""
+    """The kinds of files of a split; taken: Looks at the samples of all splits, looks: at its
+    own."""
     known = (
         {
             "masks": any(look.has_mask for look in taken),

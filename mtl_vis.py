@@ -1,12 +1,14 @@
 """Pictures: what a network sees in test images, or in photographs of your own.
 
-    python mtl_vis.py                         four test images with target and prediction -> mask.png
-    python mtl_vis.py cat.jpg holiday.webp    photographs of your own, of any size and any of Pillow's formats
-    python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
-    python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    its best, median and worst test images
+    python mtl_vis.py                         four test images with target and prediction ->
+    mask.png python mtl_vis.py cat.jpg holiday.webp    photographs of your own, of any size and any
+    of Pillow's formats python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data
+    datasets/synthetic --out baseline.png python mtl_vis.py --gallery runs/mtl/seed0 --out
+    gallery.png    its best, median and worst test images
 
-Green is the mask, yellow the head box: dashed where it is the target; tasks of your own look as their files say. A photograph
-that cannot be read is named in a warning and the others are drawn; the exit status is 2 only where none can be.
+Green is the mask, yellow the head box: dashed where it is the target; tasks of your own look as
+their files say. A photograph that cannot be read is named in a warning and the others are drawn;
+the exit status is 2 only where none can be.
 """
 
 from pathlib import Path

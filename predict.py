@@ -1,28 +1,31 @@
-"""Masks of photographs, one or a hundred thousand, as files: what a network sees in each, at the photograph's own size.
+"""Masks of photographs, one or a hundred thousand, as files: what a network sees in each, at the
+photograph's own size.
 
-    python predict.py photographs --out seen
-    python predict.py my_cat.jpg another.webp --out seen --cutout --overlay --probability
-    python predict.py photographs --out seen --coco seen.json          for a labelling tool, in which somebody corrects it
-    python predict.py photographs --out seen --tiles --mirror          slower and better: small pets, and the mirror image too
+    python predict.py photographs --out seen python predict.py my_cat.jpg another.webp --out seen
+    --cutout --overlay --probability python predict.py photographs --out seen --coco seen.json
+    for a labelling tool, in which somebody corrects it python predict.py photographs --out seen
+    --tiles --mirror          slower and better: small pets, and the mirror image too
 
 Into --out go, by sub-folders as the photographs have them:
 
-    masks/NAME.png          0 and 255, upright
-    cutouts/NAME.png        --cutout: RGBA, transparent and black around the pet
-    overlays/NAME.jpg       --overlay: the photograph with mask and box, at most 2,048 pixels a side
-    probability/NAME.png    --probability: 0 to 255, over 127 in the mask
-    predictions.csv         a line a photograph: share of the picture, class, box in pixels, and what other tasks say
+    masks/NAME.png          0 and 255, upright cutouts/NAME.png        --cutout: RGBA, transparent
+                            and black around the pet overlays/NAME.jpg       --overlay: the
+                            photograph with mask and box, at most 2,048 pixels a side
+                            probability/NAME.png    --probability: 0 to 255, over 127 in the mask
+                            predictions.csv         a line a photograph: share of the picture,
+                            class, box in pixels, and what other tasks say
 
-NAME is the photograph's without its ending, or with it where several differ in nothing else. What is there already is skipped, so a run
-that was stopped goes on where it was; --force makes all of it anew. A photograph that cannot be read is named in a warning and in
-the table's last column; the exit status is 2 only where none can be. docs/predict.md says more.
+NAME is the photograph's without its ending, or with it where several differ in nothing else. What
+is there already is skipped, so a run that was stopped goes on where it was; --force makes all of it
+anew. A photograph that cannot be read is named in a warning and in the table's last column; the
+exit status is 2 only where none can be. docs/predict.md says more.
 """
 
 from pathlib import Path
 
 import cli
 from cli import InputError
-from training.options import DEVICES
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def parse_args(argv=None):

@@ -20,7 +20,7 @@ UNSURE, LEAST = "neither", 0.8
 class Cls(Task):
     needs = ("binary",)
     labels = "a class"
-    metrics = {"accuracy": Metric("accuracy", percent=True)}
+    metrics = {"accuracy": Metric("accuracy", percent=True, hits="correct")}
     columns = ("class", "probability")
 
     @property

@@ -46,13 +46,18 @@ def keep_memory():
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which does not shrink
 
 
-def images_on(dataset, device, config, world):
+def to(batch, device):
+    """A dict of tensors on a device."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def images_on(dataset, device, config, processes):
     """Where training images are held and augmented: "cuda" or "cpu".
 
     On a GPU if they take a quarter of its memory at most and nothing asks for single images
     (--hard-augment) or for processes that read (--workers).
     """
-    is_single = config.hard_augment or config.workers or world.size > 1
+    is_single = config.hard_augment or config.workers or processes > 1
     if device.type != "cuda" or is_single:
         return "cpu"
     memory = torch.cuda.get_device_properties(device).total_memory

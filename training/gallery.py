@@ -1,4 +1,5 @@
-"""Which pictures mtl_vis.py draws: of photographs, of test images, or of a run's best, median and worst test images.
+"""Which pictures mtl_vis.py draws: of photographs, of test images, or of a run's best, median and
+worst test images.
 
 Each function returns (pictures, the path of the checkpoint that looked at them).
 """
@@ -15,7 +16,8 @@ from training.pictures import MAX_SIDE, Picture
 
 
 def of_test_images(data, network, n):
-    """The first n test images of a data folder; network: a checkpoint's path, or None for the usual one."""
+    """The first n test images of a data folder; network: a checkpoint's path, or None for the usual
+    one."""
     from dataloader_mtl import MTLDataset  # here, as photographs do without
 
     path = checkpoint.find(network)
@@ -30,8 +32,8 @@ def of_test_images(data, network, n):
 
 
 def of_photographs(paths, network):
-    """Those photographs that can be read; warns of the others. network: a checkpoint's path, or None for the usual one. Raises
-    cli.InputError where none can be read."""
+    """Those photographs that can be read; warns of the others. network: a checkpoint's path, or
+    None for the usual one. Raises cli.InputError where none can be read."""
     path = checkpoint.find(network)
     model, info = checkpoint.load_model(path)
     side = MAX_SIDE if len(paths) == 1 else MAX_SIDE // 2  # of several, a panel shows still less
@@ -51,8 +53,8 @@ def of_photographs(paths, network):
 
 
 def picture_of_photograph(model, path, size, side):
-    """The picture of a photograph, reduced to `side` pixels, as a network of images of `size` pixels sees it. Raises
-    cli.InputError."""
+    """The picture of a photograph, reduced to `side` pixels, as a network of images of `size`
+    pixels sees it. Raises cli.InputError."""
     name = photographs.show_name(path)
     photograph = looking.read(path, name, f"there is no photograph {name}")
     image = photograph.image
@@ -66,10 +68,11 @@ def picture_of_photograph(model, path, size, side):
 
 
 def of_run(run, data, n):
-    """The n best, n median and n worst test images of a finished run, by test_per_image.csv, as its best.pt sees them.
+    """The n best, n median and n worst test images of a finished run, by test_per_image.csv, as its
+    best.pt sees them.
 
-    run: the run folder; data: the data folder that it was tested on. Returns (pictures, best first, and the checkpoint's
-    path). Raises cli.InputError where run and data do not belong together.
+    run: the run folder; data: the data folder that it was tested on. Returns (pictures, best first,
+    and the checkpoint's path). Raises cli.InputError where run and data do not belong together.
     """
     from dataloader_mtl import MTLDataset  # here, as photographs do without
 

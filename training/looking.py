@@ -1,13 +1,14 @@
 """How a network looks at one photograph of any size, and what its tasks answer for the whole of it.
 
-Networks learn from images that are stretched to a square, and so is a photograph before they look at it. One whose longer side is
-over MOST_ASPECT times the shorter would lose its shapes: it is looked at in overlapping squares of the shorter side (in longer parts
-where they would be over MOST_PARTS). tiles: it is looked at once more in overlapping squares of TILE of the shorter side, for small
-pets in large photographs. mirror: the mean with what is seen in the mirror image.
+Networks learn from images that are stretched to a square, and so is a photograph before they look
+at it. One whose longer side is over MOST_ASPECT times the shorter would lose its shapes: it is
+looked at in overlapping squares of the shorter side (in longer parts where they would be over
+MOST_PARTS). tiles: it is looked at once more in overlapping squares of TILE of the shorter side,
+for small pets in large photographs. mirror: the mean with what is seen in the mirror image.
 
-Of all that is seen each task makes one output (Task.merge): maps are blended, and where there are tiles it is their mean with the
-map of the whole; of numbers the mean, weighted by how much of the foreground each part holds; the box of the smallest part that
-holds nearly all of it.
+Of all that is seen each task makes one output (Task.merge): maps are blended, and where there are
+tiles it is their mean with the map of the whole; of numbers the mean, weighted by how much of the
+foreground each part holds; the box of the smallest part that holds nearly all of it.
 """
 
 import math
@@ -25,7 +26,8 @@ VIEWS = 8  # parts of a photograph that a network looks at together
 
 
 def read(path, name, missing):
-    """A Photograph (data/photographs.py). Raises cli.InputError, which calls it `name` or, where it is not there, says `missing`."""
+    """A Photograph (data/photographs.py). Raises cli.InputError, which calls it `name` or, where it
+    is not there, says `missing`."""
     try:
         return photographs.read(path)
     except FileNotFoundError:
@@ -35,15 +37,17 @@ def read(path, name, missing):
 
 
 def predict(model, image, size, shown=None, **options):
-    """`answers` of one image; shown: another (H, W) that the prediction is for; else as outputs_of."""
+    """`answers` of one image; shown: another (H, W) that the prediction is for; else as
+    outputs_of."""
     return answers(
         model.task, outputs_of(model, image, size, **options), *(shown or image.shape[-2:])
     )
 
 
 def answers(tasks, outputs, height, width):
-    """{task: value as its `answer` gives it} of outputs as of outputs_of; None of a task that tells of the foreground where there is
-    none: a network without a pet before it has a head box to say all the same."""
+    """{task: value as its `answer` gives it} of outputs as of outputs_of; None of a task that tells
+    of the foreground where there is none: a network without a pet before it has a head box to say
+    all the same."""
     found = [
         where
         for where in (task.foreground(outputs[name]) for name, task in tasks.items())
@@ -58,14 +62,15 @@ def answers(tasks, outputs, height, width):
 
 @torch.no_grad()
 def outputs_of(model, image, size, tiles=False, mirror=False):
-    """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which the network, in evaluation
-    mode, looks at `size` pixels a side."""
+    """{task: output without its first dimension} of one image (3, H, W) uint8 of any size, at which
+    the network, in evaluation mode, looks at `size` pixels a side."""
     windows = parts_of(*image.shape[-2:], tiles)
     return merge(model.task, look(model, image, size, windows, mirror), windows)
 
 
 def parts_of(height, width, tiles=False):
-    """(N, 4) float: left, top, width and height, relative to the picture, of the parts that are looked at."""
+    """(N, 4) float: left, top, width and height, relative to the picture, of the parts that are
+    looked at."""
     side = min(height, width)
     whole = (
         torch.tensor([[0.0, 0, 1, 1]])
@@ -76,14 +81,15 @@ def parts_of(height, width, tiles=False):
 
 
 def grid(height, width, side):
-    """The same of overlapping parts of `side` pixels, evenly spread over a picture; longer ones where they would be too many."""
+    """The same of overlapping parts of `side` pixels, evenly spread over a picture; longer ones
+    where they would be too many."""
     (tops, tall), (lefts, wide) = spread(height, side), spread(width, side)
     return torch.tensor([[left, top, wide, tall] for top in tops for left in lefts])
 
 
 def spread(length, side):
-    """Where parts of a side begin, and how long one is, both relative to the length; neighbours overlap by OVERLAP or more. All
-    are whole pixels."""
+    """Where parts of a side begin, and how long one is, both relative to the length; neighbours
+    overlap by OVERLAP or more. All are whole pixels."""
     steps = min(math.ceil((length / side - 1) / (1 - OVERLAP) - 1e-9), MOST_PARTS - 1)
     pixels = max(1, math.ceil(max(side, length / (1 + steps * (1 - OVERLAP))) - 1e-9))
     starts = sorted({round((length - pixels) * k / max(steps, 1)) for k in range(steps + 1)})

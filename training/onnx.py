@@ -1,9 +1,11 @@
 """A network as an ONNX file, which other programs, languages and browsers run without PyTorch.
 
-Its input `image` is (B, 3, H, W) uint8, RGB: any B, and any H and W from 32, which may differ from call to call; normalisation lies
-inside. Its outputs are called as the tasks and are what MTLNet gives, logits where a task has logits. What a checkpoint says of
-the network goes along as metadata, text or JSON: tasks, classes and settings of each, size (the side of the images that it was
-trained on; others work, mostly worse), experiment, seed, metrics, border, project, version, and what else it holds.
+Its input `image` is (B, 3, H, W) uint8, RGB: any B, and any H and W from 32, which may differ from
+call to call; normalisation lies inside. Its outputs are called as the tasks and are what MTLNet
+gives, logits where a task has logits. What a checkpoint says of the network goes along as metadata,
+text or JSON: tasks, classes and settings of each, size (the side of the images that it was trained
+on; others work, mostly worse), experiment, seed, metrics, border, project, version, and what else
+it holds.
 """
 
 import contextlib
@@ -47,7 +49,8 @@ class Positional(torch.nn.Module):
 
 
 def require():
-    """Raises cli.InputError where a package is missing that writing, or checking what was written, needs."""
+    """Raises cli.InputError where a package is missing that writing, or checking what was written,
+    needs."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
@@ -57,9 +60,11 @@ def require():
 
 
 def write(model, info, path):
-    """Write a network in evaluation mode, and what its checkpoint says, to a file, once onnxruntime has given the same outputs.
+    """Write a network in evaluation mode, and what its checkpoint says, to a file, once onnxruntime
+    has given the same outputs.
 
-    Raises cli.InputError where packages are missing, for a network that ONNX cannot say, and where outputs differ.
+    Raises cli.InputError where packages are missing, for a network that ONNX cannot say, and where
+    outputs differ.
     """
     require()
     graph = to_onnx(fold(copy.deepcopy(model)))
@@ -101,7 +106,8 @@ def to_onnx(model):
 
 
 def name_sides(graph, examples):
-    """Call free sides by what they are: batch, height and width as the image's, others by output and place."""
+    """Call free sides by what they are: batch, height and width as the image's, others by output
+    and place."""
     known = dict(zip(EXAMPLE, ("batch", "height", "width")))
     for value in (*graph.graph.input, *graph.graph.output):
         for place, (side, n) in enumerate(
@@ -128,7 +134,8 @@ def metadata(model, info):
 
 
 def check(data, model):
-    """Raises cli.InputError where onnxruntime does not give a network's outputs, within NEAR, at batches and sides of all kinds."""
+    """Raises cli.InputError where onnxruntime does not give a network's outputs, within NEAR, at
+    batches and sides of all kinds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -164,7 +171,8 @@ def noise(*shape):
 
 @contextlib.contextmanager
 def silence():
-    """Without what the exporter prints, warns of and logs as it works: it is for those who work on it."""
+    """Without what the exporter prints, warns of and logs as it works: it is for those who work on
+    it."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,9 @@
-"""What is drawn of networks and runs: pictures with targets and predictions, and the curves of a run.
+"""What is drawn of networks and runs: pictures with targets and predictions, and the curves of a
+run.
 
-What a task looks like, its own file says; here is where it goes. A picture is a row of panels: the image, its target and its
-prediction with all tasks that draw into a common panel, then the panels of those that have one of their own.
+What a task looks like, its own file says; here is where it goes. A picture is a row of panels: the
+image, its target and its prediction with all tasks that draw into a common panel, then the panels
+of those that have one of their own.
 """
 
 import unicodedata
@@ -41,9 +43,10 @@ MOST_PIXELS = 2**16 - 1  # of a figure's height, which is matplotlib's bound
 
 @dataclass
 class Picture:
-    """One row of a figure. image (3, H, W) uint8; predicted and, for images with targets, truth: {task: value as its `answer`
-    gives it, None where it has none or is unlabelled}; scores: {task: its first metric of this image}; frame: the whole photograph's
-    (height, width) where `image` is a reduced one."""
+    """One row of a figure. image (3, H, W) uint8; predicted and, for images with targets, truth:
+    {task: value as its `answer` gives it, None where it has none or is unlabelled}; scores: {task:
+    its first metric of this image}; frame: the whole photograph's (height, width) where `image` is
+    a reduced one."""
 
     name: str
     image: torch.Tensor
@@ -56,7 +59,8 @@ class Picture:
 
 @dataclass
 class Panel:
-    """What a task's `draw` changes: image (3, H, W) uint8, and boxes, each (4,) in pixels of it, dashed for a target."""
+    """What a task's `draw` changes: image (3, H, W) uint8, and boxes, each (4,) in pixels of it,
+    dashed for a target."""
 
     image: torch.Tensor
     title: str
@@ -65,7 +69,8 @@ class Panel:
 
 
 def pictures_of_dataset(model, dataset, rows):
-    """Pictures of some rows of an MTLDataset of the model's tasks, or of the first so many, with targets and predictions."""
+    """Pictures of some rows of an MTLDataset of the model's tasks, or of the first so many, with
+    targets and predictions."""
     pictures = []
     for row in range(min(rows, len(dataset))) if isinstance(rows, int) else rows:
         sample = dataset[0, row]
@@ -156,7 +161,8 @@ def told(picture, tasks, values):
 
 
 def scores(picture, tasks):
-    """The first metric of each task that could be measured on this image, in words with unit and, for errors, direction."""
+    """The first metric of each task that could be measured on this image, in words with unit and,
+    for errors, direction."""
     said = []
     for name in tasks:
         if name in picture.scores:
@@ -173,7 +179,8 @@ def describe(picture):
 
 
 def draw_pictures(pictures, path):
-    """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels they are reduced."""
+    """Draw pictures into an image file, one a row, each at its own aspect; over MAX_SIDE pixels
+    they are reduced."""
     rows = [panels(picture) for picture in pictures]
     # A very tall photograph gets a narrower panel, so that one row stays within a screen.
     aspects = [
@@ -191,7 +198,8 @@ def draw_pictures(pictures, path):
     above = [0.2 + 0.15 * max(1 + title.count("\n") for title in row) for row in titles]
     width, height = columns * inches, sum(aspects) * inches + sum(above)
     figure = make_figure((width, height), min(DPI, MOST_PIXELS / max(height, width)))
-    # One pair of axes in inches: a pair for each panel, laid out by matplotlib, takes three times as long.
+    # One pair of axes in inches: a pair for each panel, laid out by matplotlib, takes three times
+    # as long.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), aspect="auto")
     axis.axis("off")
     bottom = 0
@@ -212,7 +220,8 @@ def draw_pictures(pictures, path):
 
 
 def draw_panel(axis, panel, title, left, top, scale):
-    """Draw a panel's image, title and boxes; the image's left and top in the units of the axes, scale: units a pixel."""
+    """Draw a panel's image, title and boxes; the image's left and top in the units of the axes,
+    scale: units a pixel."""
     from matplotlib.patches import Rectangle
 
     _, h, w = panel.image.shape
@@ -254,7 +263,8 @@ def make_figure(inches, dpi):
 
 
 def make_row(axes):
-    """(figure, axes): so many in a row, for curves. Laying them out by their contents would take as long as drawing them."""
+    """(figure, axes): so many in a row, for curves. Laying them out by their contents would take as
+    long as drawing them."""
     figure = make_figure((4.75 * axes + 0.5, 3.8), DPI)
     width, height = figure.get_size_inches()
     return figure, figure.subplots(
@@ -271,7 +281,8 @@ def make_row(axes):
 
 
 def wrap(title, most):
-    """A title in at most two lines; breaks are put in, as layout knows nothing of those that matplotlib would make."""
+    """A title in at most two lines; breaks are put in, as layout knows nothing of those that
+    matplotlib would make."""
     words = shorten(title, 2 * most - 10).split(" ")
     n = next(
         (n for n in range(len(words), 1, -1) if sum(map(breadth, " ".join(words[:n]))) <= most), 1
@@ -297,7 +308,8 @@ def breadth(letter):
 
 
 def shorten(title, most):
-    """A title without its middle where it is wider than `most` Latin letters: names without a space are not wrapped."""
+    """A title without its middle where it is wider than `most` Latin letters: names without a space
+    are not wrapped."""
     widths = list(map(breadth, title))
     if sum(widths) <= most:
         return title
@@ -315,8 +327,9 @@ def draw_masks(model, dataset, path):
 
 
 def draw_curves(history, tasks, path):
-    """Draw a run's losses, and the first validation metric of each task, over its epochs; history is a list of log.csv's rows as
-    dicts. What is no share between 0 and 1 has an axis of its own."""
+    """Draw a run's losses, and the first validation metric of each task, over its epochs; history
+    is a list of log.csv's rows as dicts. What is no share between 0 and 1 has an axis of its
+    own."""
     metrics = {
         f"val_{key}": metric
         for task in tasks.values()
@@ -371,7 +384,8 @@ def plot(axis, history, key, label, **style):
 
 
 def write_png(figure, path, **options):
-    """What savefig does, which draws twice, the first time to lay out what drawing lays out, too."""
+    """What savefig does, which draws twice, the first time to lay out what drawing lays out,
+    too."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).print_png(path, **options)

@@ -1,7 +1,9 @@
-"""What predict.py leaves of photographs: files of each, a row of predictions.csv, an annotation of a COCO file.
+"""What predict.py leaves of photographs: files of each, a row of predictions.csv, an annotation of
+a COCO file.
 
-What is done is told from the files themselves. A photograph's mask is written last, and a text in its PNG says what made it and
-what stands in its row: a run that was stopped goes on where it was, and ends with the same bytes.
+What is done is told from the files themselves. A photograph's mask is written last, and a text in
+its PNG says what made it and what stands in its row: a run that was stopped goes on where it was,
+and ends with the same bytes.
 """
 
 import contextlib
@@ -52,8 +54,9 @@ OVERLAY_SIDE = 2048  # pixels of an overlay's longer side at most: it is for loo
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is the same for all photographs. network: a checkpoint's path; made: a text that is another where the network or how it
-    looks is; kinds: those of ENDINGS that are asked for; annotated: whether a COCO file is."""
+    """What is the same for all photographs. network: a checkpoint's path; made: a text that is
+    another where the network or how it looks is; kinds: those of ENDINGS that are asked for;
+    annotated: whether a COCO file is."""
 
     network: Path
     device: str
@@ -70,8 +73,8 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """path: a photograph's; name: its own below the folder that was named; result: that of its files, without an ending; is_done:
-    whether they are there."""
+    """path: a photograph's; name: its own below the folder that was named; result: that of its
+    files, without an ending; is_done: whether they are there."""
 
     recipe: Recipe
     path: str
@@ -82,8 +85,8 @@ class Job:
 
 @functools.cache
 def network(path, device):
-    """A checkpoint's network and the side of its images in pixels, once a process, which computes in one thread: the cores are the
-    other processes'."""
+    """A checkpoint's network and the side of its images in pixels, once a process, which computes
+    in one thread: the cores are the other processes'."""
     set_threads(1)
     model, info = checkpoint.load_model(path)
     return to_device(fold(model), torch.device(device)), info["size"]
@@ -109,11 +112,13 @@ def recipe(path, device, args):
     )
 
 
-# ------------------------------------------------------------------------------------------------ which photographs
+# ------------------------------------------------------------------------------------------------
+# which photographs
 
 
 def list_photographs(sources, out):
-    """{name: path} of all photographs of some folders and files, in order. Raises InputError for what cannot be read into `out`."""
+    """{name: path} of all photographs of some folders and files, in order. Raises InputError for
+    what cannot be read into `out`."""
     found = {}
     for source in sources:
         refuse_own_results(source, out)
@@ -158,7 +163,8 @@ def refuse_own_results(source, out):
 
 
 def result_names(names):
-    """{a photograph's name: that of its results}: without the ending, unless another's would be the same."""
+    """{a photograph's name: that of its results}: without the ending, unless another's would be the
+    same."""
     found = {name: name.removesuffix(Path(name).suffix) for name in names}
     while True:
         counts = Counter(map(key_of, found.values()))
@@ -175,7 +181,8 @@ def result_names(names):
 
 
 def jobs(recipe, found, force):
-    """The Jobs of photographs {name: path}. Raises InputError where there are results in their place that something else made."""
+    """The Jobs of photographs {name: path}. Raises InputError where there are results in their
+    place that something else made."""
     made = []
     there = (recipe.out / "masks").is_dir() and not force
     for name, result in tqdm(
@@ -210,7 +217,8 @@ def jobs(recipe, found, force):
 
 
 def read_record(path):
-    """What a mask's file says of itself, {} where it says nothing; None where there is none, or only a damaged one."""
+    """What a mask's file says of itself, {} where it says nothing; None where there is none, or
+    only a damaged one."""
     try:
         with photographs.quiet(), Image.open(path) as image:
             text = image.info.get(RECORD)
@@ -223,12 +231,13 @@ def read_record(path):
         return {}
 
 
-# ------------------------------------------------------------------------------------------------- one photograph
+# -------------------------------------------------------------------------------------------------
+# one photograph
 
 
 def predict(job):
-    """Write the files of one photograph, unless they are there. Returns (its record, its RLE as a dict or None, None), or (None,
-    None, the reason why there is no result)."""
+    """Write the files of one photograph, unless they are there. Returns (its record, its RLE as a
+    dict or None, None), or (None, None, the reason why there is no result)."""
     recipe = job.recipe
     path = recipe.path("masks", job.result)
     if job.is_done:
@@ -257,7 +266,8 @@ def predict(job):
 
 
 def look_at(job):
-    """Predict a photograph and write its files; returns (its record, its mask (H, W) uint8 of 0 and 255)."""
+    """Predict a photograph and write its files; returns (its record, its mask (H, W) uint8 of 0 and
+    255)."""
     recipe = job.recipe
     model, size = network(recipe.network, recipe.device)
     photograph = photographs.read(job.path)
@@ -332,7 +342,8 @@ def save(image, path, kind, **options):
 
 
 def run_lengths(mask):
-    """A mask (H, W) as a COCO annotation has it: segmentation, area and bbox (x, y, width, height)."""
+    """A mask (H, W) as a COCO annotation has it: segmentation, area and bbox (x, y, width,
+    height)."""
     from pycocotools import mask as coco
 
     rle = coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
@@ -343,12 +354,13 @@ def run_lengths(mask):
     )
 
 
-# ------------------------------------------------------------------------------------------------- all photographs
+# -------------------------------------------------------------------------------------------------
+# all photographs
 
 
 def predict_all(made, processes, coco):
-    """Predict Jobs of one Recipe, and write predictions.csv and, where coco is a path, the COCO file. Returns how many could be
-    read; warns of the others."""
+    """Predict Jobs of one Recipe, and write predictions.csv and, where coco is a path, the COCO
+    file. Returns how many could be read; warns of the others."""
     recipe, read = made[0].recipe, 0
     model, _ = network(recipe.network, "cpu")
     with (
@@ -382,7 +394,8 @@ def columns(tasks):
 
 @contextlib.contextmanager
 def beside(path):
-    """A file to write text into; it is put in its place when the block is done, and removed where that fails."""
+    """A file to write text into; it is put in its place when the block is done, and removed where
+    that fails."""
     with (
         put_in_place(path) as partial,
         open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -392,7 +405,8 @@ def beside(path):
 
 @contextlib.contextmanager
 def put_in_place(path):
-    """Another path, whose file takes this one's place when the block is done, and is removed where that fails."""
+    """Another path, whose file takes this one's place when the block is done, and is removed where
+    that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial

@@ -1,4 +1,5 @@
-"""What a page shows of one photograph, and what one takes away from it, as files; app.py is the page around it."""
+"""What a page shows of one photograph, and what one takes away from it, as files; app.py is the
+page around it."""
 
 import html
 import tempfile
@@ -16,11 +17,12 @@ SIDE = 1200  # pixels of the longer side of what is shown; what one takes away h
 
 
 def show(model, size, path, folder):
-    """What a network of images of `size` pixels sees in a photograph, as files in a new folder below `folder`.
+    """What a network of images of `size` pixels sees in a photograph, as files in a new folder
+    below `folder`.
 
-    Returns a dict. pictures: paths of the photograph, of the panel that tasks share and of a task's own; said: HTML; where
-    the network has masks, cutout, the path of a PNG in RGBA, and mask, of one of 0 and 255. Raises cli.InputError for a
-    photograph that cannot be read.
+    Returns a dict. pictures: paths of the photograph, of the panel that tasks share and of a task's
+    own; said: HTML; where the network has masks, cutout, the path of a PNG in RGBA, and mask, of
+    one of 0 and 255. Raises cli.InputError for a photograph that cannot be read.
     """
     name = photographs.show_name(Path(path).name)
     photograph = looking.read(path, name, f"{name} is no longer here; choose it again")
@@ -69,8 +71,8 @@ def save(image, path, **options):
 
 
 def words(picture, read):
-    """What a network says of a picture, as HTML: first what it does not draw, such as a class, then the rest; read: (width,
-    height) of what was read of the photograph."""
+    """What a network says of a picture, as HTML: first what it does not draw, such as a class, then
+    the rest; read: (width, height) of what was read of the photograph."""
     height, width = picture.frame
     drawn = {name: task for name, task in picture.tasks.items() if pictures.draws(task)}
     reduced = "" if read == (width, height) else f", read as {read[0]} x {read[1]}"
