@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from cli import InputError
-from data import chances, pixels
+from data import hard_augment_names as chances, pixels
 from data.contract import PICTURES, UNLABELLED
 
 NAMES = tuple(chances.USUAL)

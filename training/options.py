@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import cli
-from data import chances
+from data import hard_augment_names as chances
 
 # Beside what they choose from they would take PyTorch to import; a test holds them together.
 AUGMENTATIONS = ("none", "flip", "full")  # dataloader_mtl.AUGMENTATIONS

@@ -141,7 +141,16 @@ def scripts_and_options(reference):
     ]
     prepare = {"--root": reference.photographs, "--out": "data", "--size": "32"}
     return {
-        **dict.fromkeys(("train_mtl.py", "train_baseline.py", "train_ablation_cls.py", "train_ablation_bbox.py", "oeq_uncertainty.py"), (train, every)),
+        **dict.fromkeys(
+            (
+                "train_mtl.py",
+                "train_baseline.py",
+                "train_ablation_cls.py",
+                "train_ablation_bbox.py",
+                "oeq_uncertainty.py",
+            ),
+            (train, every),
+        ),
         "oeq_splits.py": ({**train, "--split": "80-10-10"}, [*every, "--split"]),
         "train.py": (
             {**train, "--tasks": "seg"},

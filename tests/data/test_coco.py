@@ -28,9 +28,7 @@ def folder(place, *found):
 
 
 def prepared(place, images, annotations, categories=("pet",), foreground=(), size=64):
-    path = write_coco(
-        place / "coco.json", dict.fromkeys(images, (64, 48)), annotations, categories
-    )
+    path = write_coco(place / "coco.json", dict.fromkeys(images, (64, 48)), annotations, categories)
     out = prepare(
         place / f"data{len(list(place.iterdir()))}",
         "--images",
