@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from data.pixels import resize
+from tasks import resized
+from tasks.view import View
 
 MAX_ASPECT = 3
 MAX_WINDOWS = 32  # along a side
@@ -35,10 +36,12 @@ class Seen:
 
     outputs  {task: output of the whole picture}
     animals  the same for each animal, where the foreground falls into several; else `outputs` alone
+    parts    (h, w) int: the number of the nearest animal at each pixel, from 0 on; None for one animal
     """
 
     outputs: dict
     animals: list
+    parts: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -46,17 +49,27 @@ def look(model, image, size, sliding_window=False, hflip=False):
     """Seen of one image (3, H, W) uint8, by a network in evaluation mode for `size` px."""
     windows = make_windows(*image.shape[-2:], sliding_window)
     outputs = merge(model.task, run(model, image, size, windows, hflip), windows)
-    parts = find_parts(model.task, outputs, *image.shape[-2:])
-    if len(parts) < 2:
+    labels, boxes = find_animals(model.task, outputs)
+    if len(boxes) < 2:
         return Seen(outputs, [outputs])
-    found = run(model, image, size, parts, hflip)
+    aspect = image.shape[-2] / image.shape[-1]
+    windows = torch.tensor([padded_window(box, labels.shape, aspect) for box in boxes])
+    found = run(model, image, size, windows, hflip)
     animals = []
-    for k, window in enumerate(parts.tolist()):
+    for k, window in enumerate(windows.tolist()):
         one = {}
         for name, task in model.task.items():
             one[name] = task.unwindow(found[name][k], window)
         animals.append(one)
-    return Seen(outputs, animals)
+    return Seen(outputs, animals, labels)
+
+
+def mask_task(tasks):
+    """The name of the first task that tells the foreground; None if none does."""
+    for name, task in tasks.items():
+        if type(task).foreground is not View.foreground:
+            return name
+    return None
 
 
 def answers(tasks, outputs, height, width):
@@ -197,51 +210,41 @@ def blend(maps, windows):
             columns = slice(round(left * shape[1]), round((left + width) * shape[1]))
             sides = rows.stop - rows.start, columns.stop - columns.start
             tent = torch.outer(*[0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs() for n in sides])
-            total[:, rows, columns] += tent * enlarge(maps[k], *sides)
+            total[:, rows, columns] += tent * resized(maps[k], *sides)
             weight[rows, columns] += tent
         mean += total / weight / len(sizes)
     return mean
 
 
-def enlarge(maps, height, width):
-    """(C, h, w) -> (C, height, width), bilinear."""
-    return F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-
-
 # ------------------------------------------------------------ several animals
 
 
-def find_parts(tasks, outputs, height, width):
-    """(N, 4) windows around the large connected parts of the foreground, one for each animal."""
-    for name, task in tasks.items():
-        core = task.foreground(outputs[name])
-        if core is not None:
-            break
-    else:
-        return torch.zeros(0, 4)
+def find_animals(tasks, outputs):
+    """((h, w) number of the nearest animal, [(top, left, bottom, right)]) of the large parts of the
+    foreground; (None, []) without any."""
+    name = mask_task(tasks)
+    core = tasks[name].foreground(outputs[name]) if name else None
+    if core is None or not core.any():
+        return None, []
     for name, task in tasks.items():
         opacity = task.opacity(outputs[name])
         if opacity is not None:  # animals that touch are apart inside their contours
             core = core & (opacity > 0.5)
-    boxes, areas = components(core.numpy())
-    windows = []
-    for box, area in zip(boxes, areas, strict=True):
-        if area >= LARGE * max(areas):
-            windows.append(padded_window(box, core.shape, height / width))
-    return torch.tensor(windows) if windows else torch.zeros(0, 4)
-
-
-def components(mask):
-    """([(top, left, bottom, right)], [area]) of the connected parts of a mask."""
-    if not mask.any():
-        return [], []
     from scipy import ndimage  # here, because it takes a while to import
 
-    labels, _ = ndimage.label(mask)
+    labels, n = ndimage.label(core.numpy())
+    areas = np.bincount(labels.ravel(), minlength=2)[1:]
+    kept = np.flatnonzero(areas >= LARGE * areas.max())
+    if n < 2 or len(kept) < 2:
+        return None, []
     boxes = []
-    for rows, columns in ndimage.find_objects(labels):
+    for rows, columns in (ndimage.find_objects(labels)[k] for k in kept):
         boxes.append((rows.start, columns.start, rows.stop, columns.stop))
-    return boxes, np.bincount(labels.ravel())[1:].tolist()
+    is_other = ~np.isin(labels, kept + 1)
+    nearest = ndimage.distance_transform_edt(
+        is_other, return_distances=False, return_indices=True
+    )
+    return np.searchsorted(kept + 1, labels[tuple(nearest)]), boxes
 
 
 def padded_window(box, shape, aspect):

@@ -148,7 +148,7 @@ def load(path, keys=MODEL_KEYS):
             "trained_on_looks": None,
             "settings": {},
             "best_value": content.get("best_dice"),
-            **{axis: registry.AXES[axis] for axis in ("sharing", "encoder")},
+            "sharing": "hard", "encoder": "unet",
             "beside": [],
             "calibration": {},
         }
@@ -229,14 +229,14 @@ def make_model(weights, content):
 
 def make_network(tasks, content):
     """The network that a checkpoint's values name, of some tasks, with random weights."""
-    return MTLNet(
-        tasks, content["width"], 0, content["sharing"], content["encoder"], content["beside"]
-    )
+    sharing = registry.find("sharing", content["sharing"])
+    encoder = registry.find("encoders", content["encoder"])
+    return MTLNet(tasks, content["width"], 0, sharing, encoder, content["beside"])
 
 
 def make_tasks(content):
     """The tasks that a checkpoint's values name, as they were when it was written."""
-    tasks = registry.tasks(content["tasks"])
+    tasks = {task.name: task for task in registry.find_tasks(content["tasks"])}
     for name, task in tasks.items():
         task.settings = content["settings"].get(name, {})
     set_temperatures(tasks, content)
