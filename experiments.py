@@ -1,25 +1,30 @@
 """Every experiment with every seed, several at once; started again, it goes on where it was.
 
-    python experiments.py                                          ten experiments x seeds 0 to 4 -> runs/
-    python experiments.py --seeds 0 1 -- --epochs 1 --limit 64     what follows -- goes to every run
-    python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
-    python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
-    python experiments.py --grid tasks=seg,seg+bbox sharing=hard,mtan        every combination, with train.py
-    python experiments.py --study masks --hours 8 -- --data MY      how many masks a label is worth, as far as that goes in 8 hours
-    python experiments.py --jobs 1                                 one after another, each on all cores
-    python experiments.py --launcher slurm --partition cpu         as an array job; --launcher ray --address auto on a Ray cluster
+    python experiments.py                                          ten experiments x seeds 0 to 4 ->
+    runs/ python experiments.py --seeds 0 1 -- --epochs 1 --limit 64     what follows -- goes to
+    every run python experiments.py --only mtl baseline --list               the commands, one a
+    line, for a scheduler of your own python experiments.py --repeat runs/mtl/seed0
+    train runs again, from their config.json -> repeated/ python experiments.py --grid
+    tasks=seg,seg+bbox sharing=hard,mtan        every combination, with train.py python
+    experiments.py --study masks --hours 8 -- --data MY      how many masks a label is worth, as far
+    as that goes in 8 hours python experiments.py --jobs 1                                 one after
+    another, each on all cores python experiments.py --launcher slurm --partition cpu         as an
+    array job; --launcher ray --address auto on a Ray cluster
 
-Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped; where
-options after -- are not those that it was trained with, or its --data not of the same images, nothing is started. The first
-seed of all experiments comes first, then the second, and so on: whenever this is stopped, the seeds that are there stand in
-every row, and only such seeds can be compared with the baseline.
+Each run is a process of the experiment's own script with --resume. One that has a test.json is
+finished and skipped; where options after -- are not those that it was trained with, or its --data
+not of the same images, nothing is started. The first seed of all experiments comes first, then the
+second, and so on: whenever this is stopped, the seeds that are there stand in every row, and only
+such seeds can be compared with the baseline.
 
-A run that fails is named and the others go on; but when two in a row are refused for the same reason, as with a mistyped
-option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong options or data); 1 a run failed otherwise;
-130 and 143 stopped by a signal, which the runs in progress get too. Afterwards 'python results.py' makes the table.
+A run that fails is named and the others go on; but when two in a row are refused for the same
+reason, as with a mistyped option, it stops. Exit status: 0 all are finished; 2 runs were refused
+(wrong options or data); 1 a run failed otherwise; 130 and 143 stopped by a signal, which the runs
+in progress get too. Afterwards 'python results.py' makes the table.
 
---repeat compares each run with the one that it repeats, times aside: exit status 0 where all are the same to the last
-digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere."""
+--repeat compares each run with the one that it repeats, times aside: exit status 0 where all are
+the same to the last digit, else 1, and it says what differs. Options after -- come on top, as
+--data where the images lie elsewhere."""
 
 import re
 import shlex
@@ -42,8 +47,8 @@ EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that e
 
 
 class Run:
-    """One experiment with one seed: its name, its command, and where it ends. command: the script and its own options,
-    unless they are those of the table."""
+    """One experiment with one seed: its name, its command, and where it ends. command: the script
+    and its own options, unless they are those of the table."""
 
     def __init__(self, experiment, seed, options, runs, command=None):
         self.name = f"{experiment} seed {seed}"
@@ -64,9 +69,11 @@ class Run:
 
 
 class Progress:
-    """A bar over all runs (gone where output is no terminal), one for each of several at once, and an estimate of the time left.
+    """A bar over all runs (gone where output is no terminal), one for each of several at once, and
+    an estimate of the time left.
 
-    The estimate goes by the epochs trained since the start: runs and epochs that were there before took no time.
+    The estimate goes by the epochs trained since the start: runs and epochs that were there before
+    took no time.
     """
 
     def __init__(self, total, finished, jobs=1):
@@ -125,7 +132,8 @@ class Progress:
 
 
 class Report:
-    """What a launcher tells of runs (study/launchers.py), printed. failures: [(run, exit status)]."""
+    """What a launcher tells of runs (study/launchers.py), printed. failures: [(run, exit
+    status)]."""
 
     def __init__(self, progress, several):
         self.progress, self.several, self.failures = progress, several, []
@@ -187,10 +195,11 @@ def say(text):
 
 
 def places(options, runs="runs"):
-    """Where the scripts will put their run folders (`runs` unless the options for every run say so) and where they are told
-    to find the data (else None). Refuses what is set here.
+    """Where the scripts will put their run folders (`runs` unless the options for every run say so)
+    and where they are told to find the data (else None). Refuses what is set here.
 
-    argparse in the scripts takes --runs X, --runs=X and unique beginnings such as --ru X; so it does here.
+    argparse in the scripts takes --runs X, --runs=X and unique beginnings such as --ru X; so it
+    does here.
     """
     parser = cli.Parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path(runs))
@@ -207,7 +216,8 @@ def places(options, runs="runs"):
 
 
 def repetition(folder, options, runs, data):
-    """The Run that repeats the one in a run folder; refuses what could not end with the same numbers."""
+    """The Run that repeats the one in a run folder; refuses what could not end with the same
+    numbers."""
     config = repeat.read_config(folder)
     experiment, seed = config["experiment"], config["options"]["seed"]
     command = repeat.command(folder, config)
@@ -376,7 +386,8 @@ def main(args):
 
 
 def study(args, data):
-    """The runs of --study: (all that count, [those that may go on at once, after all of the parts before], what they are in words)."""
+    """The runs of --study: (all that count, [those that may go on at once, after all of the parts
+    before], what they are in words)."""
 
     def make(experiment, seed, command, folder):
         more = () if folder == args.folder else ("--runs", str(folder))
@@ -407,7 +418,8 @@ def perform_all(waiting, every, args):
 
 
 def refuse_other_runs(finished, options, data):
-    """Refuse to skip finished runs that were trained with other options than those asked for now, or on other data."""
+    """Refuse to skip finished runs that were trained with other options than those asked for now,
+    or on other data."""
     for run in finished:
         folder = run.test_path.parent
         grid.refuse_others(run)

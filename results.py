@@ -1,12 +1,14 @@
-"""The table that writes itself: run folders -> results/README.md with verdicts and figures, and results.csv.
+"""The table that writes itself: run folders -> results/README.md with verdicts and figures, and
+results.csv.
 
-    python results.py                                  runs/ -> results/
-    python results.py --runs results/runs --out other  the same page from the records alone: it is a function of them
+    python results.py                                  runs/ -> results/ python results.py --runs
+    results/runs --out other  the same page from the records alone: it is a function of them
 
-Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not finished or not sound is named,
-with the reason, and left out; runs of different data, image sizes or options that change the result are refused, as no
-table can hold both. Each row is compared with the baseline over the seeds that both have (study/verdict.py); where sharings,
-weightings or encoders were varied, with the row that differs from it in one choice alone (study/choices.py).
+Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not
+finished or not sound is named, with the reason, and left out; runs of different data, image sizes
+or options that change the result are refused, as no table can hold both. Each row is compared with
+the baseline over the seeds that both have (study/verdict.py); where sharings, weightings or
+encoders were varied, with the row that differs from it in one choice alone (study/choices.py).
 """
 
 import contextlib
@@ -50,7 +52,8 @@ def unpaired(rows):
 
 
 def write_all(out, rows, page, draw):
-    """Write everything into a folder beside, then put file after file in its place; others in `out` stay as they are."""
+    """Write everything into a folder beside, then put file after file in its place; others in `out`
+    stay as they are."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -138,7 +141,8 @@ def stack(runs, key, scale=1.0):
 
 
 def write_csv(rows, path):
-    """A line a run: what test.json says, figures that only some tasks measure at the end, and minutes of training."""
+    """A line a run: what test.json says, figures that only some tasks measure at the end, and
+    minutes of training."""
     runs = [run for of_row in rows.values() for run in of_row]
     measured = [
         key
@@ -212,7 +216,8 @@ def main(args):
 
 
 def compare_rows(rows):
-    """Every row against the baseline, or where choices were varied against the row that differs in one alone."""
+    """Every row against the baseline, or where choices were varied against the row that differs in
+    one alone."""
     dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
     return (
         compare_pairs(dice, choices.pairs(rows))

@@ -1,6 +1,9 @@
-"""How often each scene of data/scenes.py befalls an image, and what --scenes says of that. Nothing here takes a while to import."""
+"""The names of --hard-augment, how often each comes, and how they are written; quick to import.
 
-# {name: chance}. Of the first kind at most one befalls an image.
+What each does stands in data/hard_augment.py.
+"""
+
+# {name: probability}. Of the first kind at most one comes to an image.
 PLACED = {
     "small": 0.25,
     "close": 0.1,
@@ -16,47 +19,51 @@ ALL = "all"
 
 
 def parse(text):
-    """ "small:2+lit", "all" or "all:0.5" -> {name: chance} in the order above: the usual chance, times the number that follows a name.
+    """ "small:2+lit", "all" or "all:0.5" -> {name: probability} in the order above: the usual one,
+    times the number that follows a name.
 
-    Raises ValueError for other names, numbers that are not positive, and chances that no image can have.
-    """
+    Raises ValueError for other names, numbers that are not positive, and probabilities that add up
+    to more than 1."""
     factors = {}
     for word in text.split("+"):
-        name, colon, factor = word.partition(":")
-        if name not in USUAL and text != word or name not in (*USUAL, ALL):
+        name, _, factor = word.partition(":")
+        if name not in USUAL and word != text or name not in (*USUAL, ALL):
             raise ValueError(
-                f"there is no scene {name!r}; there are {', '.join(USUAL)}, joined by +, and {ALL} for itself"
+                f"there is no hard augmentation {name!r}; there are {', '.join(USUAL)}, "
+                f"joined by +, and {ALL} on its own"
             )
-        try:
-            factors[name] = float(factor) if colon else 1.0
-        except ValueError:
-            factors[name] = 0.0
-        if not 0 < factors[name] < float("inf"):
-            raise ValueError(
-                f"{factor!r} is no number of times as often as usual; say {name}:0.5 for half of it"
-            )
-    found = {
-        name: chance * factors[ALL if ALL in factors else name]
-        for name, chance in USUAL.items()
-        if {name, ALL} & set(factors)
-    }
-    placed = sum(chance for name, chance in found.items() if name in PLACED)
+        factors[name] = _number(word)
+    if ALL in factors:
+        factors = dict.fromkeys(USUAL, factors[ALL])
+    found = {name: USUAL[name] * factors[name] for name in USUAL if name in factors}
+    placed = sum(found.get(name, 0) for name in PLACED)
     if max(placed, *found.values()) > 1 + 1e-9:
         raise ValueError(
-            f"{text!r} asks for more scenes than there are images: {', '.join(PLACED)} have "
-            f"{placed:.3g} of them together, and each of the others may have 1"
+            f"{text!r} is more often than always: {', '.join(PLACED)} come to {placed:.3g} of the "
+            "images together, and they, like each of the others, may come to 1"
         )
     return found
 
 
 def canonical(text):
     """The same as it is recorded: names in their order, each once, without a factor of 1."""
-    found = parse(text)
+    factors = {name: found / USUAL[name] for name, found in parse(text).items()}
     if text.partition(":")[0] == ALL:
-        factor = found["turned"] / USUAL["turned"]
-        return ALL + _factor(factor)
-    return "+".join(name + _factor(chance / USUAL[name]) for name, chance in found.items())
+        factors = {ALL: factors["turned"]}
+    words = []
+    for name, factor in factors.items():
+        words.append(name if abs(factor - 1) < 1e-9 else f"{name}:{factor:.6g}")
+    return "+".join(words)
 
 
-def _factor(value):
-    return "" if abs(value - 1) < 1e-9 else f":{value:.6g}"
+def _number(word):
+    name, colon, factor = word.partition(":")
+    try:
+        number = float(factor) if colon else 1.0
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"{factor!r} is not a factor of the usual probability; write for example {name}:0.5"
+        )
+    return number

@@ -24,8 +24,8 @@ from cli import InputError
 from data import photographs
 from data.photographs import is_photograph_name, show_name
 from data.pixels import of_pillow
-from data.sources.oxford import key_of
-from data.writing import ordered
+from data.names import key_of
+from data.write import ordered
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
 from training.devices import set_threads, to_device

@@ -27,6 +27,7 @@ class Metric:
 
     percent   whether it is a share that tables give in percent.
     note      what the mean is taken over, if not obvious.
+    hits      the value per image, 0 or 1, of which it is the share; its interval is then exact.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Metric:
     higher: bool = True
     percent: bool = False
     note: str = ""
+    hits: str = ""
 
     @property
     def text(self):
@@ -54,7 +56,8 @@ class Task(View, ABC):
     labels = "labels"
     metrics = {}
 
-    def __init__(self, name, argument=None):
+    def __init__(self, name=None, argument=None):
+        name = name or type(self).__name__.lower()
         if argument is not None:
             stem = name.partition(":")[0]
             raise InputError(f"the task {stem} takes nothing after a colon, and was {name!r}")

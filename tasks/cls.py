@@ -19,7 +19,7 @@ LEAST = 0.8  # an answer whose probability is lower is "no cat or dog"
 class Cls(Task):
     needs = ("binary",)
     labels = "a class"
-    metrics = {"accuracy": Metric("accuracy", percent=True)}
+    metrics = {"accuracy": Metric("accuracy", percent=True, hits="correct")}
     columns = ("class", "probability")
 
     @property
