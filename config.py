@@ -2,7 +2,8 @@
 
 All that depends on what the options are is made from `Config`: the command line, config.json, the
 run's name, the command that repeats it, what `--resume` refuses, which runs are comparable, and
-the page of options in the docs. `from_legacy` reads the records of earlier versions.
+the page of options in the docs. legacy.py reads the records of
+earlier versions.
 
 A field's role says what it does to a run:
 
@@ -21,38 +22,7 @@ import cli
 from data.hard_augment_names import canonical as canonical_augmentations
 
 RESULT, SPEED, PLACE = "result", "speed", "place"
-# A field of an earlier version's config.json -> its name now.
-LEGACY_NAMES = {
-    "average": "ema",
-    "scenes": "hard_augment",
-    "sides": "resize_schedule",
-    "masks": "num_masks",
-}
-# What a config.json says of the network and its losses, beside the options of earlier versions.
-COMPONENTS = ("experiment", "tasks", "weighting", "sharing", "encoder", "encoder_lr", "encoder_bn")
-# A key of an earlier version's config.json -> its name now, below `run`.
-LEGACY_FACTS = {
-    "device": "device",
-    "processes": "processes",
-    "precision": "precision",
-    "convolution": "convolution",
-    "threads": "threads",
-    "parameters": "parameters",
-    "init": "init_sha256",
-    "teacher": "teacher_sha256",
-    "encoder_weights": "encoder_weights_sha256",
-    "settings": "settings",
-    "images": "images",
-    "images_on": "images_on",
-    "taught": "labelled",
-    "split_hash": "split_hash",
-    "border": "border",
-    "size": "size",
-    "versions": "versions",
-    "commit": "commit",
-    "processor": "processor",
-}
-
+METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 # ------------------------------------------------------------------------- types of options
 
@@ -101,121 +71,79 @@ def experiment_name(text):
 
 
 def option(default, role, help, **more):
-    """One field of Config.
+    """One field of Config. Its type is the annotation's; more:
 
-    more: type and choices as argparse has them; metavar; nargs; flag, where the option is not the
-    field's name; old, the option's spelling in earlier versions; common, whether --help lists it;
-    component, whether train.py alone has it; named, the part of a default name, as in "masks{}".
+    least, most  bounds of a whole number; by default from 1.
+    type, choices, metavar, nargs, const  as argparse has them.
+    flag         the option, where it is not the field's name; old: its earlier spelling.
+    common       whether --help lists it; all are in --help-all.
+    component    whether train.py alone has it.
+    named        its part of a default name, as in "masks{}".
     """
     return field(default=default, metadata={"role": role, "help": help, **more})
+
+
+def component(default, help, **more):
+    """A field of what is trained; train.py alone has it as an option."""
+    return option(default, RESULT, help, component=True, **more)
 
 
 @dataclass(frozen=True)
 class Config:
     """The options of one training run; see the module's docstring."""
 
+    # Components, which train.py alone has as options; elsewhere the script says them.
     experiment: str = option(
         None,
         PLACE,
-        "name of the experiment; default: made from the options",
+        "experiment's name (default: made from the options)",
         type=experiment_name,
         flag="--name",
-        metavar="NAME",
         component=True,
         common=True,
     )
-    tasks: tuple = option(
-        (),
-        RESULT,
-        "tasks of tasks/, e.g. seg bbox column:breed; the first one chooses the epoch",
-        nargs="+",
-        metavar="TASK",
-        component=True,
-        common=True,
+    tasks: tuple = component(
+        (), "tasks, e.g. seg bbox; the first chooses the checkpoint", common=True
     )
-    weighting: str = option(
-        "equal",
-        RESULT,
-        "loss weighting: equal, uncertainty, fixed weights such as 0.8-0.1-0.1, "
-        "or one of weighting/, e.g. dwa or torchjd:UPGrad",
-        component=True,
-        common=True,
-        named="{}",
+    weighting: str = component(
+        "equal", "loss weighting: equal, uncertainty, 0.8-0.2, dwa, ...", common=True, named="{}"
     )
-    sharing: str = option(
-        "hard",
-        RESULT,
-        "parameter sharing: hard, soft, cross_stitch, mtan",
-        component=True,
-        common=True,
-        named="{}",
+    sharing: str = component(
+        "hard", "sharing: hard, soft, cross_stitch, mtan", common=True, named="{}"
     )
-    encoder: str = option(
-        "unet",
-        RESULT,
-        "backbone: unet, efficientnet_lite0, torchvision:NAME, timm:NAME",
-        component=True,
-        common=True,
-        named="{}",
+    encoder: str = component(
+        "unet", "backbone: unet, efficientnet_lite0, timm:NAME, ...", common=True, named="{}"
     )
-    encoder_weights: str = option(
-        "none",
-        RESULT,
-        "pretrained weights of the encoder: none, hub, package or a state dict's file",
-        metavar="none|hub|package|FILE",
-        component=True,
-        common=True,
-        named="{}",
+    encoder_weights: str = component(
+        "none", "pretrained backbone: none, hub, package or a file", common=True, named="{}"
     )
-    encoder_lr: float = option(
-        None,
-        RESULT,
-        "peak learning rate of the encoder (default: --lr)",
-        type=cli.positive_float,
-        component=True,
-        named="encoder-lr{}",
+    encoder_lr: float = component(
+        None, "peak learning rate of the backbone (default: --lr)", named="encoder-lr{}"
     )
-    encoder_bn: str = option(
-        "train",
-        RESULT,
-        "keep: the encoder's batch normalisation keeps its pretrained statistics",
-        choices=("train", "keep"),
-        component=True,
-        named="bn-{}",
+    encoder_bn: str = component(
+        "train", "keep: frozen BN statistics", choices=("train", "keep"), named="bn-{}"
     )
-    data: Path = option(
-        Path("datasets/data_new"), PLACE, "re-chunked data folder", type=Path, common=True
-    )
-    runs: Path = option(Path("runs"), PLACE, "parent of the run folders", type=Path, common=True)
-    epochs: int = option(60, RESULT, "number of epochs", type=cli.integer(1, 10**6), common=True)
-    batch_size: int = option(16, RESULT, "images a step", type=cli.integer(1, 4096), common=True)
-    lr: float = option(2e-3, RESULT, "peak learning rate", type=cli.positive_float, common=True)
-    seed: int = option(
-        0, RESULT, "seed of weights, order and augmentation", type=cli.integer(0), common=True
-    )
-    width: int = option(
-        48, RESULT, "channels of the U-Net's second stage", type=cli.integer(1, 256), common=True
-    )
+    # What the result depends on.
+    epochs: int = option(60, RESULT, "number of epochs", most=10**6, common=True)
+    batch_size: int = option(16, RESULT, "images a step", most=4096, common=True)
+    lr: float = option(2e-3, RESULT, "peak learning rate", common=True)
+    seed: int = option(0, RESULT, "seed of weights, order, augmentation", least=0, common=True)
+    width: int = option(48, RESULT, "channels of the U-Net's second stage", most=256, common=True)
     num_masks: int = option(
         None,
         RESULT,
-        "use only N training masks and all other labels",
-        type=cli.integer(1),
-        metavar="N",
+        "use only N training masks, all other labels",
         old="--masks",
         common=True,
         named="masks{}",
     )
     half_masked: bool = option(
-        False,
-        RESULT,
-        "half of each batch keeps its masks, as with --num-masks, though all have one",
-        named="half",
+        False, RESULT, "half of each batch keeps its masks, as with --num-masks", named="half"
     )
     optimizer: str = option(
         "adamw",
         RESULT,
-        "optimizer: adamw, or muon for short runs (try --lr 0.006)",
+        "optimizer; muon for short runs (try --lr 0.006)",
         choices=("adamw", "muon"),
         named="{}",
     )
@@ -224,31 +152,27 @@ class Config:
         RESULT,
         "EMA decay, e.g. 0.998; the EMA weights are validated and saved",
         type=cli.share,
-        metavar="DECAY",
         old="--average",
     )
     augment: str = option(
         "full",
         RESULT,
-        "augmentation: horizontal flips (flip), also random crops and colours (full)",
+        "augmentation: flips, or also crops and colours (full)",
         choices=("none", "flip", "full"),
     )
     hard_augment: str = option(
         None,
         RESULT,
-        "hard augmentations, e.g. small+empty, all, or all:0.5 for half as often",
+        "hard augmentations, e.g. small+empty, all, all:0.5 (half as often)",
         type=hard_augment,
-        metavar="NAMES",
         old="--scenes",
         named="hard-{}",
     )
     resize_schedule: str = option(
         None,
         RESULT,
-        "progressive resizing, e.g. 192:0.5,256:1: image size until this share of the "
-        "epochs (default: half the size until 0.6, three quarters until 0.8)",
+        "progressive resizing, e.g. 128:0.6,192:0.8,256:1: px until share of epochs",
         type=resize_schedule,
-        metavar="PX:SHARE,...",
         old="--sides",
     )
     precision: str = option(
@@ -259,64 +183,36 @@ class Config:
         common=True,
     )
     init: Path = option(
-        None,
-        RESULT,
-        "fine-tune: start from a checkpoint's weights in all parts that both have",
-        type=Path,
-        metavar="CHECKPOINT",
-        common=True,
+        None, RESULT, "fine-tune: checkpoint whose weights to start from", common=True
     )
     teacher: Path = option(
-        None,
-        RESULT,
-        "distillation: teacher checkpoint; half of the loss of each task that can",
-        type=Path,
-        metavar="CHECKPOINT",
-        named="teacher-{}",
+        None, RESULT, "distillation: teacher checkpoint; half of the seg loss", named="teacher-{}"
     )
-    limit: int = option(
-        None,
-        RESULT,
-        "use the first N images of each split",
-        type=cli.integer(1),
-        metavar="N",
-        common=True,
-    )
+    limit: int = option(None, RESULT, "use the first N images of each split", common=True)
+    # How fast it comes.
     device: str = option(
         "auto", SPEED, "device", choices=("auto", "cpu", "cuda", "mps"), common=True
     )
     convolution: str = option(
         "auto",
         SPEED,
-        "3x3 convolution on a CPU: direct or winograd (default: the faster one)",
+        "3x3 convolution on a CPU (auto: the faster one)",
         choices=("auto", "direct", "winograd"),
     )
-    processes: int = option(
-        1,
-        SPEED,
-        "data parallel: number of processes on a CPU",
-        type=cli.integer(1, 1024),
-        metavar="P",
-    )
-    threads: int = option(
-        None,
-        SPEED,
-        "threads a process (default: cores / processes)",
-        type=cli.integer(1, 1024),
-        metavar="N",
-        common=True,
-    )
-    workers: int = option(0, SPEED, "loader processes", type=cli.integer(0, 64), metavar="N")
+    processes: int = option(1, SPEED, "data parallel: processes on a CPU", most=1024)
+    threads: int = option(None, SPEED, "threads a process (default: cores / processes)", most=1024)
+    workers: int = option(0, SPEED, "loader processes", least=0, most=64)
     conflicts: int = option(
         None,
         SPEED,
-        "log the cosine between the tasks' gradients on every K-th batch (default: 16)",
-        type=cli.integer(1),
+        "log the cosine of the tasks' gradients on every K-th batch (default: 16)",
         nargs="?",
         const=16,
-        metavar="K",
     )
     tensorboard: bool = option(False, SPEED, "also write the log for TensorBoard")
+    # Where it lies.
+    data: Path = option(Path("datasets/data_new"), PLACE, "re-chunked data folder", common=True)
+    runs: Path = option(Path("runs"), PLACE, "parent of the run folders", common=True)
     resume: bool = option(False, PLACE, "go on with a run, or begin it", common=True)
 
     # ------------------------------------------------------------------------- command line
@@ -337,14 +233,14 @@ class Config:
         for flags, keywords in extra:
             parser.add_argument(*flags, **keywords)
         values = vars(parser.parse_args(argv))
-        for old, new in LEGACY_NAMES.items():
-            given = values.pop(f"old_{old}", None)
+        for one in fields(cls):
+            given = values.pop(f"old_{one.name}", None)
             if given is not None:
-                flag = "--" + new.replace("_", "-")
                 cli.warn(
-                    f"--{old} is now called {flag}; the old spelling goes with the next version"
+                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes with "
+                    "the next version"
                 )
-                values[new] = given
+                values[one.name] = given
         names = {one.name for one in fields(cls)}
         config = cls(**{key: value for key, value in values.items() if key in names})
         config = replace(config, tasks=tuple(config.tasks))
@@ -361,7 +257,7 @@ class Config:
                 continue
             if isinstance(value, bool):
                 words.append(flag)
-            elif one.metadata.get("nargs") == "+":
+            elif one.type is tuple:
                 words += [flag, *value]
             else:
                 words += [flag, str(value)]
@@ -385,7 +281,7 @@ class Config:
         values = {}
         for one in fields(cls):
             value = record.get(one.name, one.default)
-            if one.metadata.get("type") is Path and value is not None:
+            if one.type is Path and value is not None:
                 value = Path(value)
             values[one.name] = tuple(value) if isinstance(value, list) else value
         return cls(**values)
@@ -421,6 +317,16 @@ def flag_of(one):
     return one.metadata.get("flag", "--" + one.name.replace("_", "-"))
 
 
+def type_of(one):
+    """What argparse makes of an option's text."""
+    data = one.metadata
+    if "type" in data:
+        return data["type"]
+    if one.type is int:
+        return cli.integer(data.get("least", 1), data.get("most", 2**31 - 1))
+    return {float: cli.positive_float, Path: Path}.get(one.type, str)
+
+
 def make_parser(doc, show_all, components):
     """An argparse parser of the fields; components: with those that train.py alone has."""
     parser = cli.Parser(doc)
@@ -429,18 +335,22 @@ def make_parser(doc, show_all, components):
         data = one.metadata
         if data.get("component") and not components:
             continue
-        help = data["help"] if data.get("common") or show_all else SUPPRESS
-        keywords = {"dest": one.name, "default": one.default, "help": help}
+        keywords = {"dest": one.name, "default": one.default}
+        keywords["help"] = data["help"] if data.get("common") or show_all else SUPPRESS
         if one.type is bool:
             parser.add_argument(flag_of(one), action="store_true", **keywords)
             continue
-        for key in ("type", "choices", "metavar", "nargs", "const"):
+        keywords["type"] = type_of(one)
+        if one.type is tuple:
+            keywords |= {"nargs": "+", "required": True}
+        for key in ("choices", "nargs", "const"):
             if key in data:
                 keywords[key] = data[key]
-        required = one.name == "tasks"
-        parser.add_argument(flag_of(one), required=required, **keywords)
+        if "choices" not in data:
+            keywords["metavar"] = METAVARS.get(one.type, "NAME")
+        parser.add_argument(flag_of(one), **keywords)
         if "old" in data:
-            keywords |= {"dest": "old_" + data["old"].strip("-"), "default": None, "help": SUPPRESS}
+            keywords |= {"dest": f"old_{one.name}", "default": None, "help": SUPPRESS}
             parser.add_argument(data["old"], **keywords)
     return parser
 
@@ -449,42 +359,8 @@ def options_page():
     """The page of options in docs, as a Markdown table."""
     lines = ["| option | default | changes | meaning |", "|---|---|---|---|"]
     for one in fields(Config):
-        default = "" if one.default in (None, "", (), False) else f"`{one.default}`"
+        is_empty = one.default is False or one.default in (None, ())
+        default = "" if is_empty else f"`{one.default}`"
         help = one.metadata["help"].replace("|", "\\|")
         lines.append(f"| `{flag_of(one)}` | {default} | {one.metadata['role']} | {help} |")
     return "\n".join(lines) + "\n"
-
-
-# -------------------------------------------------------------------------- earlier versions
-
-
-def from_legacy(record):
-    """A config.json of any version in the present form: Config's fields by name, and `run`.
-
-    run   {device, precision, processes, threads, parameters, split_hash, ...}: found when the run
-          began. A value that an earlier version did not record is None, or what it then was.
-    """
-    if "options" not in record:
-        return record
-    defaults = Config().to_json()
-    for key, value in record["options"].items():
-        key = LEGACY_NAMES.get(key, key)
-        if key in defaults and value is not None:
-            defaults[key] = value
-    for key in (
-        "experiment",
-        "tasks",
-        "weighting",
-        "sharing",
-        "encoder",
-        "encoder_lr",
-        "encoder_bn",
-    ):
-        defaults[key] = record.get(key, defaults[key])
-    defaults["weighting"] = record.get("weighting")  # the first version did not record it
-    defaults["encoder_weights"] = record.get("encoder_weights_from") or "none"
-    if defaults["processes"] == "auto":
-        defaults["processes"] = record.get("processes", 1)
-    usual = {"processes": 1, "convolution": "direct", "settings": {}, "images_on": "cpu"}
-    run = {new: record.get(old, usual.get(new)) for old, new in LEGACY_FACTS.items()}
-    return {**defaults, "run": {**run, "label_digest": None}}

@@ -1,15 +1,19 @@
-"""Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random access wants.
+"""Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random
+access wants.
 
     python data_rechunk.py [--data datasets/data_new] [--ignore 255]  re-chunk what is not yet
-    python data_rechunk.py [--data datasets/data_new] --check         verify a re-chunked folder, write nothing
+    python data_rechunk.py [--data datasets/data_new] --check         verify a re-chunked folder,
+    write nothing
 
-Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and a digest of its
-content. It streams (memory does not grow with N), checks what it wrote against what it read, and replaces a file only
-then, so it needs room for one more copy of the largest file. Takes about twice as long as copying the files.
+Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and
+a digest of its content. It streams (memory does not grow with N), checks what it wrote against what
+it read, and replaces a file only then, so it needs room for one more copy of the largest file.
+Takes about twice as long as copying the files.
 
-Folders that others prepared in this layout work too, with images.h5 and whichever of the other files there are. In a file
-of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless `--ignore 255` says that those pixels are unlabelled.
-Beside 1, or where the file's attribute `unlabelled` is 255, 255 is an unlabelled pixel and stays one.
+Folders that others prepared in this layout work too, with images.h5 and whichever of the other
+files there are. In a file of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless
+`--ignore 255` says that those pixels are unlabelled. Beside 1, or where the file's attribute
+`unlabelled` is 255, 255 is an unlabelled pixel and stays one.
 """
 
 import hashlib
@@ -24,10 +28,14 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
-from data import contract, conversion, report
-from data.contract import LAYOUT, UNLABELLED, chunked, sample_dtype, sample_shape
+from data import check, contract, convert
+from data.hdf5 import find_dataset, naming, open_h5, refuse_lacking, slabs
+from data.index import column_names, read_index_rows
+from data.layout import INDEX_FIELDS, LAYOUT, UNLABELLED, chunked, sample_dtype, sample_shape
+from data.report import cli_words
 from training import lock
 
+TASKS = {"masks": "seg", "binary": "cls", "bboxes": "bbox"}  # what learns from a kind of file
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
 
 
@@ -47,7 +55,8 @@ def parse_args(argv=None):
 
 def main(args):
     if args.check:
-        report.check(args.data)
+        check.check(args.data)
+        print(next_command(args.data, contract.describe(args.data)))
         return
     done = 0
     jobs = [
@@ -63,28 +72,53 @@ def main(args):
         f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     )
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
+    print(next_command(args.data, summary))
+
+
+def next_command(data, summary):
+    """What to do with a re-chunked folder now, in words: a training that finds the files that it needs."""
+    if len(summary["splits"]) < 3:
+        return "next: train, val and test are needed to train; prepare the data with all three"
+    known = set.intersection(*map(set, summary["kinds"].values()))
+    where = [] if data == Path("datasets/data_new") else ["--data", data]
+    tasks = [task for kind, task in TASKS.items() if kind in known]
+    if len(tasks) == len(TASKS):
+        return f"next: {cli_words('train_mtl.py', *where)}"
+    columns = set.intersection(*(own_columns(data, *split) for split in summary["splits"].items()))
+    if "category" in columns and "binary" not in known:
+        tasks.append("column:category")
+    if not tasks:
+        shown = ", ".join(sorted(columns)) or "none"
+        return f"next: nothing here can be learnt but columns of index.csv ({shown}), as train.py --tasks column:NAME"
+    return f"next: {cli_words('train.py', *where, '--tasks', *tasks)}"
+
+
+def own_columns(data, split, n):
+    return set(column_names(read_index_rows(data, split, n))) - set(INDEX_FIELDS)
 
 
 def rechunk(data, split, kind, ignore=False):
-    """Re-chunk one file in place; returns whether there was anything to do. ignore: whether 255 is no pet in any masks."""
+    """Re-chunk one file in place; returns whether there was anything to do. ignore: whether 255 is
+    no pet in any masks."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
-    with contract.open_h5(path) as source:
-        with contract.naming(path):
+    with open_h5(path) as source:
+        with naming(path):
             if contract.is_rechunked(source, kind):
-                conversion.refuse_other_reading(path, source.attrs, ignore)
+                convert.refuse_other_reading(path, source.attrs, ignore)
                 return False
             dataset = source_dataset(path, source, kind)
             n, size = images_shape(data, split)
             contract.check_shape(path, dataset.name[1:], dataset, kind, size)
             contract.refuse_other_number(path, len(dataset), n)
             attributes = {"border": "unknown", **dataset_attributes(dataset), **source.attrs}
-            attributes.pop(conversion.PET_WAS, None)  # it told of the content before
+            attributes.pop(convert.PET_WAS, None)  # it told of the content before
             if kind == "binary":
                 contract.class_names(path, attributes)
-            to_contract = conversion.make_converter(path, kind, dataset, attributes, ignore)
+            to_contract = convert.make_converter(path, kind, dataset, attributes, ignore)
         try:
-            # The cores and the disk work side by side: hashing beside writing, flushing beside reading back.
+            # The cores and the disk work side by side: hashing beside writing, flushing beside
+            # reading back.
             with ThreadPoolExecutor(1) as helper:
                 with h5py.File(temporary, "w") as target:
                     digest = write_chunked(target, kind, dataset, to_contract, size, helper)
@@ -124,26 +158,28 @@ def copy_attributes(path, attributes, target):
 
 
 def source_dataset(path, source, kind):
-    """The dataset to read from: `kind`, or `chunked_kind` where only that is there."""
-    for name in (kind, chunked(kind)):
-        if isinstance(source.get(name), h5py.Dataset):
-            return source[name]
-    names = ", ".join(map(str, source)) or "nothing"
-    raise InputError(
-        f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
-    )
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that it is made of."""
+    dataset = find_dataset(path, source, (kind, chunked(kind)))
+    if dataset is None:
+        names = ", ".join(map(str, source)) or "nothing"
+        raise InputError(
+            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
+        )
+    refuse_lacking(path, dataset)
+    return dataset
 
 
 def images_shape(data, split):
     """(N, S) of a split, from its images; the other files have to match."""
     path = Path(data) / split / "images.h5"
-    with contract.open_h5(path) as file, contract.naming(path):
+    with open_h5(path) as file, naming(path):
         dataset = source_dataset(path, file, "images")
         return len(dataset), contract.check_shape(path, dataset.name[1:], dataset, "images")
 
 
 def write_chunked(file, kind, source, to_contract, size, helper):
-    """Write `source` to an open, empty file with one sample a chunk; returns the SHA-256 of its content.
+    """Write `source` to an open, empty file with one sample a chunk; returns the SHA-256 of its
+    content.
 
     `helper` is an executor of one thread, which does the hashing.
     """
@@ -153,7 +189,7 @@ def write_chunked(file, kind, source, to_contract, size, helper):
         chunked(kind), (len(source), *shape), sample_dtype(kind), chunks=(1, *shape), fillvalue=None
     )
     file[kind] = target
-    for start, rows in contract.slabs(source):
+    for start, rows in slabs(source):
         rows = np.ascontiguousarray(to_contract(rows, start))
         contract.check_values(source.file.filename, kind, rows, size, start)
         hashing.append(helper.submit(digest.update, rows))
@@ -169,10 +205,10 @@ def write_chunked(file, kind, source, to_contract, size, helper):
 
 def compare(path, kind, source, to_contract):
     """Read a re-chunked file back and compare it with its source."""
-    with contract.open_h5(path) as file, contract.naming(path):
+    with open_h5(path) as file, naming(path):
         dataset = file[chunked(kind)]
         first = (0,) * (dataset.ndim - 1)
-        for start, rows in contract.slabs(source):
+        for start, rows in slabs(source):
             # As bytes, because NaN does not equal itself.
             rows = (
                 np.ascontiguousarray(to_contract(rows, start)).reshape(len(rows), -1).view(np.uint8)
@@ -188,7 +224,8 @@ def compare(path, kind, source, to_contract):
 
 
 def split_hash(path, kind, digest, attributes):
-    """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for the others."""
+    """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for
+    the others."""
     if kind == "images":
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
@@ -198,7 +235,7 @@ def split_hash(path, kind, digest, attributes):
             )
         return digest
     images = path.with_name("images.h5")
-    with contract.open_h5(images) as file:
+    with open_h5(images) as file:
         recorded = str(file.attrs["split_hash"])
     contract.refuse_other_images(path, str(attributes.get("split_hash", recorded)), recorded)
     return recorded

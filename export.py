@@ -1,13 +1,15 @@
-"""Take a network away: a copy in half precision to keep or to share, or an ONNX file for programs without PyTorch.
+"""Take a network away: a copy in half precision to keep or to share, or an ONNX file for programs
+without PyTorch.
 
-    python export.py runs/mtl/seed0/best.pt mtl_model.pt
-    python export.py runs/mtl/seed0/best.pt pets.onnx                    any batch, height and width (docs/export.md)
-    python export.py --tasks seg runs/mtl/seed0/best.pt segment.onnx     some of its tasks alone
-    python export.py a/best.pt b/best.pt mtl_model.pt                    of the mean of their weights
+    python export.py runs/mtl/seed0/best.pt mtl_model.pt python export.py runs/mtl/seed0/best.pt
+    pets.onnx                    any batch, height and width (docs/export.md) python export.py
+    --tasks seg runs/mtl/seed0/best.pt segment.onnx     some of its tasks alone python export.py
+    a/best.pt b/best.pt mtl_model.pt                    of the mean of their weights
 
-An ONNX file needs `pip install -r requirements-onnx.txt`; it is written once onnxruntime has given the outputs of PyTorch. A
-mean is worth something only of networks that went on from the same one (--init): others lie in different valleys of the loss
-("Model soups", Wortsman et al. 2022). Its metrics are unknown until evaluate.py measures them.
+An ONNX file needs `pip install -r requirements-onnx.txt`; it is written once onnxruntime has given
+the outputs of PyTorch. A mean is worth something only of networks that went on from the same one
+(--init): others lie in different valleys of the loss ("Model soups", Wortsman et al. 2022). Its
+metrics are unknown until evaluate.py measures them.
 """
 
 from pathlib import Path
@@ -49,7 +51,8 @@ def main(args):
 
     import torch  # here, as it takes a while to import, and --help does without
 
-    from training import checkpoint, onnx
+    from inference import onnx
+    from training import checkpoint
 
     if args.target.suffix == ".onnx":
         onnx.require()

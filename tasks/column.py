@@ -52,7 +52,7 @@ class Column(Task):
         if self.is_number:
             error = Metric(f"{self.column} error", "as in index.csv", higher=False)
             return {f"{self.key}_mae": error}
-        accuracy = Metric(f"{self.column} accuracy", percent=True)
+        accuracy = Metric(f"{self.column} accuracy", percent=True, hits=f"{self.key}_correct")
         balanced = Metric(
             f"{self.column} balanced accuracy", percent=True, note="mean over classes"
         )
@@ -68,9 +68,10 @@ class Column(Task):
         numbers = [value for value in map(_number, known) if value is not None]
         if not known:
             raise InputError(f"{where} holds empty cells only; fill it in, or leave the task out")
-        if len(set(known)) == 1:
+        are_numbers = len(numbers) == len(known)
+        if len(set(numbers if are_numbers else known)) == 1:
             raise InputError(f"{where} holds one value only, {known[0]!r}; leave the task out")
-        if len(numbers) == len(known):
+        if are_numbers:
             self.settings = {"mean": float(np.mean(numbers)), "deviation": float(np.std(numbers))}
             return
         odd = next(text for text in known if _number(text) is None)

@@ -1,6 +1,8 @@
-"""Batch normalisation as part of the convolution before it: in evaluation mode it is a factor and a shift a channel, which weights can hold.
+"""Batch normalisation as part of the convolution before it: in evaluation mode it is a factor and a
+shift a channel, which weights can hold.
 
-A convolution's output is then not read and written again: of EfficientNet-Lite2, one photograph in one thread, 0.88 of the time.
+A convolution's output is then not read and written again: of EfficientNet-Lite2, one photograph in
+one thread, 0.88 of the time.
 """
 
 from collections import Counter
@@ -15,10 +17,11 @@ NEAR = 1e-3  # of the largest output; rounding is a hundredth of it
 
 @torch.no_grad()
 def fold(model):
-    """Fold what can be of a network (models.MTLNet, on the CPU, in evaluation mode), in place; returns it.
+    """Fold what can be of a network (models.MTLNet, on the CPU, in evaluation mode), in place;
+    returns it.
 
-    Where a convolution's output also goes elsewhere, as around a pre-activation block, outputs would be others. They are compared on
-    noise, and a network whose outputs differ stays as it is.
+    Where a convolution's output also goes elsewhere, as around a pre-activation block, outputs
+    would be others. They are compared on noise, and a network whose outputs differ stays as it is.
     """
     noise = torch.randint(
         0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -39,7 +42,8 @@ def fold(model):
 
 
 def _look(model, images):
-    """What a network says of images, and [(convolution, normalisation)], each of which is called with nothing but the other."""
+    """What a network says of images, and [(convolution, normalisation)], each of which is called
+    with nothing but the other."""
     made, calls, pairs, hooks = {}, Counter(), Counter(), []
 
     def convolved(module, inputs, output):
