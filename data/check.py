@@ -43,7 +43,7 @@ class Oddities:
         self.boxes.setdefault(split, []).extend(rows)
 
     def look_at_binary(self, split, start, rows):
-        count = self.classes.setdefault(split, [0, 0, 0])
+        count = self.classes.setdefault(split, [0, 0, 0, 0])
         for k, value in enumerate((0, 1, contract.UNLABELLED)):
             count[k] += int(np.count_nonzero(rows == value))
 
@@ -52,7 +52,7 @@ class Oddities:
         self.trimaps[split] = self.trimaps.get(split, 0) + int(labelled.sum())
 
     def look_at_masks(self, split, start, rows):
-        size, count = rows.shape[1], self.masks.setdefault(split, [0, 0, 0])
+        size, count = rows.shape[1], self.masks.setdefault(split, [0, 0, 0, 0])
         is_plain = contract.is_plain("masks", rows)
         for row, mask in enumerate(rows[..., 0], start):
             known = mask.size if is_plain else np.count_nonzero(mask != contract.UNLABELLED)

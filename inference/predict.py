@@ -28,7 +28,7 @@ from data.names import key_of
 from data.write import ordered
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
-from training.devices import set_threads, to_device
+from training.devices import to_device
 from training.folding import fold
 
 TABLE = "predictions.csv"
@@ -93,7 +93,7 @@ class Job:
 @functools.cache
 def load(path, device):
     """(network, what its checkpoint says), once a process, which computes in one thread."""
-    set_threads(1)
+    torch.set_num_threads(1)
     if path.suffix == ".onnx":
         return onnx.load_model(path, device)
     model, info = checkpoint.load_model(path)
