@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from cli import InputError
-from tasks._view import View
+from tasks.view import View
 from utils import UNLABELLED
 
 
