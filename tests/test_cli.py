@@ -44,7 +44,7 @@ def is_one_line(text):
     return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
 
 
-# ------------------------------------------------------------------------------------------- exit status
+# -------------------------------------------------------------------------------------- exit status
 
 
 def fail_with(error):
@@ -132,7 +132,7 @@ def test_a_signal_ends_a_script_that_cleans_up(number, status, body, said, tmp_p
 
 def test_a_reader_that_leaves_gets_no_traceback(tmp_path):
     body = "def main(args):\n    sys.stdin.readline()\n    print('nobody reads this')\n"
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(script(tmp_path, body + "cli.run(main, None)"), **pipes) as process:
         process.stdout.close()
         process.stdin.close()
@@ -161,7 +161,7 @@ if __name__ == "__main__":
     process.stdout.close()
 
 
-# ------------------------------------------------------------------------------------------ option types
+# ------------------------------------------------------------------------------------- option types
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_path_that_is_no_text_can_be_printed(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff\n", "")
 
 
-# -------------------------------------------------------------------------- wrong use of the data scripts
+# -------------------------------------------------------------------- wrong use of the data scripts
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The real scripts as a user runs them: exit status, one sentence on standard error, clean output."""
+"""The real scripts as a user runs them: exit status, one sentence on standard error, output."""
 
 import json
 import os
