@@ -237,8 +237,10 @@ class MTLDataset(Dataset):
         """What is known of some rows beside pictures."""
         found = {}
         for need, values in self.known.items():
-            is_text = isinstance(values, list)
-            found[need] = [values[row] for row in rows] if is_text else values[rows]
+            if isinstance(values, list):
+                found[need] = [values[row] for row in rows]
+            else:
+                found[need] = torch.from_numpy(values[rows])
         return found
 
     # ------------------------------------------------------------------------------- how it is made
