@@ -25,7 +25,7 @@ import registry
 from cli import InputError
 from data import contract
 from inference import alpha, manifest
-from training.folding import fold
+from training.kernels import fold
 from training.run_folder import environment
 
 PROJECT = "pets"

@@ -29,7 +29,7 @@ from data.write import ordered
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
 from training.devices import to_device
-from training.folding import fold
+from training.kernels import fold
 
 TABLE = "predictions.csv"
 KINDS = {
