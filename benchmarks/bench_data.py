@@ -27,6 +27,9 @@ import data_rechunk
 from data import contract
 from data.contract import chunked
 from dataloader_mtl import MTLDataset, batches, make_loader
+from tasks.bbox import Bbox
+from tasks.cls import Cls
+from tasks.seg import Seg
 
 SPLIT = "train"
 KINDS = ("images", "masks", "bboxes", "binary")  # what the published tasks need
@@ -90,7 +93,8 @@ def main(args):
 def measure_loading(data, place, args):
     """{way: images/s}."""
     folder, size = data / SPLIT, args.batch_size
-    from_files, in_memory = MTLDataset(data, SPLIT), MTLDataset(data, SPLIT)
+    tasks = [Seg(), Cls(), Bbox()]
+    from_files, in_memory = MTLDataset(data, SPLIT, tasks), MTLDataset(data, SPLIT, tasks)
     from_files.fits_in_memory = lambda *_: False
     in_memory.fits_in_memory = lambda *_: True
     rows = np.random.default_rng(0).permutation(len(from_files))

@@ -29,7 +29,7 @@ import cli
 from cli import InputError
 
 RECIPE = ("--optimizer", "muon", "--lr", "0.006", "--width", "32")
-RECIPE += ("--sides", "128:0.5,192:0.88,256:1")
+RECIPE += ("--resize-schedule", "128:0.5,192:0.88,256:1")
 TARGETS = {6: 0.90, 24: 0.93}  # of results/time/PROTOCOL.md, by epochs
 RECORD = "time.json"
 
@@ -84,13 +84,12 @@ def train(folder, seed, args):
     end = (folder / "last.pt").stat().st_mtime
     options = "--checkpoint", folder / "last.pt", "--data", args.data, "--split", "test"
     metrics = json.loads(run("evaluate.py", *options))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("run", config)
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
     record = {
         "options": args.options,
         "seconds": round(end - begin, 2),
         **{key: metrics[key] for key in ("dice_pooled", "dice", "n_images")},
-        **{key: config[key] for key in ("processor", "precision", "processes", "commit")},
+        **{key: facts[key] for key in ("processor", "precision", "processes", "commit")},
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

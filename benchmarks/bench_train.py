@@ -20,15 +20,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import cli
+from config import Config
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
-from training import convolution, engine
-from training.devices import keep_memory
-from training.precision import may_win, processor_flags
-from training.step import autocast
+from tasks.bbox import Bbox
+from tasks.cls import Cls
+from tasks.seg import Seg
+from training import kernels
+from training.devices import keep_memory, to_device
+from training.optim import make_optimizer
+from training.precision import autocast, has_bf16, processor_flags
 from utils import EqualWeightedLoss
 
-TASKS = ("seg", "cls", "bbox")
 STEPS = 4  # in a turn: one of the fast ones is too short to time
 SIDE = 256
 CPU = torch.device("cpu")
@@ -136,7 +139,7 @@ def parse_args(argv=None):
 def main(args):
     data = common.data_folder(args.data)
     batch = load_batch(data, args.batch_size)
-    precisions = ["fp32", "bf16"] if may_win(processor_flags()) else ["fp32"]
+    precisions = ["fp32", "bf16"] if has_bf16(processor_flags()) else ["fp32"]
     names = [PUBLISHED, *(f"ours, {precision}" for precision in precisions)]
     names.append(f"{PEER}, {precisions[-1]}")
     with contextlib.ExitStack() as stack:
@@ -196,7 +199,7 @@ def make_model(name):
     if name == PUBLISHED:
         return Published()
     if name.startswith("ours"):
-        return MTLNet(TASKS)
+        return MTLNet([Seg(), Cls(), Bbox()])
     return Peer()
 
 
@@ -204,18 +207,17 @@ def make_step(name, data, batch_size):
     """A function that trains the network of a row for some steps."""
     batch, model = load_batch(data, batch_size), make_model(name)
     precision = "bf16" if name.endswith("bf16") else "fp32"
+    criterion = EqualWeightedLoss([Seg()] if name.startswith(PEER) else [Seg(), Cls(), Bbox()])
     if name == PUBLISHED:
         batch["image"] = batch["image"].contiguous()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-        criterion = EqualWeightedLoss(TASKS)
     else:
         keep_memory()
-        engine.to_device(model, CPU)
-        criterion = EqualWeightedLoss(TASKS if name.startswith("ours") else TASKS[:1])
-        optimizer = engine.make_optimizer(model, criterion, lr=2e-3)
+        to_device(model, CPU)
+        optimizer = make_optimizer(model, criterion, Config(precision=precision))
     if name.startswith("ours"):
-        threads = torch.get_num_threads()
-        convolution.install(model, convolution.choose(None, CPU, precision, threads))
+        convolution = kernels.choose("auto", CPU, precision, torch.get_num_threads())
+        kernels.install(model, convolution)
     model.train()
 
     def train():
@@ -236,7 +238,7 @@ def steps_of(name):
 
 def load_batch(data, batch_size):
     """The first images of the training split as one batch."""
-    dataset = MTLDataset(data, "train")
+    dataset = MTLDataset(data, "train", [Seg(), Cls(), Bbox()])
     if len(dataset) < batch_size or dataset.size != SIDE:
         raise cli.InputError(
             f"{data} has {len(dataset)} training images of {dataset.size} px and this needs "
