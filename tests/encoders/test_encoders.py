@@ -1,4 +1,5 @@
-"""Encoders against the libraries that they come from, their weights, what they were made for, and what is refused."""
+"""Encoders against the libraries that they come from, their weights, what they were made for, and
+what is refused."""
 
 import copy
 import sys
@@ -10,11 +11,17 @@ from torch import nn
 import registry
 from cli import InputError
 from models import MTLNet, SegDecoder, build, count_parameters, stage_channels
-from registry import PUBLISHED
-from training import recipe
+from config import Config
+from training import optim
 from utils import EqualWeightedLoss
 
 LITE = "efficientnet_lite0"
+PUBLISHED = ("seg", "cls", "bbox")
+
+
+def make_net(names, width, seed=0, sharing="hard", encoder="unet"):
+    parts = registry.find("sharing", sharing), registry.find("encoders", encoder)
+    return MTLNet(registry.find_tasks(names), width, seed, *parts)
 
 
 def image(*shape):
@@ -35,7 +42,7 @@ def lively(weights):
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- all of them
+# -------------------------------------------------------------------------------------- all of them
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_the_stages_one_after_the_other_are_the_encoder(name):
 @pytest.mark.parametrize("name", [LITE, "torchvision:mobilenet_v3_small"])
 def test_a_network_over_it_has_the_contracts_outputs_and_learns_everywhere(name):
     state = torch.random.get_rng_state()
-    model = MTLNet(PUBLISHED, 4, 0, encoder=name)
+    model = make_net(PUBLISHED, 4, 0, encoder=name)
     assert torch.equal(state, torch.random.get_rng_state())
     outputs = model(torch.randint(0, 256, (2, 3, 50, 77), dtype=torch.uint8))
     assert {task: tuple(value.shape) for task, value in outputs.items()} == {
@@ -81,7 +88,7 @@ def test_a_network_over_it_has_the_contracts_outputs_and_learns_everywhere(name)
     }
     sum(value.sum() for value in outputs.values()).backward()
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
-    again = MTLNet(("seg",), 4, 0, encoder=name)
+    again = make_net(("seg",), 4, 0, encoder=name)
     assert all(
         torch.equal(p, q)
         for p, q in zip(again.encoder.parameters(), model.encoder.parameters(), strict=True)
@@ -92,12 +99,13 @@ def test_a_network_over_it_has_the_contracts_outputs_and_learns_everywhere(name)
     )
     if name == LITE:  # the registry counts kinds only of those that have some
         assert (
-            MTLNet(("seg",), 4, encoder="efficientnet_lite1").backbone.name == "efficientnet_lite1"
+            make_net(("seg",), 4, encoder="efficientnet_lite1").backbone.name
+            == "efficientnet_lite1"
         )
 
 
 def test_the_decoder_over_an_encoder_of_its_own_channels_is_as_wide_as_over_the_unet():
-    decoders = [MTLNet(("seg",), 12, encoder=name).seg for name in ("unet", LITE)]
+    decoders = [make_net(("seg",), 12, encoder=name).seg for name in ("unet", LITE)]
     sizes = [
         [
             up.conv[0][0].weight.shape[0]
@@ -138,7 +146,7 @@ def test_the_decoder_over_an_encoder_of_its_own_channels_is_as_wide_as_over_the_
 )
 def test_what_gives_no_five_maps_is_refused_by_name(name, words):
     with pytest.raises(InputError, match=words) as error:
-        MTLNet(("seg",), 4, encoder=name)
+        make_net(("seg",), 4, encoder=name)
     assert "\n" not in str(error.value)
 
 
@@ -150,7 +158,7 @@ def test_where_there_is_no_map_at_a_half_that_at_a_quarter_is_enlarged():
     assert half.shape[2:] == (16, 16) and torch.equal(half[..., ::2, ::2], quarter)
 
 
-# ------------------------------------------------------------------------------------------------- against their libraries
+# -------------------------------------------------------------------------- against their libraries
 
 
 @pytest.mark.parametrize("kind", ["0", "1", "2"])
@@ -192,7 +200,8 @@ def test_torchvisions_maps_are_those_of_its_network():
     for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
         expected.append(y := layer(y))
     assert all(torch.equal(a, b) for a, b in zip(ours(x), expected, strict=True))
-    # Of larger ones, which halve the sides in the middle of a block, it is the end of the block before, too.
+    # Of larger ones, which halve the sides in the middle of a block, it is the end of the block
+    # before, too.
     assert registry.find("encoders", "torchvision:resnet50").channels(4) == (
         64,
         256,
@@ -226,7 +235,7 @@ def test_timms_maps_are_those_of_its_network():
         ("timm:convmixer_768_32", "gives no feature maps|has no feature map"),
     ):
         with pytest.raises(InputError, match=words):
-            MTLNet(("seg",), 4, encoder=name)
+            make_net(("seg",), 4, encoder=name)
 
 
 def test_without_timm_the_sentence_says_how_to_get_it(monkeypatch):
@@ -237,7 +246,7 @@ def test_without_timm_the_sentence_says_how_to_get_it(monkeypatch):
         registry.find("encoders", "timm:resnet18")
 
 
-# ------------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 @pytest.fixture
@@ -251,8 +260,8 @@ def test_weights_of_a_file_are_loaded_into_every_encoder_and_known_by_their_dige
     weights = lively(plan.build(4).state_dict())
     torch.save(weights | {"classifier.bias": torch.zeros(3)}, tmp_path / "w.pt")
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "nested.pt")
-    model = MTLNet(("seg", "cls"), 4, sharing="soft", encoder=LITE)
-    model.load_encoder(str(tmp_path / "w.pt"))
+    model = make_net(("seg", "cls"), 4, sharing="soft", encoder=LITE)
+    model.backbone.load(model.encoders(), str(tmp_path / "w.pt"))
     assert (
         f"encoder {LITE} from {tmp_path / 'w.pt'} (not used: classifier.bias)"
         in capsys.readouterr().out
@@ -262,14 +271,14 @@ def test_weights_of_a_file_are_loaded_into_every_encoder_and_known_by_their_dige
             torch.equal(value, weights[name]) for name, value in encoder.state_dict().items()
         )
     first = model.encoder_weights
-    model.load_encoder(str(tmp_path / "nested.pt"))
+    model.backbone.load(model.encoders(), str(tmp_path / "nested.pt"))
     assert first["sha256"] == model.encoder_weights["sha256"] and first["from"] == str(
         tmp_path / "w.pt"
     )
     torch.save(weights | {"bn1.bias": weights["bn1.bias"] + 1}, tmp_path / "w.pt")
-    model.load_encoder(str(tmp_path / "w.pt"))
+    model.backbone.load(model.encoders(), str(tmp_path / "w.pt"))
     assert first["sha256"] != model.encoder_weights["sha256"]
-    model.load_encoder("none")
+    model.backbone.load(model.encoders(), "none")
     assert model.encoder_weights == {}
 
 
@@ -325,7 +334,7 @@ def test_weights_that_do_not_fit_are_named(plan, tmp_path):
 )
 def test_weights_that_there_are_none_of_are_refused(name, source, words):
     with pytest.raises(InputError, match=words):
-        MTLNet(("seg",), 4, encoder=name).load_encoder(source)
+        make_net(("seg",), 4, encoder=name).load_encoder(source)
 
 
 def test_without_the_package_the_sentence_says_how_to_get_it(plan, monkeypatch):
@@ -356,7 +365,8 @@ def test_the_packages_weights_are_imagenets(kind, digest, last):
     assert torch.equal(
         encoder.blocks[6][0].bn3.running_var, given[f"_blocks.{last}._bn2.running_var"]
     )
-    # Trained statistics describe what comes out: before each normalisation values have about the variance that it expects.
+    # Trained statistics describe what comes out: before each normalisation values have about the
+    # variance that it expects.
     with torch.no_grad():
         stem = encoder.conv_stem(image(8, 3, 64, 64))
     assert (
@@ -394,12 +404,12 @@ def test_hub_takes_what_the_library_downloads(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------------- how it learns
+# ------------------------------------------------------------------------------------ how it learns
 
 
 @pytest.mark.parametrize("sharing", ["hard", "soft", "cross_stitch", "mtan"])
 def test_statistics_that_are_kept_stay_what_they_are_and_only_the_encoders(sharing):
-    model = MTLNet(("seg", "cls"), 2, sharing=sharing)
+    model = make_net(("seg", "cls"), 2, sharing=sharing)
     model.keeps_statistics = True
     before = copy.deepcopy(model.state_dict())
     model.train()(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
@@ -420,7 +430,10 @@ def test_statistics_that_are_kept_stay_what_they_are_and_only_the_encoders(shari
 
 
 def test_the_encoder_may_learn_more_slowly():
-    model, criterion = MTLNet(("seg", "cls"), 2, sharing="mtan"), EqualWeightedLoss(("seg", "cls"))
+    model, criterion = (
+        make_net(("seg", "cls"), 2, sharing="mtan"),
+        EqualWeightedLoss(("seg", "cls")),
+    )
     groups = recipe.make_optimizer(model, criterion, 1e-3, 1e-4).param_groups
     highest = {id(p): group.get("highest", 1e-3) for group in groups for p in group["params"]}
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
