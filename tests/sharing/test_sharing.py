@@ -72,7 +72,9 @@ def test_gradients_reach_every_parameter_and_evaluation_is_deterministic(sharing
     sum(value.sum() for value in model(IMAGE).values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     model.eval()
-    assert all(torch.equal(a, b) for a, b in zip(model(IMAGE).values(), model(IMAGE).values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model(IMAGE).values(), model(IMAGE).values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,11 @@ def test_losses_depend_on_shared_parameters_through_the_recorded_features_alone(
     loss = sum(value.square().sum() for value in model(IMAGE).values())
     features, shared = model.split_features, model.shared_parameters()
     by_map = torch.autograd.grad(loss, features, allow_unused=True)
-    given = [(map, gradient) for map, gradient in zip(features, by_map) if gradient is not None]
+    given = [
+        (map, gradient)
+        for map, gradient in zip(features, by_map, strict=True)
+        if gradient is not None
+    ]
     found = torch.autograd.grad(
         [map for map, _ in given], shared, [gradient for _, gradient in given]
     )
@@ -193,7 +199,9 @@ def test_soft_at_infinite_strength_is_hard_and_the_stronger_the_nearer():
         and limit.penalty() is None
         and limit.shared_parameters()
     )
-    assert all(torch.equal(a, b) for a, b in zip(hard(IMAGE).values(), limit(IMAGE).values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(hard(IMAGE).values(), limit(IMAGE).values(), strict=True)
+    )
     distances = []
     for strength in (0, 0.1, 10, 1000):
         model = make_net(("cls", "bbox"), 2, 0, f"soft:{strength}").train()
@@ -210,7 +218,7 @@ def test_soft_at_infinite_strength_is_hard_and_the_stronger_the_nearer():
         distances.append(
             sum(
                 (p - q).square().sum().item()
-                for p, q in zip(*(one.parameters() for one in model.encoders()))
+                for p, q in zip(*(one.parameters() for one in model.encoders()), strict=True)
             )
         )
     assert distances == sorted(distances, reverse=True) and distances[-1] < distances[0] / 4
@@ -272,7 +280,7 @@ def test_mtan_by_hand():
     sharing = registry.find("sharing", "mtan")
     encoder = sharing.build(lambda: Tiny((4.0, 1.0, 1.0, 1.0, 1.0)), ("a", "b"), (), 0).eval()
     with torch.no_grad():
-        for name, p in encoder.named_parameters():
+        for _name, p in encoder.named_parameters():
             if p.ndim == 4:
                 p.fill_(1 / p.shape[2] ** 2)
         found = maps(sharing, encoder, torch.ones(1, 1, 256, 256), ("a", "b"))
@@ -301,6 +309,8 @@ def test_mtan_has_one_encoder_and_each_task_its_own_attention():
     assert all(
         torch.equal(p, q)
         for p, q in zip(
-            other.encoder.attention["seg"].parameters(), model.encoder.attention["seg"].parameters()
+            other.encoder.attention["seg"].parameters(),
+            model.encoder.attention["seg"].parameters(),
+            strict=True,
         )
     )
