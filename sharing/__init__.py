@@ -1,9 +1,8 @@
 """What a parameter sharing is to the rest: the base class of the files in this folder.
 
-A sharing says which of the encoder's five feature maps each task gets. What it builds, the network's
-part `encoder`, is a module of its own making, which it gets back with every call. README.md is the
-guide.
-"""
+A sharing says which of the encoder's five feature maps each task gets. What it builds, the
+network's part `encoder`, is a module of its own making, which it gets back with every call.
+README.md is the guide."""
 
 from torch import nn
 
