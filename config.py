@@ -12,6 +12,7 @@ A field's role says what it does to a run:
     place    names files and folders
 """
 
+import operator
 import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError
@@ -214,6 +215,12 @@ class Config:
     data: Path = option(Path("datasets/data_new"), PLACE, "re-chunked data folder", common=True)
     runs: Path = option(Path("runs"), PLACE, "parent of the run folders", common=True)
     resume: bool = option(False, PLACE, "go on with a run, or begin it", common=True)
+
+    def __post_init__(self):
+        for one in fields(self):  # numbers of numpy, as scripts of one's own have them
+            value = getattr(self, one.name)
+            if one.type is int and value is not None:
+                object.__setattr__(self, one.name, operator.index(value))
 
     # ------------------------------------------------------------------------- command line
 

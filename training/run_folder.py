@@ -162,8 +162,10 @@ class RunFolder:
             ) from None
 
     def draw(self, name, function, *args):
-        """Draw a figure with function(*args, path). One that fails is a warning."""
+        """Draw a figure that is missing with function(*args, path). One that fails is a warning."""
         path = self.path / name
+        if path.exists():
+            return
         partial = path.with_suffix(".partial" + path.suffix)
         try:
             function(*args, partial)
@@ -206,8 +208,9 @@ class RunFolder:
 
     def write_log(self, history):
         """Write log.csv from all rows, so that each epoch stands in it once."""
-        rows = [list(row.values()) for row in history]
-        write_csv(self.path / "log.csv", list(history[0]), rows)
+        columns = list(history[0])
+        rows = [[row[column] for column in columns] for row in history]
+        write_csv(self.path / "log.csv", columns, rows)
 
     def write_test(self, results, names, measured):
         """Write test_per_image.csv, then test.json, which completes the run.
