@@ -124,9 +124,11 @@ class Trainer:
             row |= {f"val_{key}": value for key, value in metrics.items()}
             self.state["history"].append(row)
             if self.world.rank == 0:
-                self.save(epoch, row, metrics)
-                for callback in self.callbacks:
+                for (
+                    callback
+                ) in self.callbacks:  # before the checkpoint: a repeated epoch calls again
                     callback.on_epoch(self, row)
+                self.save(epoch, row, metrics)
 
     def train_epoch(self, epoch):
         """One pass over the training split; returns the epoch's row of log.csv.
