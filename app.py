@@ -1,12 +1,11 @@
-"""A page for your browser: drop a photograph, see its mask, head box and class, take the pet away
-as a cut-out.
+"""A page for your browser: drop a photograph, see its mask, head box and class, take the pet away as a cut-out.
 
-    python app.py                                                   http://127.0.0.1:7860, with
-    mtl_model.pt python app.py --checkpoint runs/mtl/seed0/best.pt --port 8000
+    python app.py                                                   http://127.0.0.1:7860, with mtl_model.pt
+    python app.py --checkpoint runs/mtl/seed0/best.pt --port 8000
 
-Needs Gradio: pip install -r requirements-app.txt. Nothing leaves the machine: neither the page nor
-the program asks another for anything, and no other is answered unless --host says so. What was
-uploaded and made is deleted after KEPT seconds, and all of it at the end, which Ctrl-C brings.
+Needs Gradio: pip install -r requirements-app.txt. Nothing leaves the machine: neither the page nor the program asks another
+for anything, and no other is answered unless --host says so. What was uploaded and made is deleted after KEPT seconds, and
+all of it at the end, which Ctrl-C brings.
 """
 
 import os
@@ -26,11 +25,10 @@ LARGEST = "200mb"  # of an upload
 EXAMPLES = (116, 103, 50, 1)  # seeds of drawn pets that the network takes for pets
 TITLE = "Which pixels are pet?"
 ABOUT = "Choose a photograph of a cat or a dog. It stays on this machine."
-CSS =
-"""
+CSS = """
 .gradio-container {width: 100% !important; max-width: 1080px !important; margin: 0 auto !important}
-# examples .gallery {display: grid; grid-template-columns: repeat(4, 1fr)} examples .gallery-item *
-# {display: block; width: 100%; height: 100px; max-width: none; max-height: none; object-fit: cover}
+#examples .gallery {display: grid; grid-template-columns: repeat(4, 1fr)}
+#examples .gallery-item * {display: block; width: 100%; height: 100px; max-width: none; max-height: none; object-fit: cover}
 .picture label {position: static; border: 0; background: none; box-shadow: none}
 .picture .image-frame, .picture img {width: 100%; height: auto; max-height: 60vh; object-fit: contain}
 .html-container {padding: 0 !important}
@@ -79,8 +77,7 @@ def draw_examples(folder):
 
 
 def make_page(gradio, model, size, folder):
-    """The page, a gradio.Blocks, of a network of images of `size` pixels; its files lie below
-    `folder`."""
+    """The page, a gradio.Blocks, of a network of images of `size` pixels; its files lie below `folder`."""
     from training import shown
 
     own = [task.panel for task in model.task.values() if task.panel]

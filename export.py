@@ -51,7 +51,8 @@ def main(args):
 
     import torch  # here, as it takes a while to import, and --help does without
 
-    from training import checkpoint, onnx
+    from inference import onnx
+    from training import checkpoint
 
     if args.target.suffix == ".onnx":
         onnx.require()

@@ -13,13 +13,13 @@ its first metric on the validation split.
 """
 
 import cli
+import registry
 from cli import InputError
 from config import Config
 
 
 def main(config):
     # Here, as PyTorch takes seconds to import, and --help does without.
-    import registry
     from models import MTLNet
     from training.setup import fit_tasks
     from training.trainer import Trainer

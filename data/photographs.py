@@ -116,25 +116,24 @@ def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
     return Photograph(image, size, orientation)
 
 
-def read_mask(path):
+def read_mask(path, colours=()):
     """Read a mask as the numbers that its file holds: (H, W) uint8, uint16 or int32.
 
-    Of a picture with a palette these are the indices, of one bit 0 and 1, of colours that are all grey the grey. Raises
-    Unreadable and FileNotFoundError.
+    Of a picture with a palette these are the indices, of one bit 0 and 1, of colours that are all grey the grey; of other
+    colours the numbers that `colours`, ((red, green, blue), number), gives them. Raises Unreadable and FileNotFoundError.
     """
     with opened(path) as image:
         load(image)
+        if colours and image.mode in ("P", "RGB", "RGBA"):
+            return numbers_of(np.asarray(image.convert("RGB")), colours)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if (
-            image.mode == "P"
-            and image.getextrema()[1] <= 1
-            and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
-        ):
-            raise Unreadable(
-                "its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
-                "sees; save it in grey"
-            )
+        if image.mode == "P" and image.getextrema()[1] <= 1:
+            if image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
+                raise Unreadable(
+                    "its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
+                    "sees; save it in grey"
+                )
         if image.mode in ("L", "P"):
             return np.asarray(image).copy()
         if image.mode == "PA":
@@ -150,17 +149,37 @@ def read_mask(path):
     coloured = (pixels[:, :, :3] != grey[:, :, None]).any(2)
     if coloured.any():
         values = np.unique(pixels[coloured][:, :3], axis=0)
-        shown = ", ".join(f"({', '.join(map(str, value))})" for value in values[:3].tolist())
-        colours = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
+        shown = ", ".join(str(tuple(value)) for value in values[:3].tolist())
+        count = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
         raise Unreadable(
-            f"it holds {colours} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
-            "palette"
+            f"it holds {count} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
+            "palette, or put the labelmap.txt of its classes beside the masks' folder"
         )
     if grey.min() == grey.max() and alpha.min() != alpha.max():
         raise Unreadable(
             f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey"
         )
     return grey.copy()
+
+
+def numbers_of(pixels, colours):
+    """The class number of each pixel of (H, W, 3) uint8, (H, W) uint8, by ((red, green, blue), number) of each class."""
+    codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    numbers = np.full(codes.shape, -1)
+    for (red, green, blue), number in colours:
+        numbers[codes == (red << 16) + (green << 8) + blue] = number
+    if (numbers < 0).any():
+        colour = tuple(pixels[numbers < 0][0].tolist())
+        raise Unreadable(f"it holds the colour {colour}, which labelmap.txt does not name; add it")
+    return numbers.astype(np.uint8)
+
+
+def read_grey(path):
+    """A picture's brightness as its file holds it, (H, W) of any integer type. Raises Unreadable and FileNotFoundError."""
+    with opened(path) as image:
+        load(image)
+        is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        return np.asarray(image if is_deep else image.convert("L")).copy()
 
 
 def whole_numbers(pixels):

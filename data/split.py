@@ -9,6 +9,7 @@ HASH_SIDE = 16
 NEAR_DUPLICATE_BITS = 36
 # A picture with hardly any set or hardly any unset bits (a plain wall, a ramp) has nothing to compare.
 MIN_STRUCTURE_BITS = 16
+TURNS = tuple(Image.Transpose)  # mirrored and turned: with the image itself eight ways
 
 
 def difference_hash(image):
@@ -22,22 +23,31 @@ def difference_hash(image):
     return np.packbits(grey[:, 1:] > grey[:, :-1])
 
 
-def near_duplicates(hashes):
+def turned_hashes(image):
+    """Hashes (7, 32) uint8 of a PIL image mirrored and turned by quarters, in the order of TURNS."""
+    small = image.convert("L").resize((4 * HASH_SIDE,) * 2, Image.Resampling.BILINEAR)
+    return np.stack([difference_hash(small.transpose(turn)) for turn in TURNS])
+
+
+def near_duplicates(hashes, turned=None):
     """Pairs of near-duplicates, nearest first.
 
-    hashes (N, 32) uint8. Returns a list of (distance in bits, i, j) with i < j and distance <= NEAR_DUPLICATE_BITS.
+    hashes (N, 32) uint8; turned (N, 7, 32): hashes of the same images turned and mirrored, which are compared with those of
+    the others as they are. Returns a list of (distance in bits, i, j) with i < j and distance <= NEAR_DUPLICATE_BITS.
     """
     hashes = np.ascontiguousarray(hashes).view(np.uint64)
     bits = np.bitwise_count(hashes).sum(axis=1)
     comparable = np.flatnonzero((bits >= MIN_STRUCTURE_BITS) & (bits <= 256 - MIN_STRUCTURE_BITS))
+    ways = hashes[:, None] if turned is None else np.ascontiguousarray(turned).view(np.uint64)
     pairs = []
     for position, i in enumerate(comparable):
         others = comparable[position + 1 :]
-        distance = np.bitwise_count(hashes[others] ^ hashes[i]).sum(axis=1)
-        pairs += [
-            (int(distance[k]), int(i), int(others[k]))
-            for k in np.flatnonzero(distance <= NEAR_DUPLICATE_BITS)
-        ]
+        distance = np.full(len(others), 256)
+        for way in ways[i]:
+            new = np.bitwise_count(hashes[others] ^ way).sum(axis=1, dtype=int)
+            distance = np.minimum(distance, new)
+        for k in np.flatnonzero(distance <= NEAR_DUPLICATE_BITS):
+            pairs.append((int(distance[k]), int(i), int(others[k])))
     return sorted(pairs)
 
 
@@ -70,6 +80,29 @@ def group_duplicates(n, pairs):
             for member in b:
                 group_of[member] = a
     return [sorted(group) for i, group in enumerate(group_of) if min(group) == i]
+
+
+def join(groups, names):
+    """Groups of images joined where their members have a name in common.
+
+    groups: lists of indices; names: of each image, "" where it has none. Returns a list of sorted index lists.
+    """
+    first, parent = {}, list(range(len(groups)))
+
+    def root(k):
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    for k, group in enumerate(groups):
+        for name in {names[member] for member in group} - {""}:
+            other = first.setdefault(name, k)
+            low, high = sorted((root(other), root(k)))
+            parent[high] = low
+    joined = {}
+    for k, group in enumerate(groups):
+        joined.setdefault(root(k), []).extend(group)
+    return [sorted(group) for group in joined.values()]
 
 
 def split(groups, breeds, fractions, seed):

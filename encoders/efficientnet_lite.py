@@ -126,7 +126,7 @@ class _Stages(nn.Module):
         return [[self.stem, *a], [*b], [*c], [*d, *e], [*f, *g]]
 
     def stem(self, x):
-        return _relu6(self.bn1(self.conv_stem(x)))
+        return _relu6(self.bn1(_convolve(self.conv_stem, x)))
 
     def forward(self, x):
         features = []
@@ -147,7 +147,7 @@ class _Separable(nn.Module):
         self.is_residual = cin == cout and stride == 1
 
     def forward(self, x):
-        y = self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x)))))
+        y = self.bn2(self.conv_pw(_relu6(self.bn1(_convolve(self.conv_dw, x)))))
         return y + x if self.is_residual else y
 
 
@@ -164,28 +164,30 @@ class _Inverted(nn.Module):
 
     def forward(self, x):
         y = _relu6(self.bn1(self.conv_pw(x)))
-        y = self.bn3(self.conv_pwl(_relu6(self.bn2(self.conv_dw(y)))))
+        y = _relu6(self.bn2(_convolve(self.conv_dw, y)))
+        y = self.bn3(self.conv_pwl(y))
         return y + x if self.is_residual else y
-
-
-class _Halving(nn.Conv2d):
-    """A convolution of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, an odd row last."""
-
-    def forward(self, x):
-        half, (h, w) = self.kernel_size[0] // 2, x.shape[-2:]
-        # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do not depend on whether
-        # they are even stay simple from stage to stage, when the network is exported for any.
-        return super().forward(
-            F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2))
-        )
 
 
 def _conv(cin, cout, kernel, stride=1, groups=1):
     """Without bias; its weights are normal with the variance 2 / (what an input value goes into), as the paper has them."""
-    kind, padding = (_Halving, 0) if stride == 2 else (nn.Conv2d, kernel // 2)
-    conv = kind(cin, cout, kernel, stride, padding, groups=groups, bias=False)
+    padding = kernel // 2 if stride == 1 else 0
+    conv = nn.Conv2d(cin, cout, kernel, stride, padding, groups=groups, bias=False)
     nn.init.normal_(conv.weight, std=math.sqrt(2 * groups / (kernel**2 * cout)))
     return conv
+
+
+def _convolve(conv, x):
+    """Call a convolution; of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, an odd row last.
+
+    The layer itself is a plain one, so that training/kernels.py can put a faster one in its place.
+    """
+    if conv.stride == (1, 1):
+        return conv(x)
+    half, (h, w) = conv.kernel_size[0] // 2, x.shape[-2:]
+    # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do not depend on whether
+    # they are even stay simple from stage to stage, when the network is exported for any.
+    return conv(F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2)))
 
 
 def _relu6(x):
