@@ -175,7 +175,7 @@ class Labels:
             elif cell:
                 odd.append((number, cell))
         if odd:
-            if numbers + len(commas) >= 3 * len(odd):
+            if numbers + len(commas) >= 2 * len(odd):
                 raise self.wrong(
                     f"{name} is {quoted(odd[0][1])}, and {numbers + len(commas)} other cells of this column are "
                     "numbers; write a number, or leave the cell empty where it is unknown",
