@@ -1,15 +1,19 @@
-"""Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random access wants.
+"""Rewrite the files of a data folder so that one sample is one HDF5 chunk, which is what random
+access wants.
 
     python data_rechunk.py [--data datasets/data_new] [--ignore 255]  re-chunk what is not yet
-    python data_rechunk.py [--data datasets/data_new] --check         verify a re-chunked folder, write nothing
+    python data_rechunk.py [--data datasets/data_new] --check         verify a re-chunked folder,
+    write nothing
 
-Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and a digest of its
-content. It streams (memory does not grow with N), checks what it wrote against what it read, and replaces a file only
-then, so it needs room for one more copy of the largest file. Takes about twice as long as copying the files.
+Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and
+a digest of its content. It streams (memory does not grow with N), checks what it wrote against
+what it read, and replaces a file only then, so it needs room for one more copy of the largest
+file. Takes about twice as long as copying the files.
 
-Folders that others prepared in this layout work too, with images.h5 and whichever of the other files there are. In a file
-of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless `--ignore 255` says that those pixels are unlabelled.
-Beside 1, or where the file's attribute `unlabelled` is 255, 255 is an unlabelled pixel and stays one.
+Folders that others prepared in this layout work too, with images.h5 and whichever of the other
+files there are. In a file of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless
+`--ignore 255` says that those pixels are unlabelled. Beside 1, or where the file's attribute
+`unlabelled` is 255, 255 is an unlabelled pixel and stays one.
 """
 
 import hashlib
@@ -91,7 +95,8 @@ def has_column(data, summary, name):
 
 
 def rechunk(data, split, kind, ignore=False):
-    """Re-chunk one file in place; returns whether there was anything to do. ignore: whether 255 is no pet in any masks."""
+    """Re-chunk one file in place; returns whether there was anything to do. ignore: whether 255 is
+    no pet in any masks."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
     with open_h5(path) as source:
@@ -109,7 +114,8 @@ def rechunk(data, split, kind, ignore=False):
                 contract.class_names(path, attributes)
             to_contract = convert.make_converter(path, kind, dataset, attributes, ignore)
         try:
-            # The cores and the disk work side by side: hashing beside writing, flushing beside reading back.
+            # The cores and the disk work side by side: hashing beside writing, flushing beside
+            # reading back.
             with ThreadPoolExecutor(1) as helper:
                 with h5py.File(temporary, "w") as target:
                     digest = write_chunked(target, kind, dataset, to_contract, size, helper)
@@ -143,18 +149,21 @@ def copy_attributes(path, attributes, target):
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
+                f"{path} has an attribute {name!r} that cannot be copied "
+                f"({contract.shorten(error)}); delete "
                 "it"
             ) from None
 
 
 def source_dataset(path, source, kind):
-    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that it is made of."""
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that
+    it is made of."""
     dataset = find_dataset(path, source, (kind, chunked(kind)))
     if dataset is None:
         names = ", ".join(map(str, source)) or "nothing"
         raise InputError(
-            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
+            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with "
+            f"{LAYOUT[kind]}"
         )
     refuse_lacking(path, dataset)
     return dataset
@@ -169,7 +178,8 @@ def images_shape(data, split):
 
 
 def write_chunked(file, kind, source, to_contract, size, helper):
-    """Write `source` to an open, empty file with one sample a chunk; returns the SHA-256 of its content.
+    """Write `source` to an open, empty file with one sample a chunk; returns the SHA-256 of its
+    content.
 
     `helper` is an executor of one thread, which does the hashing.
     """
@@ -214,13 +224,16 @@ def compare(path, kind, source, to_contract):
 
 
 def split_hash(path, kind, digest, attributes):
-    """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for the others."""
+    """The hash of the split's images: the file's own digest for images.h5, what images.h5 says for
+    the others."""
     if kind == "images":
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
             raise InputError(
-                f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
-                "again, or, where you changed them yourself, delete the file's attribute 'split_hash'"
+                f"{path}: its images are not those that were prepared (their split hash differs); "
+                "prepare them "
+                "again, or, where you changed them yourself, delete the file's attribute "
+                "'split_hash'"
             )
         return digest
     images = path.with_name("images.h5")

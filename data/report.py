@@ -1,4 +1,5 @@
-"""What went into a data folder and what did not, as data_prepare.py prints it and writes it to report.csv."""
+"""What went into a data folder and what did not, as data_prepare.py prints it and writes it to
+report.csv."""
 
 import csv
 from collections import Counter
@@ -20,10 +21,11 @@ TWINS = "near-duplicates mirrored or turned"
 class Outcome:
     """What a preparation found and did. Names are those of records.
 
-    chosen: the records of each split; known: of each split that was written, what write_split returns; together: names of
-    near-duplicates that were kept together; apart: pairs of (name, split) that show the same and lie in different splits;
-    twins: near-duplicates mirrored or turned that the split does not keep together; notes: {what: [(name, detail)]}; fates:
-    what became of the labels.
+    chosen: the records of each split; known: of each split that was written, what write_split
+    returns; together: names of near-duplicates that were kept together; apart: pairs of (name,
+    split) that show the same and lie in different splits; twins: near-duplicates mirrored or
+    turned that the split does not keep together; notes: {what: [(name, detail)]}; fates: what
+    became of the labels.
     """
 
     source: Source
@@ -60,8 +62,10 @@ def report(args, outcome):
     if outcome.apart:
         (name, split), (other, another) = outcome.apart[0]
         outcome.warnings.append(
-            f"pairs of near-duplicate photographs in different splits, as these are given: {len(outcome.apart)} "
-            f"({show_name(name)} of {split} and {show_name(other)} of {another}), so a network would be measured on what it "
+            "pairs of near-duplicate photographs in different splits, as these are given: "
+            f"{len(outcome.apart)} "
+            f"({show_name(name)} of {split} and {show_name(other)} of {another}), so a network "
+            "would be measured on what it "
             "knows; put each pair into one split"
         )
     for warning in (*source.warnings, *outcome.warnings):
@@ -142,7 +146,8 @@ def print_duplicates(outcome):
     how = f"(256-bit difference hash, at most {data_split.NEAR_DUPLICATE_BITS} bits apart)"
     if outcome.apart:
         print(
-            f"near-duplicates in different splits, left where they are given: {len(outcome.apart)} {how}"
+            "near-duplicates in different splits, left where they are given: "
+            f"{len(outcome.apart)} {how}"
         )
         for (name, split), (other, another) in outcome.apart[:MOST_PRINTED]:
             print(f"  {show_name(name)} ({split}), {show_name(other)} ({another})")

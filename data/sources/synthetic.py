@@ -1,11 +1,12 @@
 """Cats and dogs drawn in code, written to disk in the Oxford-IIIT Pet dataset's own layout.
 
-The default data of this repository: no download, and the code that reads the real dataset reads it too. Only
-shape tells a cat from a dog (ears, muzzle, pupils, tail). Colour does not: every coat exists as a cat breed
-and as a dog breed, and the things in the background are painted from the same range of colours.
+The default data of this repository: no download, and the code that reads the real dataset reads it
+too. Only shape tells a cat from a dog (ears, muzzle, pupils, tail). Colour does not: every coat
+exists as a cat breed and as a dog breed, and the things in the background are painted from the
+same range of colours.
 
-A pet is a list of parts (data/sources/synthetic_shapes.py). The outline of a part is filled with fur on the picture and with 1 on the
-pet's mask, so the trimap and the head box are exact.
+A pet is a list of parts (data/sources/synthetic_shapes.py). The outline of a part is filled with
+fur on the picture and with 1 on the pet's mask, so the trimap and the head box are exact.
 """
 
 import os
@@ -50,7 +51,8 @@ BREEDS = [
 ]
 
 
-# ------------------------------------------------------------------------------------------ fur and painting
+# ------------------------------------------------------------------------------------------ fur
+# and painting
 
 
 def clouds(rng, width, height, cell):
@@ -67,7 +69,8 @@ def jitter(rng, colour, amount=12):
 
 
 class Painter:
-    """The picture so far, `pixels` (H, W, 3) in 0..255, and its masks `pet` and `head` (H, W) in 0..1."""
+    """The picture so far, `pixels` (H, W, 3) in 0..255, and its masks `pet` and `head` (H, W) in
+    0..1."""
 
     def __init__(self, rng, pixels, coat, unit):
         height, width = pixels.shape[:2]
@@ -78,14 +81,16 @@ class Painter:
             jitter(rng, FUR[colour]) for colour in (main, second, "black")
         )
         noise = rng.standard_normal((256, 256), np.float32) / 3
-        self.hair = sum(np.roll(noise, k, 0) for k in range(9))  # streaks along axis 0, deviation 1
+        # streaks along axis 0, deviation 1
+        self.hair = sum(np.roll(noise, k, 0) for k in range(9))
         self.gloss = rng.uniform(0.06, 0.13)
         self.lumps = clouds(rng, width, height, unit * (0.22 if self.pattern == "spots" else 0.75))
         self.more = clouds(rng, width, height, unit * 0.8)
         self.light = rng.choice([-1, 1]) * rng.uniform(0.3, 1), -rng.uniform(0.3, 1)
 
     def coat(self, kind, u, v, down, lumps, more):
-        """The pattern: second colour where it is > 0; `down` goes from 0, a part's top, to 1, its foot."""
+        """The pattern: second colour where it is > 0; `down` goes from 0, a part's top, to 1, its
+        foot."""
         if self.pattern == "stripes":
             if kind in ("ear", "muzzle", "chest", "paw"):
                 return -1
@@ -121,7 +126,8 @@ class Painter:
         }[self.pattern].get(kind, -1)
 
     def fur(self, part, window, top, bottom):
-        """Colour of the coat, (h, w, 3), in a window of the picture; the part has rows `top` to `bottom`."""
+        """Colour of the coat, (h, w, 3), in a window of the picture; the part has rows `top` to
+        `bottom`."""
         y, x = np.mgrid[window]
         local = (x + 1j * y - part.b) / part.a
         lumps, more, size = self.lumps[window], self.more[window], abs(part.a)
@@ -164,7 +170,8 @@ class Painter:
         cover = np.asarray(shape, np.float32) / 255
         colour = np.array(part.colour)
         if part.colour is None:
-            # Blurring the shape gives a round body: darker towards its rim, lighter on the side of the light.
+            # Blurring the shape gives a round body: darker towards its rim, lighter on the side of
+            # the light.
             soft = 0.16 * self.unit
             inside = np.asarray(shape.filter(ImageFilter.GaussianBlur(soft)), np.float32) / 255
             shift = [round(d * soft) for d in self.light]
@@ -178,7 +185,8 @@ class Painter:
                 self.head[window] = np.maximum(self.head[window], cover)
 
 
-# ----------------------------------------------------------------------------------------------- backgrounds
+# -----------------------------------------------------------------------------------------------
+# backgrounds
 
 
 def any_colour(rng):
@@ -301,7 +309,8 @@ def garden(rng, draw, w, h, horizon):
 
 
 def background(rng, width, height, horizon):
-    """A cluttered room or garden, (height, width, 3) in 0..255; the floor begins `horizon` pixels down."""
+    """A cluttered room or garden, (height, width, 3) in 0..255; the floor begins `horizon` pixels
+    down."""
     w, h, horizon = 2 * width, 2 * height, 2 * horizon
     image = Image.new("RGB", (w, h))
     draw = ImageDraw.Draw(image)
@@ -316,7 +325,8 @@ def background(rng, width, height, horizon):
     return np.asarray(image, np.float32) * shade[..., None]
 
 
-# -------------------------------------------------------------------------------------------- whole pictures
+# --------------------------------------------------------------------------------------------
+# whole pictures
 
 
 def grown(mask, reach):
@@ -330,10 +340,10 @@ def grown(mask, reach):
 def draw_pet(rng, breed):
     """One picture of a pet.
 
-    rng: np.random.Generator; breed: index into BREEDS.
-    Returns image (H, W, 3) uint8 RGB, trimap (H, W) uint8 of PET, BACKGROUND, BORDER, and the head box
-    (xmin, ymin, xmax, ymax) in pixels, tight around the visible head with its ears, the far ends exclusive.
-    The long side has 200-400 pixels.
+    rng: np.random.Generator; breed: index into BREEDS. Returns image (H, W, 3) uint8 RGB, trimap
+    (H, W) uint8 of PET, BACKGROUND, BORDER, and the head box (xmin, ymin, xmax, ymax) in pixels,
+    tight around the visible head with its ears, the far ends exclusive. The long side has 200-400
+    pixels.
     """
     _, species, coat = BREEDS[breed]
     long_side, aspect = rng.integers(200, 401), np.exp(rng.uniform(np.log(0.66), np.log(1.5)))
@@ -425,11 +435,12 @@ def write_image(root, seed, k):
 def draw_dataset(root, n, seed=0, processes=None):
     """Draw n pets and write them below `root` in the layout of the Oxford-IIIT Pet dataset.
 
-    root: folder, made if missing; pets that an earlier call drew there are replaced. It gets images/NAME.jpg,
-    annotations/trimaps/NAME.png, annotations/xmls/NAME.xml (head boxes; about 1 in 100 is missing, as in the
-    real dataset) and, when all is drawn, annotations/list.txt.
-    n: number of images. seed: image k depends on (seed, k) alone, so a larger n begins with the same images.
-    processes: number of processes, None for one per core. Raises ValueError if n < 1 or processes < 1.
+    root: folder, made if missing; pets that an earlier call drew there are replaced. It gets
+    images/NAME.jpg, annotations/trimaps/NAME.png, annotations/xmls/NAME.xml (head boxes; about 1
+    in 100 is missing, as in the real dataset) and, when all is drawn, annotations/list.txt. n:
+    number of images. seed: image k depends on (seed, k) alone, so a larger n begins with the same
+    images. processes: number of processes, None for one per core. Raises ValueError if n < 1 or
+    processes < 1.
     """
     processes = min(os.cpu_count() or 1 if processes is None else processes, n)
     if processes < 1:

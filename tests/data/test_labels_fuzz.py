@@ -1,5 +1,6 @@
-"""Labels at random: whatever a tool does to names, ids, outlines and values, what is stored is right, unlabelled and named, or
-refused in one sentence; and the labels that went in are those that the report counts."""
+"""Labels at random: whatever a tool does to names, ids, outlines and values, what is stored is
+right, unlabelled and named, or refused in one sentence; and the labels that went in are those that
+the report counts."""
 
 import csv
 import json
@@ -81,7 +82,8 @@ def runs(mask):
 
 
 def coco(rng, place, photos, boxes):
-    """A COCO file with odd habits; returns options and what is known of every photograph: a box, None or "refused"."""
+    """A COCO file with odd habits; returns options and what is known of every photograph: a box,
+    None or "refused"."""
     spell, form = some(rng, *SPELLINGS), some(rng, int, str, float)
     frame = some(rng, SIDE, SIDE, str(SIDE), None, 0)
     images = [
