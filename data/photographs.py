@@ -25,10 +25,11 @@ import io
 import logging
 import math
 import os
+import re
 import stat
 import unicodedata
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 PROGRAMS = {"EPS": "an EPS or PostScript drawing", "WMF": "a WMF or EMF drawing"}
 NO_PHOTOGRAPHS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows these by name only
 AGAIN = "copy or download it again"
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 logging.getLogger("PIL").addHandler(
     logging.NullHandler()
@@ -235,15 +237,10 @@ def opened(path):
     Unreadable, in silence."""
     try:
         check_file(path)
-        with quiet(), open(path, "rb") as file:
-            silent = no_stderr() if file.read(4)[:2] in (b"II", b"MM") else nullcontext()
-            file.seek(0)
-            with silent, Image.open(file) as image:
-                if image.format in PROGRAMS:
-                    raise Unreadable(
-                        f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first"
-                    )
-                yield image
+        with quiet(), open(path, "rb") as file, Image.open(file) as image:
+            if image.format in PROGRAMS:
+                raise Unreadable(f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first")
+            yield image
     except (Unreadable, FileNotFoundError):
         raise
     except UnidentifiedImageError:
@@ -284,49 +281,18 @@ def quiet():
         Image.MAX_IMAGE_PIXELS = bound
 
 
-@contextmanager
-def no_stderr():
-    """Standard error to nowhere: libtiff writes there by itself."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed already
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def unknown(path):
     """What to say of a file that Pillow does not know."""
     with open(path, "rb") as file:
         head = file.read(1024)
-    kind = head[4:8] == b"ftyp" and head[8:12]
-    if kind in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"):
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
         if pillow_heif is None:
             return (
-                "it is an HEIC picture; install pillow-heif (pip install -r "
-                "requirements-heif.txt) or save it as JPEG"
+                "it is an HEIC picture; install pillow-heif (pip install -r requirements-heif.txt) or "
+                "save it as JPEG"
             )
         return f"it is an HEIC picture and damaged; {AGAIN}"
-    if kind in (b"avif", b"avis"):
-        return (
-            f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
-        )
-    if kind:
-        return "it is a film, not a picture; save a picture of it as JPEG"
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return "it is a JPEG XL picture; save it as JPEG or PNG"
-    if head.startswith(b"%PDF"):
-        return "it is a PDF document; save its picture as PNG or JPEG"
-    if b"<svg" in head:
-        return "it is an SVG drawing; save it as PNG"
-    if is_text(head):
+    if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
         return "it is text, not a picture; name a photograph"
     return (
         "it is no picture of a kind that Pillow reads, or damaged; save it as JPEG or PNG, or "
@@ -334,42 +300,19 @@ def unknown(path):
     )
 
 
-def is_text(head):
-    return not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
-
-
 def explain(error):
     """The reason and the way out for an error of Pillow's or of the system's."""
-    if (
-        isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL
-    ):  # which is a place before the beginning
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
         return f"the system says {error.strerror!r}; put that right or name another"
     said = getattr(error, "strerror", None) or str(error)
-    text = (
-        "" if said == "None" else (said.splitlines() or [""])[0].rstrip(".")[:160]
-    )  # SyntaxError says None
-    lower = text.lower()
-    if any(
-        word in lower
-        for word in (
-            "truncated",
-            "not enough image data",
-            "unexpected end",
-            "eof",
-            "ran out of data",
-        )
+    text = (said.splitlines() or [""])[0].rstrip(".")[:160]
+    if re.search(
+        "truncated|not enough image data|unexpected end|eof|ran out of data", text.lower()
     ):
         return f"it is incomplete; {AGAIN}"
-    if any(
-        word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")
-    ):
-        return f"Pillow cannot decode it ({text}); save it as JPEG or PNG"
-    if "decoder error" in lower:
-        return (
-            f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, "
-            "or save it as JPEG or PNG"
-        )
-    return f"it is damaged ({text or type(error).__name__}); {AGAIN}"
+    if text in ("", "None"):  # as SyntaxError says it
+        text = type(error).__name__
+    return f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or save it as JPEG or PNG"
 
 
 def orientation_of(image):
