@@ -22,9 +22,9 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from data import photographs
+from data.names import key_of, walk
 from data.photographs import show_name
 from data.pixels import of_pillow
-from data.names import key_of, walk
 from data.write import ordered
 from files import atomic_write
 from inference import alpha, manifest, onnx, tta, view
