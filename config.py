@@ -359,7 +359,8 @@ def options_page():
     """The page of options in docs, as a Markdown table."""
     lines = ["| option | default | changes | meaning |", "|---|---|---|---|"]
     for one in fields(Config):
-        default = "" if one.default in (None, "", (), False) else f"`{one.default}`"
+        is_empty = one.default is False or one.default in (None, ())
+        default = "" if is_empty else f"`{one.default}`"
         help = one.metadata["help"].replace("|", "\\|")
         lines.append(f"| `{flag_of(one)}` | {default} | {one.metadata['role']} | {help} |")
     return "\n".join(lines) + "\n"

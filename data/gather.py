@@ -113,10 +113,7 @@ def choose_splits(pictures, source, labels, args, given):
             if args.is_shuffled:
                 source.remarks.append(f"shuffled by --fractions, whatever {what} say")
                 return None, ""
-            verb = "says" if what == "column" else "say"
-            source.remarks.append(
-                f"split as their {what} {verb}; --fractions shuffles them instead"
-            )
+            source.remarks.append(f"split as {what} say; --fractions shuffles them instead")
             return split_of, why
     return None, ""
 
@@ -141,10 +138,10 @@ def split_by_lists(pictures, paths):
     return split_of
 
 
-def find(pictures, text, where, within=""):
+def find(pictures, text, where):
     """The photograph that a line or an entry means. Raises InputError, which begins with `where`."""
     try:
-        key = pictures.find(text, within)
+        key = pictures.find(text)
     except Ambiguous as error:
         raise InputError(
             f"{where}: {quoted(text)} is not clear: {error}; name each by its path, with the ending"

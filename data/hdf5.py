@@ -128,11 +128,12 @@ def find_dataset(path, file, names):
 def refuse_lacking(path, dataset):
     """Refuse a dataset that needs what is not there: a filter of h5py's, a file of its own, the source of a virtual one."""
     refuse_missing_filter(path, dataset)
-    folder = Path(dataset.file.filename).parent
     for name, offset, size in dataset.external or ():
-        place = folder / name
+        place = Path(name)  # from where the command runs, as HDF5 has it
         if not place.is_file():
-            raise InputError(f"{path} keeps its data in {place}, which is not there; put it back")
+            raise InputError(
+                f"{path} keeps its data in {place}, which is not there; put it back, or run this where it is"
+            )
         if size != h5py.h5f.UNLIMITED and place.stat().st_size < offset + size:
             raise InputError(f"{path} keeps its data in {place}, which is cut off; copy it again")
     for source in dataset.virtual_sources() if dataset.is_virtual else ():

@@ -160,15 +160,16 @@ class Pictures:
         is_double = len(self.doubles(key)) > 1
         return path.as_posix() if is_double else path.with_name(path.stem).as_posix()
 
-    def find(self, text, within=""):
+    def find(self, text, is_near=None):
         """The photograph that a text means, as `files` has it, or None.
 
-        within: the folder in which it is looked for first. Raises Ambiguous.
+        is_near: of several that it may mean, whether one is preferred, by its name. Raises Ambiguous.
         """
         for wanted in spellings(text):
             for level, key in self._places(wanted):
                 found = level.get(key, [])
-                near = [name for name in found if name.startswith(within)] or found
+                near = [name for name in found if is_near(name)] if is_near else []
+                near = near or found
                 if len(near) > 1:
                     listed = cli.listed([show_name(name) for name in near])
                     raise Ambiguous(f"it fits several photographs ({listed})")

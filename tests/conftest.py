@@ -30,7 +30,7 @@ import warm  # noqa: E402  (the path comes first)
 from tiny import TINY  # noqa: E402
 
 import data_rechunk  # noqa: E402
-from training import pictures  # noqa: E402
+from inference import view  # noqa: E402
 
 SHARED = "shared"  # folder of `once`, beside the processes' own temporary folders
 PHOTOGRAPHS = 200
@@ -138,7 +138,7 @@ def link_photographs(root, folder):
 
 # ------------------------------------------------------------------------------------------ figures
 
-DRAWING = {name: getattr(pictures, name) for name in ("draw_curves", "draw_pictures")}
+DRAWING = {name: getattr(view, name) for name in ("draw_curves", "draw_pictures")}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -148,7 +148,7 @@ def no_figures():
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in DRAWING:
-            patch.setattr(pictures, name, lambda *args: args[-1].touch())
+            patch.setattr(view, name, lambda *args: args[-1].touch())
         yield
 
 
@@ -157,7 +157,7 @@ def figures():
     """For a module or a test that looks at the figures of runs in its own process."""
     with pytest.MonkeyPatch.context() as patch:
         for name, draw in DRAWING.items():
-            patch.setattr(pictures, name, draw)
+            patch.setattr(view, name, draw)
         yield
 
 

@@ -12,14 +12,14 @@ from oxford import BLUE, RED, add, halves, layout, names, noise, only, pets, pre
 from PIL import Image
 
 import data_rechunk
-from data import contract
+from data import check, contract
 
 # -------------------------------------------------------------------------------------- the contract's files
 
 
 def test_files_are_as_the_contract_says(pets, tmp_path):
     out = prepare(pets, tmp_path / "data", "--fractions", "50-25-25", "--border", "background")
-    assert sorted(p.name for p in out.iterdir()) == ["test", "train", "val"]
+    assert sorted(p.name for p in out.iterdir()) == ["report.csv", "test", "train", "val"]
     seen = []
     for split, n in (("train", 20), ("val", 10), ("test", 10)):
         assert sorted(p.name for p in (out / split).iterdir()) == [
@@ -182,7 +182,7 @@ def test_copies_too_plain_to_compare_stay_in_one_split_too(tmp_path):
         == 1
     )
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    contract.verify(out)
+    check.verify(out)
 
 
 # ------------------------------------------------------------------------------------------- whole data sets

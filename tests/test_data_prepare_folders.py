@@ -13,7 +13,7 @@ from PIL import Image
 
 import data_prepare
 import data_rechunk
-from data import contract
+from data import check, contract
 from data.sources import oxford
 
 
@@ -101,7 +101,7 @@ def test_other_files_among_the_photographs_are_named_and_hidden_ones_are_not(tmp
     prepare(root, tmp_path / "data", "--fractions", "0-0-100")
     text = capsys.readouterr().out
     assert (
-        f"no photographs, by their names: 5 in {root / 'images'} (Bengal/, Bengal_2.mat, Thumbs.db and 2 more)\n"
+        f"no photographs, by their names: 4 in {root / 'images'} (Bengal/, Bengal_2.mat, read me and 1 more)\n"
         in text
     )
     assert left_out(text) == {}
@@ -142,7 +142,7 @@ def test_names_in_every_script_are_kept_and_found_again(tmp_path, capfd):
     captured = capfd.readouterr()
     assert left_out(captured.out) == {} and captured.err == ""
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    assert contract.verify(out)["splits"] == {"test": 9}
+    assert check.verify(out)["splits"] == {"test": 9}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
@@ -372,7 +372,7 @@ def test_the_official_split_keeps_the_test_half_and_takes_val_out_of_trainval(
         f"photographs named in trainval.txt and test.txt: {n}; others, not looked at: 1\n" in text
     )
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    contract.verify(out)
+    check.verify(out)
 
 
 def test_near_duplicates_of_the_trainval_half_stay_together(official, tmp_path, capsys):

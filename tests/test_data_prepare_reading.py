@@ -13,8 +13,9 @@ from PIL import Image
 import data_prepare
 import data_rechunk
 from cli import InputError, processes
-from data import sample as data_sample
-from data import writing
+from data import check
+from data import labels as data_sample
+from data import write as writing
 
 ORIENTATION = 0x0112
 # How a picture lies in a file that says: turn it like this to have it upright.
@@ -245,9 +246,9 @@ def test_a_process_that_was_ended_is_said_in_one_sentence():
 def test_a_photograph_that_changes_meanwhile_is_refused_by_name(tmp_path):
     root = layout(tmp_path / "pets")
     add(root, "Bengal_1")
-    (sample,) = data_prepare.oxford.list_samples(root).samples
+    (sample,) = data_prepare.oxford.list_records(root).records
     assert writing.inspect((sample, 32))[1] is None
-    sample.image_path.write_bytes(b"")
+    sample.path.write_bytes(b"")
     with pytest.raises(
         InputError, match="Bengal_1.jpg has changed while it was read: .* the file is empty"
     ):
@@ -524,7 +525,7 @@ def test_a_bad_box_leaves_its_photograph_without_one_and_is_named(tmp_path, capf
     } == set()
     assert len(reasons) == len(BAD) and captured.err == ""
     data_rechunk.main(data_rechunk.parse_args(["--data", str(out)]))
-    data_prepare.contract.verify(out)
+    check.verify(out)
 
 
 def test_a_bad_box_says_all_the_same_that_there_is_a_pet(tmp_path, capsys):

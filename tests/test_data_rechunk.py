@@ -12,7 +12,7 @@ import pytest
 
 import data_rechunk
 from cli import InputError
-from data import contract
+from data import check, contract, hdf5
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
@@ -80,7 +80,7 @@ def as_contract(data, expected):
             )
         # One storage: little more than the samples themselves, where two would double it.
         assert array.nbytes <= path.stat().st_size < array.nbytes + 16384 + 128 * len(array)
-    summary = contract.verify(data)
+    summary = check.verify(data)
     assert summary["splits"] == {"train": len(expected["images"])} and summary["size"] == SIZE
     return summary
 
@@ -196,7 +196,7 @@ def test_masks_of_0_and_255_whose_first_ones_are_empty(tmp_path, monkeypatch):
     content = arrays(9)
     content["masks"][:5] = 0
     write(tmp_path / "train", {**content, "masks": content["masks"] * 255})
-    monkeypatch.setattr(contract, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
+    monkeypatch.setattr(hdf5, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
     as_contract(rechunk(tmp_path), content)
 
 
@@ -237,7 +237,7 @@ def test_files_that_are_only_nearly_done_are_done_again(chunks, data):
         else:
             file["images"] = file["chunked_images"]  # two samples a chunk
     with pytest.raises(InputError, match="not re-chunked"):
-        contract.verify(data)
+        check.verify(data)
     as_contract(rechunk(data), arrays(40))
 
 

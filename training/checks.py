@@ -89,23 +89,26 @@ def warn_of_unmeasured(dataset):
             )
 
 
-def label_digest(data, needs, limit=None):
-    """16 hex digits of all labels of a data folder that some tasks read.
+def label_digest(data, needs):
+    """{need: 16 hex digits of its labels in all splits}, of what some tasks read.
 
     data: {split: MTLDataset}; needs: names of files or index:COLUMN.
     """
+    return {need: digest_of(data, need) for need in sorted(needs)}
+
+
+def digest_of(data, need):
     content = hashlib.sha256()
     for split, dataset in data.items():
-        for need in sorted(needs):
-            kind, _, column = need.partition(":")
-            content.update(f"{split} {need} ".encode())
-            if column:
-                content.update("\n".join(dataset.column(column)).encode())
-            elif kind in dataset.kinds and kind != "images":
-                file, stored = contract.open_rechunked(dataset.data, split, kind)
-                with file:
-                    for _, rows in contract.slabs(stored, len(dataset)):
-                        content.update(rows.tobytes())
+        kind, _, column = need.partition(":")
+        content.update(f"{split} {need} ".encode())
+        if column:
+            content.update("\n".join(dataset.column(column)).encode())
+        elif kind in dataset.kinds and kind != "images":
+            file, stored = contract.open_rechunked(dataset.data, split, kind)
+            with file:
+                for _, rows in contract.slabs(stored, len(dataset)):
+                    content.update(rows.tobytes())
     return content.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ The first process (rank 0) prints and writes. Where one process ends, all end, a
 why.
 """
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -242,6 +243,7 @@ def follow(device):
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+    atexit.register(leave)
     world = World(distributed.get_rank(), distributed.get_world_size())
     if world.rank == 0:
         return False

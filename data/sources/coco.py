@@ -6,16 +6,17 @@ names is unlabelled. Of two categories of the foreground the category is the cla
 """
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import cli
 from cli import InputError
-from data.gather import find, gather, new_source, splits_of_lists
+from data.gather import gather, new_source, splits_of_lists
 from data.layout import UNLABELLED
 from data.masks import ALL
-from data.names import Ambiguous, Pictures, quoted
+from data.names import Ambiguous, Pictures, quoted, split_named
 from data.photographs import MOST_PIXELS, show_name
 from data.shapes import Object, Shapes
 from data.sources.exports import find_files
@@ -32,12 +33,18 @@ NO_SIZE = "without a size in the COCO file, so drawn on the photograph's own"
 
 @dataclass
 class File:
-    """A COCO file: its content, the folder of its photographs below that of all, and its split or None."""
+    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and its split or None."""
 
     path: Path
     content: dict
-    within: str
+    folder: str
     split: str | None
+
+    def is_near(self, name):
+        """Whether a photograph lies beside the file, or in a folder of its split."""
+        folders = name.split("/")[:-1]
+        is_beside = self.folder and name.startswith(self.folder)
+        return is_beside or any(split_named(one) == self.split for one in folders if self.split)
 
 
 def list_records(args, place):
@@ -96,11 +103,9 @@ def read_files(paths, root):
         splits = splits_of_lists(named)
     files = []
     for path, split in zip(paths, splits, strict=True):
-        folder = path.parent.resolve()
-        within = ""
-        if len(paths) > 1 and folder.is_relative_to(root.resolve()) and folder != root.resolve():
-            within = folder.relative_to(root.resolve()).as_posix() + "/"
-        files.append(File(path, read(path), within, split))
+        folder = os.path.relpath(path.parent.resolve(), root.resolve()).replace(os.sep, "/")
+        is_below = len(paths) > 1 and folder != "." and not folder.startswith("..")
+        files.append(File(path, read(path), f"{folder}/" if is_below else "", split))
     return files
 
 
@@ -266,9 +271,12 @@ def find_images(file, pictures, source, leave_out):
     for image in file.content["images"]:
         name = str(image["file_name"])
         try:
-            key = pictures.find(name, file.within)
-        except Ambiguous:
-            key = find(pictures, name, show_name(file.path), file.within)  # which refuses it
+            key = pictures.find(name, file.is_near)
+        except Ambiguous as error:
+            raise wrong(
+                file.path,
+                f"{quoted(name)} is not clear: {error}; name each by its path, with the ending",
+            ) from None
         if key is None:
             missing.append(show_name(name))
         elif key in found:

@@ -12,7 +12,8 @@ import pytest
 import data_rechunk
 import registry
 from cli import InputError
-from data import contract
+from data import contract, hdf5
+from data.check import verify
 
 SIZE = 32
 COUNTS = {"train": 6, "val": 4, "test": 4}
@@ -104,7 +105,7 @@ def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
 
 def test_describe_reads_it_off_the_attributes(data):
     summary = contract.describe(data)
-    assert summary == contract.verify(data)
+    assert summary == verify(data)
     assert (
         summary["splits"] == COUNTS and summary["size"] == SIZE and summary["border"] == "unknown"
     )
@@ -115,9 +116,9 @@ def test_split_hash_tells_images_and_their_places_apart(data):
     first = contract.describe(data)["split_hash"]
     for a, b in (("val", "other"), ("test", "val"), ("other", "test")):
         (data / a).rename(data / b)
-    assert contract.verify(data)["split_hash"] != first
+    assert verify(data)["split_hash"] != first
     shutil.rmtree(data / "val")
-    assert contract.verify(data)["splits"] == {"train": 6, "test": 4}
+    assert verify(data)["splits"] == {"train": 6, "test": 4}
 
 
 def test_without_an_index_rows_are_named_by_their_number(data):
@@ -149,7 +150,7 @@ def test_slabs_cover_every_row_once(monkeypatch):
     file = h5py.File("slabs", "w", driver="core", backing_store=False)
     dataset = file.create_dataset("x", data=np.arange(50).reshape(10, 5))
     for slab_bytes in (1, 3 * 40, 10 * 40, 1000):
-        monkeypatch.setattr(contract, "SLAB_BYTES", slab_bytes)
+        monkeypatch.setattr(hdf5, "SLAB_BYTES", slab_bytes)
         parts = list(contract.slabs(dataset))
         assert [start for start, _ in parts] == list(
             np.cumsum([0, *(len(rows) for _, rows in parts)])[:-1]
@@ -320,7 +321,7 @@ def test_a_file_that_may_not_be_read_is_refused_for_that_reason(data, monkeypatc
     def denied(path):  # as chmod 0 does, but for an administrator, who may run this test
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(contract, "refuse_endless_heap", denied)
+    monkeypatch.setattr(hdf5, "refuse_endless_heap", denied)
     with pytest.raises(
         InputError, match="images.h5 may not be read by this user; give yourself the right to"
     ):
@@ -501,7 +502,7 @@ def test_a_heap_of_zeros_is_refused_not_read_for_ever(data, tmp_path):
     shutil.copytree(data, tmp_path / "pets")
     path = tmp_path / "pets" / "train" / "bboxes.h5"
     content = bytearray(path.read_bytes())
-    heap = content.index(contract.HEAP_MARK)
+    heap = content.index(hdf5.HEAP_MARK)
     content[heap + 16 + 16 + 64 : heap + 4096] = bytes(
         4096 - 96
     )  # all after the first object, which is the split hash

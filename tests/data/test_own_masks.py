@@ -8,13 +8,17 @@ from PIL import Image
 
 from cli import InputError
 from data import masks
-from data.masks import MaskFile
-from data.sample import BACKGROUND, BORDER, MASKS, PET, UNLABELLED, UnusableMask
+from data.labels import BACKGROUND, BORDER, MASKS, PET, UNLABELLED, UnusableMask
+from data.masks import Rule
 
 SHAPE = ellipse()
 VALUES = np.where(SHAPE, PET, BACKGROUND)
 SPOT = np.zeros_like(SHAPE)
 SPOT[:5, :9] = True
+
+
+def MaskFile(path, foreground=(), is_trimap=False):
+    return masks.MaskFile((path,), Rule(foreground, is_trimap))
 
 
 def cut_out(opacity, image=None, mode="RGBA"):
@@ -123,7 +127,7 @@ def test_trimaps_when_asked(tmp_path):
     ]
     with pytest.raises(
         UnusableMask,
-        match="values 1, 2, 3; .*--foreground, and where they are trimaps .* add --trimaps",
+        match="values 1, 2, 3; .*--foreground .*trimaps .* add --trimaps",
     ):
         MaskFile(path).read()
 
@@ -176,7 +180,7 @@ def names(*names_):
 def test_255_cannot_be_foreground_in_some_and_unlabelled_in_others():
     with pytest.raises(
         InputError,
-        match=r"beside 1 in 1 masks \(a\).* alone with 0 in 2 masks \(b\).*--foreground 1",
+        match=r"1 masks \(a\).* alone with 0 in 2 masks \(b\).*--foreground 1",
     ):
         masks.check({masks.THREE: names("a"), masks.TWO[255]: names("b", "c")}, 3)
     masks.check({masks.THREE: names("a"), masks.TWO[1]: names("b")}, 2)

@@ -8,7 +8,7 @@ import pytest
 
 import data_rechunk
 from cli import InputError
-from data import contract
+from data import check, contract, hdf5
 
 SIZE = 32
 PET = "255 was read as pet, as the file holds no 1; where that is wrong, write it anew and re-chunk it with --ignore 255"
@@ -44,7 +44,7 @@ def rechunk(data, *options):
 
 def holds(data, kind, expected):
     """Check a re-chunked file's content, which also has to pass --check; returns its attributes."""
-    contract.verify(data)
+    check.verify(data)
     with h5py.File(data / "train" / f"{kind}.h5", "r") as file:
         assert file[kind] == file[f"chunked_{kind}"] and file[kind].chunks == (
             1,
@@ -98,7 +98,7 @@ def contents(folder):
 def test_what_255_is_in_masks_is_decided_from_the_whole_file_and_said(
     given, read, says, slab_rows, dtype, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(contract, "SLAB_BYTES", slab_rows * SIZE * SIZE * np.dtype(dtype).itemsize)
+    monkeypatch.setattr(hdf5, "SLAB_BYTES", slab_rows * SIZE * SIZE * np.dtype(dtype).itemsize)
     rechunk(write(tmp_path, len(given), masks=pictures(*given).astype(dtype)))
     assert said(capsys) == ([f"{tmp_path / 'train' / 'masks.h5'}: {says}"] if says else [])
     assert of_255(holds(tmp_path, "masks", pictures(*read))) == (
@@ -279,7 +279,7 @@ def test_names_of_the_classes_are_kept(given, names, where, tmp_path):
         if given is not None:
             {"file": file, "dataset": file["binary"]}[where].attrs["classes"] = given
     rechunk(tmp_path)
-    assert contract.describe(tmp_path)["classes"] == contract.verify(tmp_path)["classes"] == names
+    assert contract.describe(tmp_path)["classes"] == check.verify(tmp_path)["classes"] == names
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from conftest import rechunk, write_data
 
 from cli import InputError
-from data import report
+from data import check
 
 SIZE = 64
 COUNTS = {"train": 40, "val": 40, "test": 40}
@@ -46,7 +46,7 @@ def odd(folder, capsys):
 
 def odd_of(folder, capsys):
     """The same of data that is re-chunked already."""
-    report.check(folder)
+    check.check(folder)
     lines = capsys.readouterr().out.splitlines()
     assert any(f"{folder} is sound" in line for line in lines)
     return [line.removeprefix("odd: ") for line in lines if line.startswith("odd: ")]
@@ -54,7 +54,7 @@ def odd_of(folder, capsys):
 
 def test_nothing_is_odd_about_usual_data_and_its_classes_are_counted(data, capsys):
     assert odd(data, capsys) == []
-    report.check(data)
+    check.check(data)
     assert "  val: 20 cats, 20 dogs, 39 with a head box" in capsys.readouterr().out
 
 
@@ -149,7 +149,7 @@ def test_boxes_are_held_against_masks_where_there_are_both(data, capsys):
 
 def shown(folder, capsys):
     """The lines of --check on the splits, of data that are re-chunked already."""
-    report.check(folder)
+    check.check(folder)
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
 
 
@@ -325,4 +325,4 @@ def test_normalised_boxes_are_refused_at_rechunking_and_at_the_check(data, tmp_p
     other = rechunk(write_data(tmp_path / "other", COUNTS, SIZE))
     change(other, "val", "bboxes", lambda boxes: boxes / SIZE)
     with pytest.raises(InputError, match="normalised"):
-        report.check(other)
+        check.check(other)
