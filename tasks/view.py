@@ -1,6 +1,5 @@
 """What a person gets of a task's output: answers, drawings, words, cells, and what test-time augmentation needs."""
 
-import torch
 
 
 class View:
