@@ -63,9 +63,8 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from training import (
-        measure,
-    )  # here, as PyTorch takes seconds to import, and --help does without
+    # Here, as PyTorch takes seconds to import, and --help does without.
+    from training import measure
 
     measure.measure(args)
 
