@@ -78,13 +78,14 @@ def main(args):
             rows.append(measure_rechunking(data, Path(place), n, args.rounds))
     header = ["N", "MB", "copy, flush, read back: s", "re-chunk: s", "ratio"]
     common.print_table(header, rows)
-    results = {
-        "images_per_second": speeds,
-        "ratio_copy": [row[4] for row in rows],
-        "n": [row[0] for row in rows],
-        "rounds": args.rounds,
-    }
-    common.print_results(results)
+    common.print_results(
+        {
+            "images_per_second": speeds,
+            "ratio_copy": [row[4] for row in rows],
+            "n": [row[0] for row in rows],
+            "rounds": args.rounds,
+        }
+    )
 
 
 # ------------------------------------------------------------------------------------------ loading

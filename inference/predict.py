@@ -22,15 +22,15 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from data import photographs
+from data.names import key_of, walk
 from data.photographs import show_name
 from data.pixels import of_pillow
-from data.names import key_of, walk
 from data.write import ordered
 from files import atomic_write
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
 from training.devices import to_device
-from training.folding import fold
+from training.kernels import fold
 
 TABLE = "predictions.csv"
 KINDS = {

@@ -48,8 +48,8 @@ def stages(encoder, sharing):
     """The stages of an encoder; refuses one that cannot be taken apart."""
     if encoder.stages is None:
         raise InputError(
-            f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken "
-            "apart; use --encoder unet or efficientnet_lite0, or --sharing hard or soft"
+            f"{sharing.name} works between the stages of an encoder, and this encoder cannot be "
+            "taken apart; use --encoder unet or efficientnet_lite0, or --sharing hard or soft"
         )
     return encoder.stages
 
