@@ -244,8 +244,8 @@ class Config:
             given = values.pop(f"old_{one.name}", None)
             if given is not None:
                 cli.warn(
-                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes with "
-                    "the next version"
+                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes "
+                    "with the next version"
                 )
                 values[one.name] = given
         names = {one.name for one in fields(cls)}

@@ -76,8 +76,8 @@ class RunFolder:
             ]
             if content and not self.resume:
                 raise InputError(
-                    f"{self.path} holds a run already; go on with --resume, choose another --seed or "
-                    "--runs, or delete it"
+                    f"{self.path} holds a run already; go on with --resume, choose another --seed "
+                    "or --runs, or delete it"
                 )
             for left_over in self.path.glob("*.partial*"):  # by a run that was killed
                 left_over.unlink()
@@ -164,7 +164,8 @@ class RunFolder:
             read_json(self.test_path)["dice"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
-                f"{self.test_path} is damaged; delete it, and the same command tests the network again"
+                f"{self.test_path} is damaged; delete it, and the same command tests the network "
+                "again"
             ) from None
 
     def draw(self, name, function, *args):
@@ -180,8 +181,8 @@ class RunFolder:
             partial.unlink(missing_ok=True)
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             cli.warn(
-                f"{path} could not be drawn ({reason}); nothing else is missing, and the same command "
-                "with --resume tries again"
+                f"{path} could not be drawn ({reason}); nothing else is missing, and the same "
+                "command with --resume tries again"
             )
 
     def save_last(self, state):
@@ -204,8 +205,8 @@ class RunFolder:
             state = checkpoint.load(self.previous_path, RESUME_KEYS)
         except InputError:
             raise InputError(
-                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; delete "
-                f"the folder {self.path} and start again"
+                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; "
+                f"delete the folder {self.path} and start again"
             ) from None
         # At once: the next epoch would otherwise put the damaged one in the good one's place.
         os.replace(self.previous_path, self.last_path)
@@ -260,8 +261,8 @@ def warn_of_changes(path, earlier, now):
             changed.append(f"{name} was {old} and is {new}")
     if changed:
         cli.warn(
-            f"{path} goes on under other conditions ({', '.join(changed)}): its last digits may differ "
-            "from those of a run that was never interrupted"
+            f"{path} goes on under other conditions ({', '.join(changed)}): its last digits may "
+            "differ from those of a run that was never interrupted"
         )
 
 

@@ -63,8 +63,8 @@ class Trainer:
             except (KeyboardInterrupt, cli.Terminated):
                 if self.folder.has_begun():
                     print(
-                        f"{self.folder.path} stopped; the same command with --resume goes on from the "
-                        "last finished epoch",
+                        f"{self.folder.path} stopped; the same command with --resume goes on from "
+                        "the last finished epoch",
                         file=sys.stderr,
                     )
                 raise
@@ -85,8 +85,8 @@ class Trainer:
             return
         if not torch.equal(saved["trained_on"], self.known["trained_on"]):
             raise InputError(
-                f"the training images in {self.config.data} are not those that {self.folder.path} was "
-                "begun with; bring them back or choose another --runs"
+                f"the training images in {self.config.data} are not those that {self.folder.path} "
+                "was begun with; bring them back or choose another --runs"
             )
         parts = self.parts()
         try:
@@ -94,8 +94,8 @@ class Trainer:
                 part.load_state_dict(saved[name])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.folder.last_path} does not fit this run ({contract.shorten(error)}); it is of "
-                "another configuration or damaged, so delete the run folder and start again"
+                f"{self.folder.last_path} does not fit this run ({contract.shorten(error)}); it is "
+                "of another configuration or damaged, so delete the run folder and start again"
             ) from None
         self.state = {key: saved[key] for key in self.state}
         # The run may have been stopped after last.pt and before log.csv.
@@ -124,9 +124,11 @@ class Trainer:
             row |= {f"val_{key}": value for key, value in metrics.items()}
             self.state["history"].append(row)
             if self.world.rank == 0:
-                self.save(epoch, row, metrics)
-                for callback in self.callbacks:
+                for (
+                    callback
+                ) in self.callbacks:  # before the checkpoint: a repeated epoch calls again
                     callback.on_epoch(self, row)
+                self.save(epoch, row, metrics)
 
     def train_epoch(self, epoch):
         """One pass over the training split; returns the epoch's row of log.csv.
