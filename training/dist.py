@@ -136,8 +136,7 @@ def torchrun_processes():
 
 
 def launch(function, trainer, processes, threads):
-    """Call function(world, trainer) in all processes of a run; returns what it returns in the
-    first.
+    """Call function(world, trainer) in all processes of a run; returns the first one's result.
 
     The other processes get a pickled copy of the trainer; torchrun's wait for it in `follow`.
     """
@@ -169,15 +168,15 @@ def launch_local(function, trainer, processes):
             others[-1].start()
         while store.add("ready", 0) < len(others):
             if wait([process.sentinel for process in others], 0.02):
-                raise Lost
+                raise Lost("it has not begun")
         world = World(0, processes)
         join_local(world, store)
         result = lead(world, function, trainer)
         for process in others:
             process.join(GRACE)
         return result
-    except Lost:
-        explain(others, store)
+    except Lost as error:
+        explain(others, store, error)
     finally:
         for process in others:
             process.kill()
@@ -220,13 +219,16 @@ def leave():
         distributed.destroy_process_group()
 
 
-def explain(others, store):
-    """Raise what ended one of the other processes, or end with a sentence that says it."""
+def explain(others, store, error):
+    """Raise what ended one of the other processes, or end with a sentence that says it.
+
+    error: how this process noticed.
+    """
     wait([process.sentinel for process in others], GRACE)
     time.sleep(0.1)  # a signal that ends all of them may have come to another one first
     if store.check(["error"]):
         raise pickle.loads(store.get("error")) from None
-    who, how = "another process", "cannot be reached"
+    who, how = "another process", f"cannot be reached ({error})"
     for process in others:
         status = process.exitcode
         if status not in (None, LOST):

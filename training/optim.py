@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cli import InputError
+from config import schedule_pairs
 
 WEIGHT_DECAY = 0.1
 WARMUP = 0.1
@@ -22,7 +23,7 @@ MAX_GRADIENT_NORM = 5.0
 # Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be
 # larger in validation than they ever were in training: (side relative to S, until this share of the
 # epochs).
-SIZES = ((0.5, 0.6), (0.75, 0.8), (1.0, 1.0))
+SIZES = ((0.5, 0.6), (0.75, 0.8))
 SMALLEST = 128  # px, where images are that large
 
 MOMENTUM = 0.95
@@ -37,21 +38,17 @@ def image_sizes(epochs, size, schedule=None):
     schedule: as in "128:0.5,256:1", each side until a share of the epochs; by default SIZES, in
     multiples of 32. Raises cli.InputError where it ends at another size than S, that of the data.
     """
+    pairs = [(min(size, max(SMALLEST, 32 * round(share * size / 32))), end) for share, end in SIZES]
+    pairs.append((size, 1.0))
     if schedule:
-        parts = [part.split(":") for part in schedule.split(",")]
-        pairs = [(int(side), float(until)) for side, until in parts]
-        if pairs[-1][0] != size:
-            raise InputError(
-                f"--resize-schedule {schedule} must end with the size of the data, {size} px"
-            )
-    else:
-        pairs = []
-        for share, until in SIZES:
-            side = min(size, max(SMALLEST, 32 * round(share * size / 32)))
-            pairs.append((size if share == 1 else side, until))
+        pairs = schedule_pairs(schedule)
+    if pairs[-1][0] != size:
+        raise InputError(
+            f"--resize-schedule {schedule} must end with the size of the data, {size} px"
+        )
     sizes = []
     for epoch in range(epochs):
-        sizes.append(next(s for s, until in pairs if epoch + 1 <= until * epochs or until == 1))
+        sizes.append(next(side for side, end in pairs if epoch + 1 <= end * epochs or end == 1))
     return sizes
 
 
