@@ -18,14 +18,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from training.step import autocast
 
 import cli
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
 from training import convolution, engine
 from training.devices import keep_memory
-from training.precision import may_win, processor_flags
-from training.step import autocast
+from training.precision import has_bf16, processor_flags
 from utils import EqualWeightedLoss
 
 TASKS = ("seg", "cls", "bbox")
@@ -136,7 +136,7 @@ def parse_args(argv=None):
 def main(args):
     data = common.data_folder(args.data)
     batch = load_batch(data, args.batch_size)
-    precisions = ["fp32", "bf16"] if may_win(processor_flags()) else ["fp32"]
+    precisions = ["fp32", "bf16"] if has_bf16(processor_flags()) else ["fp32"]
     names = [PUBLISHED, *(f"ours, {precision}" for precision in precisions)]
     names.append(f"{PEER}, {precisions[-1]}")
     with contextlib.ExitStack() as stack:

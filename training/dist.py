@@ -355,7 +355,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             statistics = self.running_mean, self.running_var
             return F.batch_norm(x, *statistics, self.weight, self.bias, False, 0.0, self.eps)
-        y, mean, var, n = Normalise.apply(self.world, x, self.weight, self.bias, self.eps)
+        options = self.world, self.eps
+        y, mean, var, n = Normalise.apply(x, self.weight, self.bias, options)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -372,7 +373,8 @@ class Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, world, x, weight, bias, eps):
+    def forward(ctx, x, weight, bias, options):
+        world, eps = ctx.options = options
         rows, k = wide(x)
         zeros = weight.new_zeros(k * len(weight))  # float32, as are the statistics of bf16
         own = torch.stack(torch.batch_norm_update_stats(rows, zeros, zeros + 1, 0.0))
@@ -388,14 +390,13 @@ class Normalise(torch.autograd.Function):
         var = torch.addcmul(variances, off, off).mul_(shares).sum((0, 1))
         of_rows = repeated(k, torch.stack([mean, var, weight, bias]))
         ctx.save_for_backward(x, weight, var, n, *of_rows[:3])
-        ctx.world, ctx.eps = world, eps
         ctx.mark_non_differentiable(mean, var, n)
-        return narrow(normalise(rows, *of_rows, eps), k), mean, var, n
+        return narrow(normalise(rows, of_rows, eps), k), mean, var, n
 
     @staticmethod
     def backward(ctx, gradient, *_):
         x, weight, var, n, *of_rows, weight_of_rows = ctx.saved_tensors
-        rows, k = wide(x)
+        (rows, k), (world, eps) = wide(x), ctx.options
         is_low = gradient.dtype != weight.dtype
         gradient_rows = gradient
         if k > 1:
@@ -404,14 +405,14 @@ class Normalise(torch.autograd.Function):
         # sums of gradient normed and of gradient over this process's values.
         wanted = [is_low, True, True]
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
-            gradient_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, wanted
+            gradient_rows, rows, weight_of_rows, *of_rows, None, None, False, eps, wanted
         )
         sums = torch.stack(sums).view(2, k, -1).sum(1)
-        scale = weight * (var + ctx.eps).rsqrt()
+        scale = weight * (var + eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as
         # another normalisation of x.
-        factors = (ctx.world.sum(sums) * scale).div_(-n)
-        rest = normalise(rows, *of_rows, *repeated(k, factors), ctx.eps)
+        factors = (world.sum(sums) * scale).div_(-n)
+        rest = normalise(rows, (*of_rows, *repeated(k, factors)), eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be
         # slower.
         if is_low:
@@ -419,7 +420,7 @@ class Normalise(torch.autograd.Function):
         else:
             scale = scale.view(-1, *[1] * (x.ndim - 2))
             of_x = torch.addcmul(narrow(rest, k), gradient, scale)
-        return None, of_x, *sums, None
+        return of_x, *sums, None
 
 
 def wide(x):
@@ -457,6 +458,6 @@ def repeated(k, values):
     return values.repeat(1, k).unbind()
 
 
-def normalise(rows, mean, var, weight, bias, eps):
-    """weight (x - mean) / deviation + bias of `wide` values, by numbers that are as wide."""
-    return F.batch_norm(rows, mean, var, weight, bias, False, 0.0, eps)
+def normalise(rows, numbers, eps):
+    """weight (x - mean) / deviation + bias; numbers: mean, var, weight and bias, of `wide`."""
+    return F.batch_norm(rows, *numbers, False, 0.0, eps)
