@@ -6,9 +6,9 @@ access wants.
     write nothing
 
 Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and
-a digest of its content. It streams (memory does not grow with N), checks what it wrote against what
-it read, and replaces a file only then, so it needs room for one more copy of the largest file.
-Takes about twice as long as copying the files.
+a digest of its content. It streams (memory does not grow with N), checks what it wrote against
+what it read, and replaces a file only then, so it needs room for one more copy of the largest
+file. Takes about twice as long as copying the files.
 
 Folders that others prepared in this layout work too, with images.h5 and whichever of the other
 files there are. In a file of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless
@@ -31,7 +31,7 @@ from cli import InputError
 from data import check, contract, convert
 from data.hdf5 import find_dataset, naming, open_h5, refuse_lacking, slabs
 from data.index import column_names, read_index_rows
-from data.layout import INDEX_FIELDS, LAYOUT, UNLABELLED, chunked, sample_dtype, sample_shape
+from data.layout import LAYOUT, SPLITS, UNLABELLED, chunked, sample_dtype, sample_shape
 from data.report import cli_words
 from training import lock
 
@@ -55,8 +55,7 @@ def parse_args(argv=None):
 
 def main(args):
     if args.check:
-        check.check(args.data)
-        print(next_command(args.data, contract.describe(args.data)))
+        print_next(args.data, check.check(args.data))
         return
     done = 0
     jobs = [
@@ -72,29 +71,27 @@ def main(args):
         f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     )
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
-    print(next_command(args.data, summary))
+    print_next(args.data, summary)
 
 
-def next_command(data, summary):
-    """What to do with a re-chunked folder now, in words: a training that finds the files that it needs."""
-    if len(summary["splits"]) < 3:
-        return "next: train, val and test are needed to train; prepare the data with all three"
+def print_next(data, summary):
+    """Print the training that finds the files that it needs, where one does."""
     known = set.intersection(*map(set, summary["kinds"].values()))
-    where = [] if data == Path("datasets/data_new") else ["--data", data]
     tasks = [task for kind, task in TASKS.items() if kind in known]
-    if len(tasks) == len(TASKS):
-        return f"next: {cli_words('train_mtl.py', *where)}"
-    columns = set.intersection(*(own_columns(data, *split) for split in summary["splits"].items()))
-    if "category" in columns and "binary" not in known:
-        tasks.append("column:category")
-    if not tasks:
-        shown = ", ".join(sorted(columns)) or "none"
-        return f"next: nothing here can be learnt but columns of index.csv ({shown}), as train.py --tasks column:NAME"
-    return f"next: {cli_words('train.py', *where, '--tasks', *tasks)}"
+    train = [] if len(tasks) == len(TASKS) else ["--tasks", *tasks]
+    if train and "binary" not in known and has_column(data, summary, "category"):
+        train.append("column:category")
+    if len(summary["splits"]) < len(SPLITS):
+        print("next: prepare the data with train, val and test, which a training needs")
+    elif train != ["--tasks"]:
+        where = [] if data == Path("datasets/data_new") else ["--data", data]
+        print(f"next: {cli_words('train.py' if train else 'train_mtl.py', *where, *train)}")
 
 
-def own_columns(data, split, n):
-    return set(column_names(read_index_rows(data, split, n))) - set(INDEX_FIELDS)
+def has_column(data, summary, name):
+    """Whether index.csv of every split has a column."""
+    rows = [read_index_rows(data, split, n) for split, n in summary["splits"].items()]
+    return all(name in column_names(one) for one in rows)
 
 
 def rechunk(data, split, kind, ignore=False):
@@ -152,18 +149,21 @@ def copy_attributes(path, attributes, target):
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
+                f"{path} has an attribute {name!r} that cannot be copied "
+                f"({contract.shorten(error)}); delete "
                 "it"
             ) from None
 
 
 def source_dataset(path, source, kind):
-    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that it is made of."""
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that
+    it is made of."""
     dataset = find_dataset(path, source, (kind, chunked(kind)))
     if dataset is None:
         names = ", ".join(map(str, source)) or "nothing"
         raise InputError(
-            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
+            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with "
+            f"{LAYOUT[kind]}"
         )
     refuse_lacking(path, dataset)
     return dataset
@@ -230,8 +230,10 @@ def split_hash(path, kind, digest, attributes):
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
             raise InputError(
-                f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
-                "again, or, where you changed them yourself, delete the file's attribute 'split_hash'"
+                f"{path}: its images are not those that were prepared (their split hash differs); "
+                "prepare them "
+                "again, or, where you changed them yourself, delete the file's attribute "
+                "'split_hash'"
             )
         return digest
     images = path.with_name("images.h5")

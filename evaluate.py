@@ -121,9 +121,8 @@ def main(args):
 
 def calibrate(args, network, loader):
     """Write the checkpoint with the temperatures that fit the split; returns them."""
-    from training.calibrate import calibrate as fit
-
     from training import checkpoint
+    from training.calibrate import calibrate as fit
 
     temperatures = fit(network, loader)
     if not temperatures:

@@ -29,8 +29,8 @@ def main(config):
         config = config.replace(experiment=config.default_name())
     if config.encoder_bn == "keep" and config.encoder_weights == "none" and not config.init:
         raise InputError(
-            "--encoder-bn keep is for pretrained weights; name some with --encoder-weights or --init, "
-            "or leave it out"
+            "--encoder-bn keep is for pretrained weights; name some with --encoder-weights or "
+            "--init, or leave it out"
         )
     tasks = registry.find_tasks(config.tasks)
     sharing = registry.find("sharing", config.sharing)

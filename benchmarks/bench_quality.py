@@ -28,8 +28,10 @@ import common
 import cli
 from cli import InputError
 
-RECIPE = ("--optimizer", "muon", "--lr", "0.006", "--width", "32")
-RECIPE += ("--sides", "128:0.5,192:0.88,256:1")
+RECIPE = (
+    *("--optimizer", "muon", "--lr", "0.006", "--width", "32"),
+    *("--resize-schedule", "128:0.5,192:0.88,256:1"),
+)
 TARGETS = {6: 0.90, 24: 0.93}  # of results/time/PROTOCOL.md, by epochs
 RECORD = "time.json"
 
@@ -84,13 +86,12 @@ def train(folder, seed, args):
     end = (folder / "last.pt").stat().st_mtime
     options = "--checkpoint", folder / "last.pt", "--data", args.data, "--split", "test"
     metrics = json.loads(run("evaluate.py", *options))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("run", config)
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
     record = {
         "options": args.options,
         "seconds": round(end - begin, 2),
         **{key: metrics[key] for key in ("dice_pooled", "dice", "n_images")},
-        **{key: config[key] for key in ("processor", "precision", "processes", "commit")},
+        **{key: facts[key] for key in ("processor", "precision", "processes", "commit")},
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -115,11 +116,10 @@ def report(records, args):
     common.print_table([*header, "processor", "precision", "processes", "commit"], rows)
     seconds, dice = summary(rows, 1), summary(rows, 2)
     p = p_of_target([row[2] for row in rows], args.target)
-    results = {"target": args.target, "epochs": args.epochs, "n": len(rows), "p": p}
-    results |= {"seconds": seconds, "dice_pooled": dice}
     cells = [args.target, args.epochs, len(rows), plus_minus(seconds, 0), plus_minus(dice, 4), p]
     common.print_table(["target", "epochs", "n", "wall time, s", "pooled test Dice", "p"], [cells])
-    common.print_results(results)
+    results = {"target": args.target, "epochs": args.epochs, "n": len(rows), "p": p}
+    common.print_results({**results, "seconds": seconds, "dice_pooled": dice})
 
 
 def summary(rows, column):

@@ -17,16 +17,12 @@ import json
 import os
 from pathlib import Path
 
-from PIL import Image
-
-import cli
 from cli import InputError
 from data import photographs
 from data.photographs import show_name
+from files import atomic_write
 
 FILE = "manifest.jsonl"
-PARTIAL = ".partial"
-READ = 1 << 20  # bytes at once
 
 
 def digest(path):
@@ -74,19 +70,7 @@ def write(out, head, entries):
     """Write all of it in order, one line an entry."""
     ordered = [head, *(entries[name] for name in sorted(entries))]
     lines = [json.dumps(values) + "\n" for values in ordered]
-    replace_file(out / FILE, "".join(lines).encode())
-
-
-def replace_file(path, data):
-    """Write a file's bytes under another name, flush them, put the file in its place."""
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        partial.write_bytes(data)
-        flush(partial)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    atomic_write(out / FILE, "".join(lines).encode())
 
 
 def flush(path):

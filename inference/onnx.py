@@ -24,9 +24,10 @@ from torch.nn import functional as F
 import registry
 from cli import InputError
 from data import contract
-from inference import alpha, manifest
+from files import atomic_write
+from inference import alpha
 from training.kernels import fold
-from training.run_folder import environment
+from training.run_folder import commit
 
 PROJECT = "pets"
 OPSET = 18
@@ -49,7 +50,6 @@ class Photograph(torch.nn.Module):
 
     def outputs(self, image):
         """{name: output}."""
-        _, height, width, _ = image.shape
         colour = image.permute(0, 3, 1, 2)
         outputs = self.network(self.resized(colour, self.size))
         tasks = self.network.task
@@ -58,7 +58,7 @@ class Photograph(torch.nn.Module):
         opacity = alpha.opacity(tasks, one, self.border)
         if opacity is not None:
             result["alpha"] = self.alpha(colour, opacity)
-        size = torch.stack([self.number(width), self.number(height)])
+        size = torch.stack([length(colour[0, 0, 0]), length(colour[0, 0, :, 0])])
         for name, task in tasks.items():
             result |= task.exports(one[name], size)
         return result | outputs
@@ -68,10 +68,6 @@ class Photograph(torch.nn.Module):
         fit = alpha.edge_fit(self.resized(colour, side)[0].float() / 255, opacity)
         fit = F.interpolate(fit[None], size=colour.shape[-2:], mode="bilinear")[0]
         return alpha.alpha_of(fit, colour[0].float() / 255)
-
-    @staticmethod
-    def number(side):
-        return torch.as_tensor(side, dtype=torch.float32)
 
     @staticmethod
     def resized(colour, side):
@@ -85,12 +81,15 @@ class Photograph(torch.nn.Module):
         return (rows @ colour @ columns.mT).round()
 
 
+def length(line):
+    """The number of a line's values as a tensor, which an exported graph computes."""
+    return torch.ones_like(line, dtype=torch.float32).sum()
+
+
 def weights(line, side):
     """(side, n) weights of a line of n values in one of `side` values."""
-    ones = torch.ones_like(line)
-    n = ones.sum()
-    place = ones.cumsum(0) - 0.5
-    scale = n / side
+    place = torch.ones_like(line).cumsum(0) - 0.5
+    scale = length(line) / side
     centre = (torch.arange(side, device=line.device) + 0.5) * scale
     found = (1 - (place - centre[:, None]).abs() / scale.clamp(min=1)).clamp(min=0)
     return found / found.sum(1, keepdim=True)
@@ -120,7 +119,7 @@ def write(model, info, path, half=False):
     check(graph.SerializeToString(), network)
     if half:
         halve(graph)
-    manifest.replace_file(path, graph.SerializeToString())
+    atomic_write(path, graph.SerializeToString())
 
 
 def to_onnx(network):
@@ -146,7 +145,14 @@ def to_onnx(network):
             f"this network cannot be written as ONNX ({reason}); a head must not ask how large an "
             "image is, only compute with it"
         ) from None
-    return program.model_proto
+    graph = program.model_proto
+    for value in (*graph.graph.input, *graph.graph.output):
+        if value.name in ("image", "alpha"):
+            sides = [side for side in value.type.tensor_type.shape.dim if side.dim_param]
+            for side, name in zip(sides, ("height", "width"), strict=True):
+                side.dim_param = name
+    del graph.graph.value_info[:]  # which still have the exporter's names
+    return graph
 
 
 def halve(graph):
@@ -171,7 +177,7 @@ def metadata(model, info):
     classes = {name: list(task.classes) for name, task in model.task.items() if task.classes}
     values |= {
         "project": PROJECT,
-        "version": environment()["commit"] or "unknown",
+        "version": commit() or "unknown",
         "classes": classes,
     }
     result = {}
@@ -264,7 +270,9 @@ def open_session(file, device):
     try:
         return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # damaged files, foreign ones, in kinds of onnxruntime's own
-        raise InputError(f"{str(file)[:200]} is no ONNX file that runs here ({contract.shorten(error)})") from None
+        raise InputError(
+            f"{str(file)[:200]} is no ONNX file that runs here ({contract.shorten(error)})"
+        ) from None
 
 
 def load_model(path, device="cpu"):
@@ -273,7 +281,9 @@ def load_model(path, device="cpu"):
         raise InputError(f"there is no network {path}; name another")
     session = open_session(str(path), device)
     given = session.get_modelmeta().custom_metadata_map
-    if given.get("project") != PROJECT or "alpha" not in [one.name for one in session.get_outputs()]:
+    if given.get("project") != PROJECT or "alpha" not in [
+        one.name for one in session.get_outputs()
+    ]:
         raise InputError(
             f"{path} was not written by export.py of this version, or has no masks; name another"
         )

@@ -22,10 +22,11 @@ from tqdm import tqdm
 import cli
 from cli import InputError
 from data import photographs
-from data.photographs import is_photograph_name, show_name
+from data.names import key_of, walk
+from data.photographs import show_name
 from data.pixels import of_pillow
-from data.names import key_of
 from data.write import ordered
+from files import atomic_write
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
 from training.devices import to_device
@@ -128,28 +129,16 @@ def find_photographs(sources, out):
 
 
 def list_folder(folder):
-    """({name: path} of the photographs below a folder, [names of other files]).
-
-    Hidden files and folders are passed over, links followed, a folder visited once.
-    """
-    names, others, visited = {}, [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        identity = os.path.realpath(place)
-        if identity in visited:
-            folders.clear()
-            continue
-        visited.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if file.startswith("."):
-                continue
-            path = Path(place, file)
-            name = path.relative_to(folder).as_posix()
-            if is_photograph_name(file) or is_picture(path):
-                names[name] = path
-            else:
-                others.append(name)
-    return names, others
+    """({name: path} of the photographs below a folder, [names of other files])."""
+    photographs, others = walk(folder)
+    names = {path.relative_to(folder).as_posix(): path for path in photographs.values()}
+    passed = []
+    for name in others:
+        if is_picture(folder / name):
+            names[name] = folder / name
+        else:
+            passed.append(name)
+    return names, passed
 
 
 def is_picture(path):
@@ -505,7 +494,7 @@ def write_table(path, tasks, entries):
         else:
             record = entry["record"]
             table.writerow([name, *record["size"], record["animals"], *record["cells"], ""])
-    manifest.replace_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_coco(path, tasks, entries):
@@ -531,7 +520,7 @@ def write_coco(path, tasks, entries):
     for key, values in parts.items():
         rows = ",\n".join(json.dumps(value) for value in values)
         lines.append(f'"{key}": [\n{rows}]')
-    manifest.replace_file(path, (",\n".join(lines) + "}\n").encode())
+    atomic_write(path, (",\n".join(lines) + "}\n").encode())
     return manifest.digest(path)
 
 

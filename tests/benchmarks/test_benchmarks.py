@@ -96,10 +96,11 @@ def test_data(place, capsys):
 
 def test_the_ways_to_load_read_the_same(data):
     image, mask, _, _ = bench_data.OpenPerSample(data / "train", [7])[0]
-    sample = bench_data.MTLDataset(data, "train")[7]
+    dataset = bench_data.MTLDataset(data, "train", [bench_data.Seg()])
+    sample = dataset[7]
     assert torch.equal(((image * 0.23 + 0.45) * 255).round().to(torch.uint8), sample["image"])
     assert torch.equal(mask.round().to(torch.uint8), sample["seg"])
-    loader = bench_data.make_loader(bench_data.MTLDataset(data, "train"), 5, shuffle=True)
+    loader = bench_data.make_loader(dataset, 5, shuffle=True)
     take, n = bench_data.drain(loader)
     take()
     assert n == 20
@@ -127,7 +128,7 @@ def test_predict_refuses_a_folder_of_too_few_photographs(tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------- time to a result
 
 
-TINY = ["--batch-size", "8", "--width", "2", "--sides", "64:1", "--precision", "fp32"]
+TINY = ["--batch-size", "8", "--width", "2", "--resize-schedule", "64:1", "--precision", "fp32"]
 
 
 @pytest.fixture

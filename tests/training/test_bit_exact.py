@@ -9,10 +9,10 @@ import os
 import signal
 
 import pytest
-import registry
 import warm
 from tiny import assert_same_run, assert_same_weights, log, train, weights
 
+import registry
 from cli import InputError
 
 TASKS = ("train", "--tasks", "seg", "cls", "bbox")
