@@ -321,8 +321,12 @@ def sync_batchnorm(model, world):
 
     Its layers are replaced, and keep their parameters and names.
     """
-    if world.size > 1:
-        refuse_strange(model)
+    if world.size == 1:
+        return
+    refuse_strange(model)
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
         replace_layers(model, lambda layer: SyncBatchNorm(layer, world) if is_norm(layer) else None)
 
 
@@ -365,9 +369,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class Normalise(torch.autograd.Function):
-    """x (b, C, ...) -> (normalised x, mean (C,), variance (C,), values a channel) of all processes'
-    x.
+    """x (b, C, ...) -> (normalised x, mean (C,), variance (C,), values a channel).
 
+    Of the x of all processes. options: (world, eps).
     There are many of these a step, and of small maps the time is that of asking for operations, so
     they are few.
     """
@@ -424,8 +428,7 @@ class Normalise(torch.autograd.Function):
 
 
 def wide(x):
-    """(x (B, C, H, W) as (B, k C, H, W / k), k): pixels side by side as channels, where these are
-    few.
+    """(x (B, C, H, W) as (B, k C, H, W / k), k): where channels are few, pixels as channels.
 
     What goes along channels is then quicker by up to a half.
     """

@@ -1,5 +1,4 @@
-"""How a network is optimised: parameter groups, learning rate, image sizes, EMA of the weights,
-AdamW and Muon.
+"""Optimisation: parameter groups, learning rate, image sizes, EMA of the weights, AdamW, Muon.
 
 AdamW (or Muon), a learning rate that rises linearly over the first WARMUP of all steps and falls to
 zero on a cosine, and images that grow.
@@ -53,10 +52,9 @@ def image_sizes(epochs, size, schedule=None):
 
 
 def learning_rate(step, total_steps, highest):
-    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter,
-    "SGDR", 2017).
+    """Linear rise over the first WARMUP of the steps, then a cosine to zero.
 
-    The only step of a run has the highest one.
+    Source: Loshchilov and Hutter, "SGDR", 2017. The only step of a run has the highest one.
     """
     if total_steps == 1:
         return highest
@@ -99,8 +97,7 @@ def make_optimizer(model, criterion, config):
 
 
 def make_ema(model, decay):
-    """An exponential moving average of a network's weights and statistics (EMA), or None where
-    decay is.
+    """Exponential moving average of a network's weights and statistics (EMA); None without decay.
 
     `.update_parameters(model)` takes a step up, `.module` is the network of averages. At first the
     average is short, (1 + n) / (10 + n) after n steps, as TensorFlow's; decay 0.998 looks back over
@@ -115,9 +112,7 @@ def make_ema(model, decay):
 
 @torch.no_grad()
 def average(decay, averages, values, n):
-    """Move averages towards values in place; n: steps before. Integers, as counts of batches, are
-    copied.
-    """
+    """Move averages towards values in place; n: steps before. Integers are copied."""
     if averages[0].is_floating_point():
         n = int(n)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
@@ -126,8 +121,7 @@ def average(decay, averages, values, n):
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the groups with "is_hidden" true, weights of convolutions (out, in, h, w); AdamW for
-    the others.
+    """Muon for groups with "is_hidden", weights of convolutions (out, in, h, w), else AdamW.
 
     The gradient of a convolution, seen as a matrix of outputs by inputs, is mostly a few
     directions. Muon replaces the matrix M = U S V' by about U V', in which all directions are as
@@ -139,9 +133,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update of all parameters that have a gradient; those of hidden weights are used
-        up.
-        """
+        """One update of all parameters that have a gradient; uses those of hidden weights up."""
         for group in self.param_groups:
             for p in group["params"]:
                 if group["is_hidden"] and p.grad is not None:
