@@ -24,13 +24,20 @@ def parse_args(argv=None):
     add("images", nargs="*", type=Path, metavar="IMAGE", help="photographs; default: test images")
     add("--checkpoint", type=Path, help="default: mtl_model.pt, or the newest mtl run's best.pt")
     add("--gallery", type=Path, metavar="RUN", help="run folder: best, median, worst test images")
-    add("--data", type=Path, default=Path("datasets/data_new"), help="data folder of the test images")
+    add(
+        "--data",
+        type=Path,
+        default=Path("datasets/data_new"),
+        help="data folder of the test images",
+    )
     add("--out", type=Path, default=Path("mask.png"), help="figure to write, e.g. mask.png")
     add("--n", type=cli.integer(1, 100), help="number of test images (4), or of each kind (1)")
     add("--force", action="store_true", help="replace a file that was not drawn by mtl_vis.py")
     args = parser.parse_args(argv)
     if args.gallery and (args.images or args.checkpoint):
-        parser.error("--gallery takes a run's own images and network; leave IMAGE and --checkpoint out")
+        parser.error(
+            "--gallery takes a run's own images and network; leave IMAGE and --checkpoint out"
+        )
     if len(args.images) > MAX_PHOTOGRAPHS:
         parser.error(f"{len(args.images)} photographs are too many; name at most {MAX_PHOTOGRAPHS}")
     return args

@@ -38,7 +38,9 @@ def parse_args(argv=None):
     add = parser.add_argument
     add("sources", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="photographs, or folders")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the results")
-    add("--checkpoint", type=Path, help=".pt or .onnx; default: mtl_model.pt, or the newest mtl run")
+    add(
+        "--checkpoint", type=Path, help=".pt or .onnx; default: mtl_model.pt, or the newest mtl run"
+    )
     add("--cutout", nargs="?", const="soft", choices=("soft", "hard"), help="cut-out, transparent")
     add("--crop", nargs="?", const=MARGIN, type=margin, metavar="MARGIN",
         help="crop cut-outs to the pet; margin of its longer side, e.g. 0.1")  # fmt: skip
@@ -58,7 +60,9 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     for word in sys.argv[1:] if argv is None else argv:
         if word in OLD:
-            cli.warn(f"{word} is now called {OLD[word]}; the old spelling goes with the next version")
+            cli.warn(
+                f"{word} is now called {OLD[word]}; the old spelling goes with the next version"
+            )
     args.format = args.format or "png"
     shaped = args.crop is not None or args.background or args.format != "png"
     args.cutout = args.cutout or ("soft" if shaped else None)

@@ -1,8 +1,10 @@
-"""One place names: the photographs below a folder, and which of them a label means, whatever program wrote its name.
+"""One place names: the photographs below a folder, and which of them a label means, whatever
+program wrote its name.
 
-An exact file name comes first, then a name without its ending, both in the same case before any case, then a path that
-is the tail of the other (exports of other machines begin elsewhere). Unicode is composed, as macOS spells accents in
-parts; backslashes, drives, URLs with %20 and what follows a `?` are understood. What fits several is refused.
+An exact file name comes first, then a name without its ending, both in the same case before any
+case, then a path that is the tail of the other (exports of other machines begin elsewhere).
+Unicode is composed, as macOS spells accents in parts; backslashes, drives, URLs with %20 and what
+follows a `?` are understood. What fits several is refused.
 """
 
 import os
@@ -67,7 +69,8 @@ def without_ending(path):
 
 
 def walk(folder, apart=None):
-    """(photographs, other files) below a folder: {path below it: Path} and names. Links are followed, once."""
+    """(photographs, other files) below a folder: {path below it: Path} and names. Links are
+    followed, once."""
     photographs, others = {}, []
     apart = apart and apart.resolve()
     waiting = [(folder, frozenset())]
@@ -78,7 +81,8 @@ def walk(folder, apart=None):
             entries = sorted(entry.name for entry in os.scandir(place))
         except OSError as error:
             raise InputError(
-                f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it "
+                f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take "
+                "it "
                 "away"
             ) from None
         this = (status.st_dev, status.st_ino)
@@ -132,7 +136,8 @@ class Pictures:
                 verb = "are" if len(self.others) > 1 else "is"
                 more = f" ({cli.listed(self.others)} {verb} none, by the name)"
             raise InputError(
-                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's "
+                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of "
+                "Pillow's "
                 "formats"
             )
         self.levels = [{} for _ in range(5)]
@@ -151,11 +156,13 @@ class Pictures:
                 level.setdefault(key, []).append(name)
 
     def doubles(self, name):
-        """The photographs that have a name's stem, more than one where the ending tells them apart."""
+        """The photographs that have a name's stem, more than one where the ending tells them
+        apart."""
         return self.levels[1][without_ending(name)]
 
     def name_of(self, key):
-        """What index.csv calls a photograph: its path as the disk spells it, without the ending unless that is needed."""
+        """What index.csv calls a photograph: its path as the disk spells it, without the ending
+        unless that is needed."""
         path = self.files[key].relative_to(self.folder)
         is_double = len(self.doubles(key)) > 1
         return path.as_posix() if is_double else path.with_name(path.stem).as_posix()
@@ -163,7 +170,8 @@ class Pictures:
     def find(self, text, is_near=None):
         """The photograph that a text means, as `files` has it, or None.
 
-        is_near: of several that it may mean, whether one is preferred, by its name. Raises Ambiguous.
+        is_near: of several that it may mean, whether one is preferred, by its name. Raises
+        Ambiguous.
         """
         for wanted in spellings(text):
             for level, key in self._places(wanted):
@@ -194,7 +202,8 @@ class Pictures:
 
 
 def spellings(text):
-    """The paths that a text may mean: as it stands, then as a URL, then without what Label Studio puts before names."""
+    """The paths that a text may mean: as it stands, then as a URL, then without what Label Studio
+    puts before names."""
     text = key_of(str(text).strip())
     found = [plain_path(text)]
     local = re.sub(r"^.*\?d=", "", text)  # how Label Studio names files of its own disk
@@ -211,7 +220,8 @@ def plain_path(text):
 
 
 def strip_suffix(name, suffix):
-    """A mask's path without a suffix such as _mask, with or without the ending (.jpg.png); None where it has none."""
+    """A mask's path without a suffix such as _mask, with or without the ending (.jpg.png); None
+    where it has none."""
     for text in (name, without_ending(name)):
         if text.casefold().endswith(suffix.casefold()) and len(text) > len(suffix):
             return text[: -len(suffix)]

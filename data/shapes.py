@@ -1,8 +1,10 @@
-"""The outlines of a photograph's objects, drawn by pycocotools: polygons and run lengths (RLE), held against frame and box.
+"""The outlines of a photograph's objects, drawn by pycocotools: polygons and run lengths (RLE),
+held against frame and box.
 
-The mask is the union of the objects. A polygon may reach two pixels over the frame and is cut there; one that reaches
-further was made for another frame, and is refused. One without area is passed over. One object alone gives the box: the
-one that its annotation states, where that is the outline's extent to within two pixels, else the extent.
+The mask is the union of the objects. A polygon may reach two pixels over the frame and is cut
+there; one that reaches further was made for another frame, and is refused. One without area is
+passed over. One object alone gives the box: the one that its annotation states, where that is the
+outline's extent to within two pixels, else the extent.
 """
 
 import math
@@ -32,7 +34,8 @@ OTHER_AREA = (
 
 @dataclass(frozen=True, kw_only=True)
 class Object:
-    """One annotation. number: its id; outline: polygons, run lengths or None; box: x, y, width, height as it stands, or None."""
+    """One annotation. number: its id; outline: polygons, run lengths or None; box: x, y, width,
+    height as it stands, or None."""
 
     number: str
     category: str = ""
@@ -44,7 +47,8 @@ class Object:
 
 @dataclass
 class Drawing:
-    """mask (H, W) uint8 or None; box: a Box or None; reason: why there is none, or None; notes and fates as a Reading's."""
+    """mask (H, W) uint8 or None; box: a Box or None; reason: why there is none, or None; notes and
+    fates as a Reading's."""
 
     mask: np.ndarray | None = None
     box: Box | None = None
@@ -59,8 +63,9 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The objects of a photograph that count. frame: (width, height) as the file states it, None for the photograph's;
-    has_masks: whether objects of this set have outlines at all, so that a photograph without an object is background."""
+    """The objects of a photograph that count. frame: (width, height) as the file states it, None
+    for the photograph's; has_masks: whether objects of this set have outlines at all, so that a
+    photograph without an object is background."""
 
     objects: tuple
     frame: tuple | None
@@ -96,7 +101,8 @@ class Shapes:
         return drawing
 
     def judge(self, drawing, mask, extents):
-        """What the objects that were drawn say of mask and box. extents: [(Object, (x1, y1, x2, y2) or None)]."""
+        """What the objects that were drawn say of mask and box. extents: [(Object, (x1, y1, x2,
+        y2) or None)]."""
         boxes_alone = [one for one, extent in extents if extent is None]
         if self.has_masks and boxes_alone:
             drawing.note(BOX_ONLY, f"annotation {boxes_alone[0].number}")
@@ -137,7 +143,8 @@ def choose_box(one, extent, frame, drawing):
 
 
 def judge_area(one, pixels, drawing):
-    """Note an outline of several rings whose area is not the one that is stated, as where a ring is a hole."""
+    """Note an outline of several rings whose area is not the one that is stated, as where a ring
+    is a hole."""
     rings = one.outline if isinstance(one.outline, list) else []
     if len(rings) > 1 and type(one.area) in (int, float) and one.area > 0:
         if abs(pixels - one.area) > MOST_AREA_OFF * one.area + len(rings) * 8:
@@ -145,7 +152,8 @@ def judge_area(one, pixels, drawing):
 
 
 def draw(outline, size, drawing):
-    """((H, W) uint8 of 0 and 1, the extent x1, y1, x2, y2 or None without area). Raises ValueError with the reason."""
+    """((H, W) uint8 of 0 and 1, the extent x1, y1, x2, y2 or None without area). Raises ValueError
+    with the reason."""
     from pycocotools import mask as coco  # here, as only this needs it
 
     width, height = size
@@ -167,7 +175,8 @@ def draw(outline, size, drawing):
 
 
 def judge_ring(ring, size, drawing):
-    """Whether a polygon encloses anything. Raises ValueError where it is none, or is of another frame."""
+    """Whether a polygon encloses anything. Raises ValueError where it is none, or is of another
+    frame."""
     if not is_numbers(ring) or len(ring) % 2:
         raise ValueError("a polygon should be a list of numbers, x and y of each point")
     xs, ys = ring[::2], ring[1::2]
@@ -177,9 +186,8 @@ def judge_ring(ring, size, drawing):
     over = max(-min(xs), -min(ys), max(xs) - size[0], max(ys) - size[1])
     if over > MOST_OVER:
         raise ValueError(
-            "a polygon reaches from {:g}, {:g} to {:g}, {:g} in a frame of {} x {}; export it for that size".format(
-                min(xs), min(ys), max(xs), max(ys), *size
-            )
+            "a polygon reaches from {:g}, {:g} to {:g}, {:g} in a frame of {} x {}; export it for "
+            "that size".format(min(xs), min(ys), max(xs), max(ys), *size)
         )
     if over > 0:
         drawing.note(CUT, f"by {over:.2g} pixels")
@@ -187,7 +195,8 @@ def judge_ring(ring, size, drawing):
 
 
 def checked_runs(outline, size):
-    """Run lengths for pycocotools, which does not look: what too short ones leave out would be whatever lay in memory."""
+    """Run lengths for pycocotools, which does not look: what too short ones leave out would be
+    whatever lay in memory."""
     width, height = size
     if outline.get("size") != [height, width]:
         raise ValueError(
@@ -202,8 +211,9 @@ def checked_runs(outline, size):
 
 
 def unpack(text):
-    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the
-    fourth on what each has more than the one two before. Raises ValueError."""
+    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth
+    where more follow; from the fourth on what each has more than the one two before. Raises
+    ValueError."""
     counts, value, shift = [], 0, 0
     for letter in text:
         bits = ord(letter) - 48

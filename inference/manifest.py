@@ -17,9 +17,6 @@ import json
 import os
 from pathlib import Path
 
-from PIL import Image
-
-import cli
 from cli import InputError
 from data import photographs
 from data.photographs import show_name

@@ -270,7 +270,9 @@ def open_session(file, device):
     try:
         return onnxruntime.InferenceSession(file, options, providers=providers)
     except Exception as error:  # damaged files, foreign ones, in kinds of onnxruntime's own
-        raise InputError(f"{str(file)[:200]} is no ONNX file that runs here ({contract.shorten(error)})") from None
+        raise InputError(
+            f"{str(file)[:200]} is no ONNX file that runs here ({contract.shorten(error)})"
+        ) from None
 
 
 def load_model(path, device="cpu"):
@@ -279,7 +281,9 @@ def load_model(path, device="cpu"):
         raise InputError(f"there is no network {path}; name another")
     session = open_session(str(path), device)
     given = session.get_modelmeta().custom_metadata_map
-    if given.get("project") != PROJECT or "alpha" not in [one.name for one in session.get_outputs()]:
+    if given.get("project") != PROJECT or "alpha" not in [
+        one.name for one in session.get_outputs()
+    ]:
         raise InputError(
             f"{path} was not written by export.py of this version, or has no masks; name another"
         )

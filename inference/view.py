@@ -25,7 +25,7 @@ from tasks.view import View
 from training import checkpoint
 
 BOX_COLOUR = "gold"
-LINES = tuple(f"tab:{name}" for name in "green blue orange purple red brown pink olive".split())
+LINES = tuple(f"tab:{name}" for name in ["green", "blue", "orange", "purple", "red", "brown", "pink", "olive"])
 DPI = 120
 PANEL_INCHES = 3.2
 MAX_SIDE = 1600  # pixels of a photograph in a figure
@@ -477,9 +477,13 @@ def read_test_dice(path):
         if all(map(math.isnan, dice)):
             raise ValueError
     except FileNotFoundError:
-        raise InputError(f"there is no {path}; finish the run with --resume, or name another") from None
+        raise InputError(
+            f"there is no {path}; finish the run with --resume, or name another"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        raise InputError(f"{path} is damaged or empty; test the run again or name another") from None
+        raise InputError(
+            f"{path} is damaged or empty; test the run again or name another"
+        ) from None
     return names, dice
 
 

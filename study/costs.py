@@ -103,6 +103,9 @@ def best(study, hours, found):
     unknown = [f"{arm} ({n:.0f} masks)" for arm, (n, dice) in found.items() if dice is None]
     ends = f"{min(study.readable)} to {max(study.readable)} masks"
     open_ = f"; outside the {ends} measured: {', '.join(unknown)}" if unknown else ""
+    if len(found) == 1:
+        arm, (n, _) = next(iter(found.items()))
+        return f"**{hours} h: {arm} with {n:.0f} masks**, all that fits."
     if not known:
         return f"**{hours} h: open**{open_}."
     first = max(known, key=lambda arm: known[arm][0])

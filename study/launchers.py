@@ -42,9 +42,9 @@ class Settings:
 
 def start(command, **more):
     """Start a command, in a session of its own, as Ctrl-C would else reach it twice."""
-    own = {"PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())}  # it ends with this process
-    pipes = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-    return subprocess.Popen(command, env={**os.environ, **own}, **pipes, **more)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    own = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+    return subprocess.Popen(command, env=environment, **own, **more)
 
 
 def start_read(command, **more):

@@ -619,7 +619,7 @@ def ending(page):
   {of(lambda run: run.chosen_by[1].label)} is tested once.
 - Options of all runs: `{" ".join(same)}`.
 - Options that differ: {", ".join(differing) or "none"}.
-- Initial weights: {f"SHA-256 {init[:12]} (`--init`)" if init else "random"}.
+  {f"Initial weights: SHA-256 {init[:12]} (`--init`)." if init else ""}
 - Device: {of(lambda run: run.info["device"])}; precision: {of(lambda run: run.info["precision"])}.
 - Processor: {of(lambda run: run.processor)}.
 - Versions: {of(versions)}.

@@ -284,8 +284,8 @@ def read_images(path, figures):
         raise Unusable(f"{path.name} does not name {figures['n_images']} images, each once")
     labelled = ~np.isnan(counts).any(1)
     names, counts = names[labelled], counts[labelled]
-    largest = np.minimum(counts[:, 1:].min(1), figures["size"] ** 2)
-    if (counts < 0).any() or (counts != counts.round()).any() or (counts[:, 0] > largest).any():
+    possible = (counts >= 0) & (counts == counts.round()) & (counts <= figures["size"] ** 2)
+    if not possible.all() or (counts[:, 0] > counts[:, 1:].min(1)).any():
         raise Unusable(f"{path.name} has impossible pixel counts")
     images = Images(tuple(names.tolist()), counts.astype(np.int64))
     for key, again in (("dice", images.dice.mean()), ("dice_pooled", dice_score(counts.sum(0)))):

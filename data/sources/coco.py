@@ -1,8 +1,10 @@
-"""Photographs with the annotations of COCO files: one file, a file a split, or the zip or folder of an export.
+"""Photographs with the annotations of COCO files: one file, a file a split, or the zip or folder
+of an export.
 
-The mask of a photograph is the union of its annotations of the categories of --foreground, or of the only category there
-is; data/shapes.py draws it. A photograph that a file names without such an annotation has an empty mask, one that no file
-names is unlabelled. Of two categories of the foreground the category is the class, of more a column `category`.
+The mask of a photograph is the union of its annotations of the categories of --foreground, or of
+the only category there is; data/shapes.py draws it. A photograph that a file names without such an
+annotation has an empty mask, one that no file names is unlabelled. Of two categories of the
+foreground the category is the class, of more a column `category`.
 """
 
 import json
@@ -33,7 +35,8 @@ NO_SIZE = "without a size in the COCO file, so drawn on the photograph's own"
 
 @dataclass
 class File:
-    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and its split or None."""
+    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and
+    its split or None."""
 
     path: Path
     content: dict
@@ -48,7 +51,8 @@ class File:
 
 
 def list_records(args, place):
-    """What --coco and --images give, a Source. place: a folder for what zips hold. Raises InputError."""
+    """What --coco and --images give, a Source. place: a folder for what zips hold. Raises
+    InputError."""
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
@@ -69,7 +73,8 @@ def list_records(args, place):
         for key, told in records_of(file, pictures, source, (wanted, has_masks, args)).items():
             if key in known:
                 raise InputError(
-                    f"{show_name(file.path)}: {show_name(key)} is in another of the files too; keep it in one of them"
+                    f"{show_name(file.path)}: {show_name(key)} is in another of the files too; "
+                    "keep it in one of them"
                 )
             known[key] = told
             split_of[key] = file.split
@@ -87,7 +92,8 @@ def wrong(path, what):
     return InputError(f"{show_name(path)}: {what}")
 
 
-# ---------------------------------------------------------------------------------------- what files hold
+# ---------------------------------------------------------------------------------------- what
+# files hold
 
 
 def read_files(paths, root):
@@ -96,7 +102,8 @@ def read_files(paths, root):
     if len(paths) > 1:
         if len(paths) > 3:
             raise InputError(
-                f"--coco: there are {len(paths)} COCO files ({cli.listed([show_name(path) for path in paths])}); name those of "
+                f"--coco: there are {len(paths)} COCO files "
+                f"({cli.listed([show_name(path) for path in paths])}); name those of "
                 "train, val and test, one each"
             )
         named = [path.parent if path.stem.startswith("_annotations") else path for path in paths]
@@ -169,7 +176,8 @@ def check_outline(path, one):
     if not (shape is None or isinstance(shape, list) or is_runs):
         raise wrong(
             path,
-            f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; export the file again",
+            f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; "
+            "export the file again",
         )
     flag = one.get("iscrowd")
     word = str(flag).strip().casefold()
@@ -189,7 +197,8 @@ def choose_categories(files, foreground):
             if one["category_id"] not in by_id:
                 raise wrong(
                     file.path,
-                    f"its annotations are of a category {one['category_id']} that it does not name; export it again",
+                    f"its annotations are of a category {one['category_id']} that it does not "
+                    "name; export it again",
                 )
             one["category"] = by_id[one["category_id"]]
             used.add(one["category"].casefold())
@@ -203,23 +212,27 @@ def choose_categories(files, foreground):
     if not words and len(used) > 1:
         raise wrong(
             files[0].path,
-            f"it has annotations of several categories ({known}); say with --foreground NAME ... which of them are the "
+            f"it has annotations of several categories ({known}); say with --foreground NAME ... "
+            "which of them are the "
             "foreground, or --foreground all",
         )
     for word in words:
         if word not in names:
             raise InputError(
-                f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} (it has {known}); name one of "
+                f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} "
+                f"(it has {known}); name one of "
                 "these"
             )
     return set(words) or used
 
 
-# ------------------------------------------------------------------------------------ what records are told
+# ------------------------------------------------------------------------------------ what records
+# are told
 
 
 def records_of(file, pictures, source, choice):
-    """{photograph: what a Record is told} of a file. choice: (categories that count, whether there are outlines, arguments)."""
+    """{photograph: what a Record is told} of a file. choice: (categories that count, whether there
+    are outlines, arguments)."""
     wanted, has_masks, args = choice
     entries = find_images(file, pictures, source, args.leave_out)
     objects = {image["id"]: [] for image in file.content["images"]}
@@ -229,7 +242,8 @@ def records_of(file, pictures, source, choice):
             if not args.leave_out:
                 raise wrong(
                     file.path,
-                    f"annotation {one['id']} is of an image {one['image_id']} that it does not name; export the file again, "
+                    f"annotation {one['id']} is of an image {one['image_id']} that it does not "
+                    "name; export the file again, "
                     "or add --leave-out to go on without it",
                 )
             source.fates[NO_IMAGE] += 1
@@ -254,7 +268,8 @@ def records_of(file, pictures, source, choice):
 
 
 def make_object(one, are_all_crowds):
-    """are_all_crowds: every annotation is marked as a crowd, as CVAT's brush does it: they are objects like others."""
+    """are_all_crowds: every annotation is marked as a crowd, as CVAT's brush does it: they are
+    objects like others."""
     return Object(
         number=one["id"],
         category=one["category"],
@@ -266,7 +281,8 @@ def make_object(one, are_all_crowds):
 
 
 def find_images(file, pictures, source, leave_out):
-    """{photograph: entry} of the images of a COCO file, each with its `frame`; all have to be there, unless they are left out."""
+    """{photograph: entry} of the images of a COCO file, each with its `frame`; all have to be
+    there, unless they are left out."""
     found, missing = {}, []
     for image in file.content["images"]:
         name = str(image["file_name"])
@@ -282,7 +298,8 @@ def find_images(file, pictures, source, leave_out):
         elif key in found:
             raise wrong(
                 file.path,
-                f"the images {found[key]['id']} and {image['id']} are both {show_name(pictures.name_of(key))}; keep one of "
+                f"the images {found[key]['id']} and {image['id']} are both "
+                f"{show_name(pictures.name_of(key))}; keep one of "
                 "them",
             )
         else:
@@ -291,8 +308,10 @@ def find_images(file, pictures, source, leave_out):
     if missing and (not leave_out or not found):
         raise wrong(
             file.path,
-            f"{len(missing)} of its {len(file.content['images'])} images are not in {show_name(pictures.folder)} "
-            f"({cli.listed(missing)}); name the folder that its paths begin in, or add --leave-out to go on without them",
+            f"{len(missing)} of its {len(file.content['images'])} images are not in "
+            f"{show_name(pictures.folder)} "
+            f"({cli.listed(missing)}); name the folder that its paths begin in, or add "
+            "--leave-out to go on without them",
         )
     source.left_out += [(name, f"it is not in {show_name(pictures.folder)}") for name in missing]
     return found
@@ -310,7 +329,8 @@ def frame_of(path, image):
     if width * height > MOST_PIXELS:
         raise wrong(
             path,
-            f"{quoted(image['file_name'])} is {width} x {height} there, no size of a photograph; put that right",
+            f"{quoted(image['file_name'])} is {width} x {height} there, no size of a photograph; "
+            "put that right",
         )
     return width, height
 

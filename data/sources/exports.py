@@ -1,4 +1,5 @@
-"""Exports of labelling tools: the COCO files in a zip or a folder, and the folder that their photographs lie below."""
+"""Exports of labelling tools: the COCO files in a zip or a folder, and the folder that their
+photographs lie below."""
 
 import json
 import os
@@ -63,13 +64,15 @@ def unpack(path, place):
             needed = sum(one.file_size for one in members)
             if needed > shutil.disk_usage(place).free:
                 raise InputError(
-                    f"{show_name(path)} holds {needed / 1e9:.1f} GB, for which there is no room beside --out; free some space"
+                    f"{show_name(path)} holds {needed / 1e9:.1f} GB, for which there is no room "
+                    "beside --out; free some space"
                 )
             for member in members:
                 archive.extract(member, place)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise InputError(
-            f"{show_name(path)} cannot be unpacked ({str(error)[:100]}); download it again, or unpack it by hand and name "
+            f"{show_name(path)} cannot be unpacked ({str(error)[:100]}); download it again, or "
+            "unpack it by hand and name "
             "the folder"
         ) from None
     return place

@@ -1,4 +1,5 @@
-"""A folder of photographs and one of their masks, which have the same names: any formats, any endings, sub-folders too."""
+"""A folder of photographs and one of their masks, which have the same names: any formats, any
+endings, sub-folders too."""
 
 import re
 from os.path import commonprefix
@@ -37,7 +38,8 @@ def make_rule(args, folder):
         if number is None:
             known = ", ".join(numbers_by_name) or "none are named by a labelmap.txt"
             raise InputError(
-                f"--foreground {quoted(word)} is no class of {show_name(folder)} ({known}); write whole numbers as in the "
+                f"--foreground {quoted(word)} is no class of {show_name(folder)} ({known}); write "
+                "whole numbers as in the "
                 "masks, such as --foreground 1 5, or all"
             )
         numbers.append(number)
@@ -45,13 +47,15 @@ def make_rule(args, folder):
 
 
 def read_masks(pictures, source, args, masks):
-    """{photograph: {"mask": MaskFile} or the reason why it is left out}. masks: (their folder, their Rule)."""
+    """{photograph: {"mask": MaskFile} or the reason why it is left out}. masks: (their folder,
+    their Rule)."""
     folder, rule = masks
     if not folder.is_dir():
         raise InputError(f"{show_name(folder)} is no folder; name the one with the masks")
     if folder.resolve() == pictures.folder.resolve() and not args.mask_suffix:
         raise InputError(
-            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of their own, with the names "
+            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of "
+            "their own, with the names "
             "of their photographs, or say with --mask-suffix what their names end in"
         )
     files, _ = walk(folder)
@@ -112,7 +116,8 @@ def no_mask(pictures, folder, files):
         example, way = f"it holds {show_name(name)} and the other", suffix_hint(pictures, files)
     first = show_name(pictures.name_of(next(iter(pictures.files))))
     return (
-        f"{show_name(folder)} holds no mask with the name of a photograph of {show_name(pictures.folder)} ({example} "
+        f"{show_name(folder)} holds no mask with the name of a photograph of "
+        f"{show_name(pictures.folder)} ({example} "
         f"{first}); name each like its photograph, with any ending{way}"
     )
 

@@ -3,11 +3,12 @@ r"""A table of labels, a CSV file with a line for each photograph:
     filename,class,age,xmin,ymin,xmax,ymax
     farm/bella.jpg,horse,7,120,80,410,300
 
-The column filename, file, image, path or name (the first of these that is there, in any case) says which photograph, as
-data/names.py compares names. xmin, ymin, xmax and ymax are a box in pixels of the upright photograph, or all from 0 to 1. A
-column class of two values becomes binary.h5, class 0 the first in the alphabet. All columns but those of the box come into
-index.csv; an empty cell is unknown, and so are NA, N/A, nan, null and --. Commas, semicolons or tabs between, UTF-8 or
-UTF-16, with or without a mark before, lines that end as on Windows or not; 3,5 is 3.5.
+The column filename, file, image, path or name (the first of these that is there, in any case) says
+which photograph, as data/names.py compares names. xmin, ymin, xmax and ymax are a box in pixels of
+the upright photograph, or all from 0 to 1. A column class of two values becomes binary.h5, class 0
+the first in the alphabet. All columns but those of the box come into index.csv; an empty cell is
+unknown, and so are NA, N/A, nan, null and --. Commas, semicolons or tabs between, UTF-8 or UTF-16,
+with or without a mark before, lines that end as on Windows or not; 3,5 is 3.5.
 """
 
 import csv
@@ -37,8 +38,8 @@ THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")  # or 3,500 of 3500
 class Labels:
     """What a table says of the photographs of a folder.
 
-    columns: those that come into index.csv; classes: the two values of its column class, or None; has_boxes: whether it has
-    columns of a box; remarks: sentences for the report.
+    columns: those that come into index.csv; classes: the two values of its column class, or None;
+    has_boxes: whether it has columns of a box; remarks: sentences for the report.
     """
 
     def __init__(self, path, pictures):
@@ -60,7 +61,8 @@ class Labels:
                     f"its column {name} would take the place of index.csv's own; rename it"
                 )
         self._clear_unknown()
-        self.rows = self._find_photographs(pictures, identity)  # {photograph: (line number, cells)}
+        # {photograph: (line number, cells)}
+        self.rows = self._find_photographs(pictures, identity)
         for name in self.columns:
             if name.lower() not in WORDS:
                 self._judge_numbers(name)
@@ -73,7 +75,8 @@ class Labels:
         ]
         if others:
             self.remarks.append(
-                f"not in {show_name(path)}, so without its labels: {len(others)} ({cli.listed(others)})"
+                f"not in {show_name(path)}, so without its labels: {len(others)} "
+                f"({cli.listed(others)})"
             )
 
     def wrong(self, what, number=None):
@@ -87,7 +90,8 @@ class Labels:
         return {key: cells[name].strip() for key, (_, cells) in self.rows.items()}
 
     def splits(self, source):
-        """{photograph: split} of a column split (or subset) of such words, else None; a column of others is said."""
+        """{photograph: split} of a column split (or subset) of such words, else None; a column of
+        others is said."""
         for word in ("split", "subset"):
             cells = self.column(word)
             if cells is None:
@@ -98,7 +102,8 @@ class Labels:
             if word == "split":
                 listed = cli.listed([quoted(cell) for cell in others]) or "nothing"
                 source.warnings.append(
-                    f"the column {word} of {show_name(self.path)} is not used as a split, as it holds {listed}; write "
+                    f"the column {word} of {show_name(self.path)} is not used as a split, as it "
+                    f"holds {listed}; write "
                     "train, val or test there, or give it another name"
                 )
         return None
@@ -121,7 +126,8 @@ class Labels:
         if 0 < len(corners) < 4:
             missing = [word for word in CORNERS if word not in self.by_word]
             raise self.wrong(
-                f"it has a column {corners[0]} and no {' and no '.join(missing)}; a box takes all four"
+                f"it has a column {corners[0]} and no {' and no '.join(missing)}; a box takes all "
+                "four"
             )
         return corners
 
@@ -151,7 +157,8 @@ class Labels:
                 ) from None
             if key is None:
                 raise self.wrong(
-                    f"{quoted(text)} is no photograph of {show_name(pictures.folder)}; correct the name, or take "
+                    f"{quoted(text)} is no photograph of {show_name(pictures.folder)}; correct "
+                    "the name, or take "
                     "the line out",
                     number,
                 )
@@ -175,9 +182,10 @@ class Labels:
             elif cell:
                 odd.append((number, cell))
         if odd:
-            if numbers + len(commas) >= 3 * len(odd):
+            if numbers + len(commas) >= 2 * len(odd):
                 raise self.wrong(
-                    f"{name} is {quoted(odd[0][1])}, and {numbers + len(commas)} other cells of this column are "
+                    f"{name} is {quoted(odd[0][1])}, and {numbers + len(commas)} other cells of "
+                    "this column are "
                     "numbers; write a number, or leave the cell empty where it is unknown",
                     odd[0][0],
                 )
@@ -188,7 +196,8 @@ class Labels:
         if len(unclear) == len(commas) or any(one[2].count(",") > 1 for one in unclear):
             number, _, cell = unclear[0]
             raise self.wrong(
-                f"{name} is {quoted(cell)}, which may be a decimal comma or thousands; write it with a point, or without",
+                f"{name} is {quoted(cell)}, which may be a decimal comma or thousands; write it "
+                "with a point, or without",
                 number,
             )
         for _, cells, cell in commas:
@@ -198,7 +207,8 @@ class Labels:
         )
 
     def _read_boxes(self, corners):
-        """The Box of each line that has one, in pixels or, where all lie in [0, 1], as parts of the sides."""
+        """The Box of each line that has one, in pixels or, where all lie in [0, 1], as parts of
+        the sides."""
         found = {}
         for key, (number, cells) in self.rows.items():
             texts = [cells[name].strip() for name in corners]
@@ -210,14 +220,16 @@ class Labels:
         for key, (number, box) in found.items():
             if key in small and not is_relative:
                 raise self.wrong(
-                    f"the box {' '.join(f'{value:g}' for value in box)} ends in the first pixel, as if it were in "
+                    f"the box {' '.join(f'{value:g}' for value in box)} ends in the first pixel, "
+                    "as if it were in "
                     "[0, 1]; multiply it by the photograph's width and height",
                     number,
                 )
             self.boxes[key] = Box(box, is_upright=True, is_relative=is_relative)
         if is_relative:
             self.remarks.append(
-                f"boxes from 0 to 1, read as parts of the photograph's width and height: {len(found)}"
+                "boxes from 0 to 1, read as parts of the photograph's width and height: "
+                f"{len(found)}"
             )
 
     def _box_of(self, texts, number):
@@ -228,14 +240,16 @@ class Labels:
             value = float(plain) if NUMBER.fullmatch(plain) else math.nan
             if not math.isfinite(value):
                 raise self.wrong(
-                    f"{word} is {quoted(text)}, no number; write a number of pixels, or leave all four empty",
+                    f"{word} is {quoted(text)}, no number; write a number of pixels, or leave all "
+                    "four empty",
                     number,
                 )
             values.append(value)
         return tuple(values)
 
     def _two_classes(self, column):
-        """The two values of the column class, sorted; None, with a remark, where there are not two."""
+        """The two values of the column class, sorted; None, with a remark, where there are not
+        two."""
         if column is None:
             return None
         values = sorted({cells[column].strip() for _, cells in self.rows.values()} - {""})
@@ -243,7 +257,8 @@ class Labels:
             return tuple(values)
         listed = cli.listed([quoted(value) for value in values]) or "none"
         remark = (
-            f"the column {column} of {show_name(self.path)} holds {len(values)} value{'s' * (len(values) != 1)} "
+            f"the column {column} of {show_name(self.path)} holds {len(values)} "
+            f"value{'s' * (len(values) != 1)} "
             f"({listed}) and not two, so there is no binary.h5"
         )
         if len(values) > 2:
@@ -258,8 +273,8 @@ def wrong(path, what, number=None):
 
 
 def read_table(path):
-    """(column names, [(line number, {column: cell})]) of a CSV file; lines of empty cells and columns without a name are
-    left out. Raises InputError."""
+    """(column names, [(line number, {column: cell})]) of a CSV file; lines of empty cells and
+    columns without a name are left out. Raises InputError."""
     try:
         content = Path(path).read_bytes()
         is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
@@ -304,7 +319,8 @@ def check_cells(cells, names, path, number):
     if any(cell.strip() for cell in cells[len(names) :]):
         raise wrong(
             path,
-            "it has more cells than there are columns; put cells that hold a comma into double quotes",
+            "it has more cells than there are columns; put cells that hold a comma into double "
+            "quotes",
             number,
         )
     if len(cells) < len(names):

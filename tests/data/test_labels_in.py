@@ -1,6 +1,8 @@
-"""Labels as people bring them, from public threads: stored right, by values that are computed here, or refused with a way out.
+"""Labels as people bring them, from public threads: stored right, by values that are computed
+here, or refused with a way out.
 
-Photographs and masks are 64 x 64, and so is what is stored: a stored mask equals its source pixel by pixel.
+Photographs and masks are 64 x 64, and so is what is stored: a stored mask equals its source pixel
+by pixel.
 """
 
 import csv
@@ -138,7 +140,8 @@ def fates(text):
     return counts
 
 
-# ------------------------------------------------------------------------------------------- outlines
+# -------------------------------------------------------------------------------------------
+# outlines
 
 
 def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_path, capsys):
@@ -262,7 +265,8 @@ def test_an_object_with_a_box_alone_leaves_its_photograph_unlabelled_and_named(t
     assert "an object has a box and no outline: 1\n  p00" in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------- categories, splits, exports
+# ----------------------------------------------------------------------------- categories, splits,
+# exports
 
 
 @pytest.mark.parametrize("words", [["CAT", "dog"], ["all"]])
@@ -286,7 +290,8 @@ def test_two_categories_are_the_class_and_more_a_column(words, tmp_path, capsys)
 
 
 def export(place, layout_of, splits):
-    """Photographs and COCO files of several splits. layout_of: split -> (its file, its photographs' folder)."""
+    """Photographs and COCO files of several splits. layout_of: split -> (its file, its
+    photographs' folder)."""
     first = 0
     for split, n in splits.items():
         content = coco(n)
@@ -360,7 +365,8 @@ def test_a_zip_of_one_file_and_what_is_no_export(tmp_path):
     assert "Label Studio" in message
 
 
-# ----------------------------------------------------------------------------------------------- names
+# -----------------------------------------------------------------------------------------------
+# names
 
 
 @pytest.mark.parametrize(
@@ -446,7 +452,8 @@ def test_masks_beside_their_photographs(tmp_path):
     assert same(found, {name(k): mask(k) for k in range(3)}) and len(found) == 3
 
 
-# ----------------------------------------------------------------------------------------------- masks
+# -----------------------------------------------------------------------------------------------
+# masks
 
 
 def of_masks(place):
@@ -520,7 +527,8 @@ def test_masks_in_the_colours_of_a_labelmap(tmp_path):
     assert same(found, {"p00": mask(0) & False, "p01": mask(1), "p02": mask(2)})
 
 
-# ------------------------------------------------------------------------------------------ orientation
+# ------------------------------------------------------------------------------------------
+# orientation
 
 
 def turned(place, n, orientation=6, size=(96, 64), first=0):
@@ -579,7 +587,8 @@ def test_boxes_of_a_table_follow_those_that_fit_the_stored_frame_alone(tmp_path)
     assert found["p01"]["bboxes"].tolist() == [8, 8, 32, 40]  # and the photograph stays as it lies
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------------
+# tables
 
 
 def with_table(place, text, *options, n=8, fractions="0-0-100"):
@@ -668,7 +677,8 @@ def test_folders_called_as_splits_are_splits(names, tmp_path):
     }
 
 
-# ------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------------------------------------------
+# groups
 
 
 def homes(found, key):
@@ -722,7 +732,8 @@ def test_a_group_in_several_given_splits_is_warned_of(tmp_path, capsys):
     assert "groups in several of the given splits: 4" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------- VOC
+# -------------------------------------------------------------------------------------------------
+# -- VOC
 
 
 def voc(place, n, number, called, root="voc"):
@@ -772,11 +783,13 @@ def test_voc_of_several_own_classes_takes_numbers_and_names(tmp_path, capsys):
     assert [int(row["has_box"]) for _, row in sorted(found.items())] == [1, 0, 0]
 
 
-# -------------------------------------------------------------------------------------------------- HDF5
+# -------------------------------------------------------------------------------------------------
+# - HDF5
 
 
 def h5(place, write, kind="masks", n=8):
-    """A data folder by hand: images of noise, and what write(path) makes of another file; returns it."""
+    """A data folder by hand: images of noise, and what write(path) makes of another file; returns
+    it."""
     for number, split in enumerate(layout.SPLITS):
         folder = make(place / "D" / split)
         images = [np.asarray(noise(f"{split} {k}", SIDE, SIDE)) for k in range(n)]
