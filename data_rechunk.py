@@ -6,9 +6,9 @@ access wants.
     write nothing
 
 Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and
-a digest of its content. It streams (memory does not grow with N), checks what it wrote against what
-it read, and replaces a file only then, so it needs room for one more copy of the largest file.
-Takes about twice as long as copying the files.
+a digest of its content. It streams (memory does not grow with N), checks what it wrote against
+what it read, and replaces a file only then, so it needs room for one more copy of the largest
+file. Takes about twice as long as copying the files.
 
 Folders that others prepared in this layout work too, with images.h5 and whichever of the other
 files there are. In a file of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless
@@ -28,10 +28,14 @@ from tqdm import tqdm
 
 import cli
 from cli import InputError
-from data import contract, conversion, report
-from data.contract import LAYOUT, UNLABELLED, chunked, sample_dtype, sample_shape
+from data import check, contract, convert
+from data.hdf5 import find_dataset, naming, open_h5, refuse_lacking, slabs
+from data.index import column_names, read_index_rows
+from data.layout import LAYOUT, SPLITS, UNLABELLED, chunked, sample_dtype, sample_shape
+from data.report import cli_words
 from training import lock
 
+TASKS = {"masks": "seg", "binary": "cls", "bboxes": "bbox"}  # what learns from a kind of file
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
 
 
@@ -51,7 +55,7 @@ def parse_args(argv=None):
 
 def main(args):
     if args.check:
-        report.check(args.data)
+        print_next(args.data, check.check(args.data))
         return
     done = 0
     jobs = [
@@ -67,6 +71,27 @@ def main(args):
         f"{done} files re-chunked" if done else "nothing to do, all files are re-chunked already"
     )
     print(f"{args.data}: {state}; split hash {summary['split_hash']}")
+    print_next(args.data, summary)
+
+
+def print_next(data, summary):
+    """Print the training that finds the files that it needs, where one does."""
+    known = set.intersection(*map(set, summary["kinds"].values()))
+    tasks = [task for kind, task in TASKS.items() if kind in known]
+    train = [] if len(tasks) == len(TASKS) else ["--tasks", *tasks]
+    if train and "binary" not in known and has_column(data, summary, "category"):
+        train.append("column:category")
+    if len(summary["splits"]) < len(SPLITS):
+        print("next: prepare the data with train, val and test, which a training needs")
+    elif train != ["--tasks"]:
+        where = [] if data == Path("datasets/data_new") else ["--data", data]
+        print(f"next: {cli_words('train.py' if train else 'train_mtl.py', *where, *train)}")
+
+
+def has_column(data, summary, name):
+    """Whether index.csv of every split has a column."""
+    rows = [read_index_rows(data, split, n) for split, n in summary["splits"].items()]
+    return all(name in column_names(one) for one in rows)
 
 
 def rechunk(data, split, kind, ignore=False):
@@ -74,20 +99,20 @@ def rechunk(data, split, kind, ignore=False):
     no pet in any masks."""
     path = Path(data) / split / f"{kind}.h5"
     temporary = path.with_name(path.name + ".partial")
-    with contract.open_h5(path) as source:
-        with contract.naming(path):
+    with open_h5(path) as source:
+        with naming(path):
             if contract.is_rechunked(source, kind):
-                conversion.refuse_other_reading(path, source.attrs, ignore)
+                convert.refuse_other_reading(path, source.attrs, ignore)
                 return False
             dataset = source_dataset(path, source, kind)
             n, size = images_shape(data, split)
             contract.check_shape(path, dataset.name[1:], dataset, kind, size)
             contract.refuse_other_number(path, len(dataset), n)
             attributes = {"border": "unknown", **dataset_attributes(dataset), **source.attrs}
-            attributes.pop(conversion.PET_WAS, None)  # it told of the content before
+            attributes.pop(convert.PET_WAS, None)  # it told of the content before
             if kind == "binary":
                 contract.class_names(path, attributes)
-            to_contract = conversion.make_converter(path, kind, dataset, attributes, ignore)
+            to_contract = convert.make_converter(path, kind, dataset, attributes, ignore)
         try:
             # The cores and the disk work side by side: hashing beside writing, flushing beside
             # reading back.
@@ -124,26 +149,30 @@ def copy_attributes(path, attributes, target):
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
+                f"{path} has an attribute {name!r} that cannot be copied "
+                f"({contract.shorten(error)}); delete "
                 "it"
             ) from None
 
 
 def source_dataset(path, source, kind):
-    """The dataset to read from: `kind`, or `chunked_kind` where only that is there."""
-    for name in (kind, chunked(kind)):
-        if isinstance(source.get(name), h5py.Dataset):
-            return source[name]
-    names = ", ".join(map(str, source)) or "nothing"
-    raise InputError(
-        f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
-    )
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that
+    it is made of."""
+    dataset = find_dataset(path, source, (kind, chunked(kind)))
+    if dataset is None:
+        names = ", ".join(map(str, source)) or "nothing"
+        raise InputError(
+            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with "
+            f"{LAYOUT[kind]}"
+        )
+    refuse_lacking(path, dataset)
+    return dataset
 
 
 def images_shape(data, split):
     """(N, S) of a split, from its images; the other files have to match."""
     path = Path(data) / split / "images.h5"
-    with contract.open_h5(path) as file, contract.naming(path):
+    with open_h5(path) as file, naming(path):
         dataset = source_dataset(path, file, "images")
         return len(dataset), contract.check_shape(path, dataset.name[1:], dataset, "images")
 
@@ -160,7 +189,7 @@ def write_chunked(file, kind, source, to_contract, size, helper):
         chunked(kind), (len(source), *shape), sample_dtype(kind), chunks=(1, *shape), fillvalue=None
     )
     file[kind] = target
-    for start, rows in contract.slabs(source):
+    for start, rows in slabs(source):
         rows = np.ascontiguousarray(to_contract(rows, start))
         contract.check_values(source.file.filename, kind, rows, size, start)
         hashing.append(helper.submit(digest.update, rows))
@@ -176,10 +205,10 @@ def write_chunked(file, kind, source, to_contract, size, helper):
 
 def compare(path, kind, source, to_contract):
     """Read a re-chunked file back and compare it with its source."""
-    with contract.open_h5(path) as file, contract.naming(path):
+    with open_h5(path) as file, naming(path):
         dataset = file[chunked(kind)]
         first = (0,) * (dataset.ndim - 1)
-        for start, rows in contract.slabs(source):
+        for start, rows in slabs(source):
             # As bytes, because NaN does not equal itself.
             rows = (
                 np.ascontiguousarray(to_contract(rows, start)).reshape(len(rows), -1).view(np.uint8)
@@ -201,12 +230,14 @@ def split_hash(path, kind, digest, attributes):
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
             raise InputError(
-                f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
-                "again, or, where you changed them yourself, delete the file's attribute 'split_hash'"
+                f"{path}: its images are not those that were prepared (their split hash differs); "
+                "prepare them "
+                "again, or, where you changed them yourself, delete the file's attribute "
+                "'split_hash'"
             )
         return digest
     images = path.with_name("images.h5")
-    with contract.open_h5(images) as file:
+    with open_h5(images) as file:
         recorded = str(file.attrs["split_hash"])
     contract.refuse_other_images(path, str(attributes.get("split_hash", recorded)), recorded)
     return recorded

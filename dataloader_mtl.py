@@ -9,6 +9,7 @@ which tasks make their targets, is described in tasks/__init__.py."""
 import hashlib
 import operator
 import pickle
+import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,8 +238,10 @@ class MTLDataset(Dataset):
         """What is known of some rows beside pictures."""
         found = {}
         for need, values in self.known.items():
-            is_text = isinstance(values, list)
-            found[need] = [values[row] for row in rows] if is_text else values[rows]
+            if isinstance(values, list):
+                found[need] = [values[row] for row in rows]
+            else:
+                found[need] = torch.from_numpy(values[rows])
         return found
 
     # ------------------------------------------------------------------------------- how it is made
@@ -322,6 +325,22 @@ def pack(batch):
     return pickle.dumps(batch, pickle.HIGHEST_PROTOCOL) if get_worker_info() else batch
 
 
+def start_workers(loader):
+    """The loader's iterator, whose worker processes read ahead by themselves."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # an iterator that is half made complains as it goes
+    try:
+        return iter(loader)
+    except OSError as error:
+        traceback.clear_frames(error.__traceback__)
+        raise InputError(
+            f"the {loader.num_workers} workers of the loader cannot start ({error.strerror}); "
+            "use fewer, or --workers 0"
+        ) from None
+    finally:
+        sys.unraisablehook = hook
+
+
 def batches(loader, epoch=0):
     """The batches of one epoch, read ahead of their use. Close it (contextlib.closing) where it may
     be left half-way."""
@@ -329,13 +348,7 @@ def batches(loader, epoch=0):
     if not loader.num_workers:
         yield from ahead(loader)
         return
-    try:
-        packed = iter(loader)  # starts the workers, which read ahead by themselves
-    except OSError as error:
-        raise InputError(
-            f"the {loader.num_workers} workers of the loader cannot start ({error.strerror}); "
-            "use fewer, or --workers 0"
-        ) from None
+    packed = start_workers(loader)
     try:
         for batch in packed:
             batch = pickle.loads(batch)

@@ -366,14 +366,15 @@ def _same(map):
 
 
 def standardised(image, mean, std):
-    """(image - mean) / std in float32."""
+    """(image - mean) / std, computed in float32, in the precision of the network."""
     if torch.compiler.is_compiling() or not image.is_contiguous(memory_format=torch.channels_last):
-        return (image.float() - mean) / std
+        return ((image.float() - mean.float()) / std.float()).to(mean.dtype)
     # A row at once, as three numbers over and over are slow to read. The values are the same.
     rows = image.permute(0, 2, 3, 1).flatten(2)
-    mean = mean.flatten().repeat(image.shape[3])
-    std = std.flatten().repeat(image.shape[3])
-    return (rows.float() - mean).div_(std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    row_mean = mean.float().flatten().repeat(image.shape[3])
+    row_std = std.float().flatten().repeat(image.shape[3])
+    pixels = (rows.float() - row_mean).div_(row_std).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+    return pixels.to(mean.dtype)
 
 
 def build(part, name, seed):

@@ -38,12 +38,7 @@ SPLIT = (
 
 def main(config, options):
     # Here, as PyTorch takes seconds to import, and --help does without.
-    from models import MTLNet
-    from tasks.bbox import Bbox
-    from tasks.cls import Cls
-    from tasks.seg import Seg
-    from training.trainer import Trainer
-    from utils import WeightedLoss
+    from recipe import Bbox, Cls, MTLNet, Seg, Trainer, WeightedLoss
 
     trainers = []
     for text in options["split"]:

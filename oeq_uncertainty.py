@@ -12,12 +12,7 @@ from config import Config
 
 def main(config):
     # Here, as PyTorch takes seconds to import, and --help does without.
-    from models import MTLNet
-    from tasks.bbox import Bbox
-    from tasks.cls import Cls
-    from tasks.seg import Seg
-    from training.trainer import Trainer
-    from utils import UncertaintyWeightedLoss
+    from recipe import Bbox, Cls, MTLNet, Seg, Trainer, UncertaintyWeightedLoss
 
     tasks = [Seg(), Cls(), Bbox()]
     model = MTLNet(tasks, width=config.width, seed=config.seed)

@@ -15,12 +15,13 @@ from pathlib import Path
 from cli import InputError
 
 HERE = Path(__file__).resolve().parent
+BASES = {"view"}  # files of base classes, which hold no component
 
 
 def names(folder):
     """Names of all components in a folder, sorted."""
     paths = (HERE / folder).glob("[a-z]*.py")
-    return sorted(path.stem for path in paths)
+    return sorted(path.stem for path in paths if path.stem not in BASES)
 
 
 def find(folder, name, *more):

@@ -12,10 +12,7 @@ from config import Config
 
 def main(config):
     # Here, as PyTorch takes seconds to import, and --help does without.
-    from models import MTLNet
-    from tasks.seg import Seg
-    from training.trainer import Trainer
-    from utils import EqualWeightedLoss
+    from recipe import EqualWeightedLoss, MTLNet, Seg, Trainer
 
     tasks = [Seg()]
     model = MTLNet(tasks, width=config.width, seed=config.seed)

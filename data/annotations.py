@@ -9,7 +9,6 @@ Without the file all is unknown.
 """
 
 import numpy as np
-import torch
 
 from cli import InputError
 from data import contract
@@ -25,11 +24,11 @@ class Annotations:
         self.stamps, self.index, self.size = stamps, index, size
 
     def read(self, need):
-        """All rows of what a task needs, as above."""
+        """All rows of what a task needs, as above, an array or a list."""
         kind, _, column = need.partition(":")
         if not column:
-            rows = torch.from_numpy(self._read_file(kind))
-            return rows / self.size if kind == "bboxes" else rows[:, 0].long()
+            rows = self._read_file(kind)
+            return rows / self.size if kind == "bboxes" else rows[:, 0].astype(np.int64)
         if "row" not in self.index[0]:  # there is no index.csv
             return [""] * len(self.index)
         cells = self.column(column)

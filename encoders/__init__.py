@@ -82,8 +82,8 @@ class Encoder(ABC):
                 unfit.append(f"{name} is {given} instead of {tuple(value.shape)}")
         if unfit:
             raise InputError(
-                f"the weights of {source} do not fit the encoder {self.name}: {listed(unfit)}; name "
-                "others, or another --encoder"
+                f"the weights of {source} do not fit the encoder {self.name}: {listed(unfit)}; "
+                "name others, or another --encoder"
             )
         for module in modules:
             module.load_state_dict({name: weights[name] for name in wanted})
@@ -104,8 +104,8 @@ class Encoder(ABC):
             raise
         except Exception as error:  # each library fails in its own way
             raise InputError(
-                f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); check the "
-                "connection, or name a file with --encoder-weights"
+                f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); check "
+                "the connection, or name a file with --encoder-weights"
             ) from None
 
 
@@ -115,8 +115,8 @@ def read(path):
         content = torch.load(Path(path), map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(
-            f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, "
-            f"{PACKAGE} or a file with a state dict"
+            f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, "
+            f"{HUB}, {PACKAGE} or a file with a state dict"
         ) from None
     except Exception:  # hostile bytes make the unpickler raise nearly anything
         content = None

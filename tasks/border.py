@@ -47,6 +47,11 @@ class Border(Task):
         known = labelled.any(1)
         return {"trimap_iou": blank(iou, known), "trimap_accuracy": blank(accuracy, known)}
 
+    def opacity(self, output):
+        """Pet against background: one half in the middle of the border."""
+        pet, background, _ = output
+        return (pet - background).sigmoid()
+
     def answer(self, output, height, width):
         """The class of each pixel, (H, W) int64: 0 pet, 1 background, 2 border."""
         return resized(output, height, width).argmax(0)

@@ -13,8 +13,7 @@ from utils import UNLABELLED, blank
 
 CLASSES = ("cat", "dog")
 NEITHER = 254
-# An answer whose probability is lower is "neither".
-UNSURE, LEAST = "neither", 0.8
+LEAST = 0.8  # an answer whose probability is lower is "no cat or dog"
 
 
 class Cls(Task):
@@ -72,22 +71,33 @@ class Cls(Task):
         is_class = target < len(CLASSES)
         return output[is_class], target[is_class]
 
+    @property
+    def neither(self):
+        """What is said where a picture shows none of the classes."""
+        return "no " + " or ".join(self.classes)
+
     def answer(self, output, height, width):
-        """(name of the class, its probability); "neither" where that is under LEAST."""
+        """(name of the class, its probability); "no cat or dog" where that is under LEAST."""
         probability, winner = (output / self.temperature).softmax(dim=0).max(dim=0)
-        name = self.classes[winner] if probability >= LEAST else UNSURE
+        name = self.classes[winner] if probability >= LEAST else self.neither
         return name, probability.item()
+
+    def is_absent(self, value):
+        return value[0] == self.neither
 
     def truth(self, target, height, width):
         if target == UNLABELLED:
             return None
-        return UNSURE if target == NEITHER else self.classes[target], None
+        return self.neither if target == NEITHER else self.classes[target], None
 
     def describe(self, value, height, width):
         name, probability = value
-        if probability is None:
+        if probability is None or self.is_absent(value):
             return name
-        return f"{name} ({probability:.0%})" if name == UNSURE else f"{name} {probability:.0%}"
+        return f"{name} {probability:.0%}"
+
+    def exports(self, output, size):
+        return {"class": (output / self.temperature).softmax(dim=0)}
 
     def cells(self, value, height, width):
         return [value[0], round(value[1], 4)]

@@ -1,6 +1,8 @@
-"""Shared by the tests: the project on the import path, small data folders, trained runs, 200 real photographs.
+"""Shared by the tests: the project on the import path, small data folders, trained runs, 200 real
+photographs.
 
-Each shared folder is made once for all processes of the suite (`once`). Read them; copy what you change.
+Each shared folder is made once for all processes of the suite (`once`). Read them; copy what you
+change.
 """
 
 import os
@@ -9,15 +11,17 @@ import signal
 import sys
 from pathlib import Path
 
-# Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that tests start inherit it.
+# Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that
+# tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests start and interrupt.
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests
+# start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import h5py
-import numpy as np
-import pytest
-from filelock import FileLock
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,7 +30,7 @@ import warm  # noqa: E402  (the path comes first)
 from tiny import TINY  # noqa: E402
 
 import data_rechunk  # noqa: E402
-from training import pictures  # noqa: E402
+from training.figures import Figures  # noqa: E402
 
 SHARED = "shared"  # folder of `once`, beside the processes' own temporary folders
 PHOTOGRAPHS = 200
@@ -34,18 +38,22 @@ PHOTOGRAPHS = 200
 
 @pytest.fixture(scope="session", autouse=True)
 def no_memory(tmp_path_factory):
-    """What runs remember of this machine for later ones stays among the tests; scripts that they start inherit it."""
+    """What runs remember of this machine for later ones stays among the tests; scripts that they
+    start inherit it.
+    """
     os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(
         tmp_path_factory.mktemp("cache")
     )
 
 
-# ------------------------------------------------------------------------------------------------ made once for all
+# -------------------------------------------------------------------------------- made once for all
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make) -> the folder that make(folder) fills, in whichever process of the suite asks first."""
+    """once(name, make) -> the folder that make(folder) fills, in whichever process of the suite
+    asks first.
+    """
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
@@ -79,7 +87,8 @@ def rich(once):
 
 @pytest.fixture(scope="session")
 def trained(once, data):
-    """trained("train_mtl.py") -> the runs folder of that script's run on `data` with the options of tiny.TINY.
+    """trained("train_mtl.py") -> the runs folder of that script's run on `data` with the options of
+    tiny.TINY.
 
     More words are more options, as in trained("train.py", "--tasks", "seg", "--name", "own").
     """
@@ -111,7 +120,9 @@ def photographs(once):
 
 
 def link_photographs(root, folder):
-    """Fill a folder with links to an even choice of the photographs that have a trimap, and to what belongs to them."""
+    """Fill a folder with links to an even choice of the photographs that have a trimap, and to what
+    belongs to them.
+    """
     names = sorted(path.stem for path in (root / "annotations" / "trimaps").glob("[!.]*.png"))
     chosen = set(names[:: len(names) // PHOTOGRAPHS][:PHOTOGRAPHS])
     for part in ("images", "annotations/trimaps", "annotations/xmls"):
@@ -125,26 +136,29 @@ def link_photographs(root, folder):
         (folder / "annotations" / path.name).write_text("".join(kept))
 
 
-# ----------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------ figures
 
-DRAWING = {name: getattr(pictures, name) for name in ("draw_curves", "draw_pictures")}
+DRAW = Figures.on_end
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_figures():
-    """Runs in the tests' own process write empty figures: drawing takes most of so short a run's time."""
+    """Runs in the tests' own process draw no figures, which take most of so short a run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in DRAWING:
-            patch.setattr(pictures, name, lambda *args: args[-1].touch())
+        patch.setattr(Figures, "on_end", touch_figures)
         yield
+
+
+def touch_figures(figures, trainer):
+    for name in ("curves.png", "mask.png"):
+        (trainer.folder.path / name).touch()
 
 
 @pytest.fixture(scope="module")
 def figures():
     """For a module or a test that looks at the figures of runs in its own process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, draw in DRAWING.items():
-            patch.setattr(pictures, name, draw)
+        patch.setattr(Figures, "on_end", DRAW)
         yield
 
 
@@ -153,15 +167,17 @@ def no_pictures():
     """What `no_figures` does for all modules."""
 
 
-# -------------------------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 COUNTS = {"train": 24, "val": 10, "test": 10}
 
 
 def write_data(folder, counts, size=64, seed=0):
-    """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head box in it.
+    """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head
+    box in it.
 
-    A cat's square is reddish, a dog's bluish, so there is something to learn. The last image of each split has no box.
+    A cat's square is reddish, a dog's bluish, so there is something to learn. The last image of
+    each split has no box.
     """
     rng = np.random.default_rng(seed)
     for split, n in counts.items():
@@ -189,7 +205,9 @@ def write_data(folder, counts, size=64, seed=0):
 
 
 def copy_project(folder):
-    """Copy all that runs, and the guides that lie in its folders, without the network, records and tests."""
+    """Copy all that runs, and the guides that lie in its folders, without the network, records and
+    tests.
+    """
     for path in ROOT.glob("*.py"):
         shutil.copy(path, folder)
     for package in ROOT.glob("*/__init__.py"):
@@ -204,7 +222,9 @@ def rechunk(folder):
 
 
 def write_more(folder):
-    """Add to a folder of write_data what only tasks of one's own need: trimaps, and columns breed and age with empty cells."""
+    """Add to a folder of write_data what only tasks of one's own need: trimaps, and columns breed
+    and age with empty cells.
+    """
     for split in (path for path in folder.iterdir() if path.is_dir()):
         with h5py.File(split / "masks.h5", "r") as file:
             masks = file["masks"][:]

@@ -1,4 +1,5 @@
-"""Photographs and masks as people have them, for the tests of data_prepare.py with --images, --coco and --voc."""
+"""Photographs and masks as people have them, for the tests of data_prepare.py with --images,
+--coco and --voc."""
 
 import json
 import shutil
@@ -46,7 +47,8 @@ def palette(indices):
 
 
 def own(place, masks, **photos):
-    """A folder of photographs and one of masks, {name: mask or None}; returns the options that name them."""
+    """A folder of photographs and one of masks, {name: mask or None}; returns the options that
+    name them."""
     for name, mask in masks.items():
         photograph(place / "photos", name, **photos)
         if mask is not None:
@@ -74,7 +76,8 @@ def refused(out, *options):
 
 
 def lay_out(place):
-    """All that docs/data.md shows of data of one's own: 24 photographs, masks of every kind, a table, lists, COCO, VOC."""
+    """All that docs/data.md shows of data of one's own: 24 photographs, masks of every kind, a
+    table, lists, COCO, VOC."""
     names = [f"p{k:02}" for k in range(24)]
     for name in names:
         photo = photograph(place / "photos", name)
@@ -104,7 +107,8 @@ def lay_out(place):
 
 
 def write_coco(path, images, annotations, categories=("pet",)):
-    """images: {file name: (width, height)}; annotations: (file name, category, segmentation, more keys)."""
+    """images: {file name: (width, height)}; annotations: (file name, category, segmentation, more
+    keys)."""
     ids = {name: k for k, name in enumerate(images, 1)}
     path.write_text(
         json.dumps(

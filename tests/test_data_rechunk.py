@@ -1,4 +1,5 @@
-"""Re-chunking: same content, one storage, files that others made, refusals that leave the source alone."""
+"""Re-chunking: same content, one storage, files that others made, refusals that leave the source
+alone."""
 
 import hashlib
 import resource
@@ -12,14 +13,15 @@ import pytest
 
 import data_rechunk
 from cli import InputError
-from data import contract
+from data import check, contract
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 
 
 def arrays(n, seed=0):
-    """A split's arrays in the contract's form: noise, a rectangle of pet, a head box in it; the last image has none."""
+    """A split's arrays in the contract's form: noise, a rectangle of pet, a head box in it; the
+    last image has none."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((n, SIZE, SIZE, 1), np.uint8)
     boxes = np.full((n, 4), np.nan, np.float32)
@@ -51,11 +53,6 @@ def rechunk(data):
     return data
 
 
-def read(folder, kind):
-    with h5py.File(folder / f"{kind}.h5", "r") as file:
-        return file[f"chunked_{kind}"][:]
-
-
 def files(folder):
     """Content and time of change of every file."""
     return {
@@ -80,12 +77,13 @@ def as_contract(data, expected):
             )
         # One storage: little more than the samples themselves, where two would double it.
         assert array.nbytes <= path.stat().st_size < array.nbytes + 16384 + 128 * len(array)
-    summary = contract.verify(data)
+    summary = check.verify(data)
     assert summary["splits"] == {"train": len(expected["images"])} and summary["size"] == SIZE
     return summary
 
 
-# --------------------------------------------------------------------------------------------- what it makes
+# ---------------------------------------------------------------------------------------------
+# what it makes
 
 
 @pytest.fixture
@@ -134,15 +132,6 @@ def test_attributes_are_kept(data):
         assert file.attrs["note"] == "mine"
 
 
-def test_index_is_left_as_it_is(data):
-    rows = [f"{k},a_{k},a,{('cat', 'dog')[k % 2]},{int(k < 39)}\n" for k in range(40)]
-    text = "row,name,breed,species,has_box\n" + "".join(rows)
-    (data / "train" / "index.csv").write_text(text)
-    rechunk(data)
-    assert (data / "train" / "index.csv").read_text() == text
-    assert contract.read_index(data, "train", 40) == [f"a_{k}" for k in range(40)]
-
-
 def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
     write(tmp_path / "other" / "train", arrays(40))
     rechunk(data)
@@ -155,7 +144,8 @@ def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
     }
 
 
-# ------------------------------------------------------------------------------------ files that others made
+# ------------------------------------------------------------------------------------ files that
+# others made
 
 
 @pytest.mark.parametrize(
@@ -192,39 +182,6 @@ def test_other_types_of_the_same_values(kind, change, tmp_path):
     as_contract(rechunk(tmp_path), content)
 
 
-def test_masks_of_0_and_255_whose_first_ones_are_empty(tmp_path, monkeypatch):
-    content = arrays(9)
-    content["masks"][:5] = 0
-    write(tmp_path / "train", {**content, "masks": content["masks"] * 255})
-    monkeypatch.setattr(contract, "SLAB_BYTES", 2 * SIZE * SIZE)  # what is empty fills whole slabs
-    as_contract(rechunk(tmp_path), content)
-
-
-def test_boxes_of_whole_numbers(tmp_path):
-    content = arrays(9)
-    content["bboxes"] = np.round(np.nan_to_num(content["bboxes"], nan=1)).astype(np.int32)
-    content["bboxes"][:, 2:] = content["bboxes"][:, :2] + 3
-    write(tmp_path / "train", content)
-    as_contract(rechunk(tmp_path), {**content, "bboxes": content["bboxes"].astype(np.float32)})
-
-
-def test_boxes_may_touch_the_frame(tmp_path):
-    content = arrays(3)
-    content["bboxes"] = np.array([[0, 0, SIZE, SIZE], [0, 5, 0.5, 6], [np.nan] * 4], np.float32)
-    write(tmp_path / "train", content)
-    as_contract(rechunk(tmp_path), content)
-
-
-def test_files_that_hold_two_copies_become_one(tmp_path):
-    # The published study's script added chunked_* beside the first dataset, doubling the file.
-    content = arrays(9)
-    write(tmp_path / "train", content)
-    for kind, array in content.items():
-        with h5py.File(tmp_path / "train" / f"{kind}.h5", "r+") as file:
-            file.create_dataset(f"chunked_{kind}", data=array, chunks=(1, *array.shape[1:]))
-    as_contract(rechunk(tmp_path), content)
-
-
 @pytest.mark.parametrize("chunks", [(1, SIZE, SIZE, 3), (2, SIZE, SIZE, 3)])
 def test_files_that_are_only_nearly_done_are_done_again(chunks, data):
     rechunk(data)
@@ -237,24 +194,17 @@ def test_files_that_are_only_nearly_done_are_done_again(chunks, data):
         else:
             file["images"] = file["chunked_images"]  # two samples a chunk
     with pytest.raises(InputError, match="not re-chunked"):
-        contract.verify(data)
+        check.verify(data)
     as_contract(rechunk(data), arrays(40))
 
 
-def test_files_that_hold_only_the_chunked_name(tmp_path):
-    content = arrays(9)
-    write(tmp_path / "train", content)
-    for kind in content:
-        with h5py.File(tmp_path / "train" / f"{kind}.h5", "r+") as file:
-            file.move(kind, f"chunked_{kind}")
-    as_contract(rechunk(tmp_path), content)
-
-
-# ------------------------------------------------------------------------------------------------- refusals
+# -------------------------------------------------------------------------------------------------
+# refusals
 
 
 def refused(data):
-    """The message of a refusal, after which every file that was wrong or not yet done is as it was."""
+    """The message of a refusal, after which every file that was wrong or not yet done is as it
+    was."""
     before = files(data)
     with pytest.raises(InputError) as error:
         rechunk(data)
@@ -356,13 +306,6 @@ def test_wrong_content_is_refused_with_its_reason(kind, change, words, tmp_path)
     assert f"{kind}.h5" in message and all(word in message for word in words), message
 
 
-def test_text_in_place_of_labels_is_refused(tmp_path):
-    write(tmp_path / "train", arrays(3))
-    with h5py.File(tmp_path / "train" / "binary.h5", "w") as file:
-        file.create_dataset("binary", data=[["cat"], ["dog"], ["cat"]], dtype=h5py.string_dtype())
-    assert "binary.h5" in refused(tmp_path)
-
-
 def test_a_missing_dataset_is_refused_and_what_is_there_is_listed(tmp_path):
     write(tmp_path / "train", arrays(3))
     with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
@@ -371,32 +314,6 @@ def test_a_missing_dataset_is_refused_and_what_is_there_is_listed(tmp_path):
     assert (
         "no dataset 'masks' (it has: labels); give it that name, with (N, S, S, 1) uint8" in message
     )
-
-
-def test_missing_images_are_refused_and_how_to_write_them_is_said(tmp_path):
-    write(tmp_path / "train", arrays(3))
-    (tmp_path / "train" / "images.h5").unlink()
-    message = refused(tmp_path)
-    assert (
-        "images.h5 is missing" in message and "dataset 'images': (N, S, S, 3) uint8, RGB" in message
-    )
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        ("bboxes",),
-        ("binary", "bboxes"),
-        ("masks", "binary", "bboxes"),
-        ("trimaps",),
-        ("masks", "binary", "bboxes", "trimaps"),
-    ],
-    ids="-".join,
-)
-def test_any_other_file_may_be_missing(missing, tmp_path):
-    content = {kind: array for kind, array in arrays(9).items() if kind not in missing}
-    write(tmp_path / "train", content)
-    as_contract(rechunk(tmp_path), content)
 
 
 @pytest.mark.parametrize("kind", contract.KINDS)
@@ -410,7 +327,8 @@ def test_truncated_files_and_files_of_another_kind_are_refused(kind, tmp_path):
 
 
 def test_damaged_storage_is_refused(tmp_path):
-    """A byte of a compressed chunk, and of the file's structure: HDF5 has many errors for it, here it is one sentence."""
+    """A byte of a compressed chunk, and of the file's structure: HDF5 has many errors for it, here
+    it is one sentence."""
     path = write(tmp_path / "train", arrays(9), compression="gzip", fletcher32=True)
     good = (path / "images.h5").read_bytes()
     with h5py.File(path / "images.h5", "r") as file:
@@ -452,18 +370,6 @@ def test_files_of_other_images_are_refused(digest, tmp_path):
     )
     write(tmp_path / "train", {"masks": arrays(9)["masks"]})
     as_contract(rechunk(tmp_path), arrays(9))
-
-
-def test_an_attribute_that_cannot_be_copied_is_named(tmp_path):
-    write(tmp_path / "train", arrays(9))
-    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
-        file.attrs["camera"], file.attrs["author"] = "Leica", b"Bj\xf6rn"
-    assert "masks.h5 has an attribute 'author' that cannot be copied" in refused(tmp_path)
-    with h5py.File(tmp_path / "train" / "masks.h5", "r+") as file:
-        file.attrs["author"] = "Björn"
-    as_contract(rechunk(tmp_path), arrays(9))
-    with h5py.File(tmp_path / "train" / "masks.h5", "r") as file:
-        assert (file.attrs["camera"], file.attrs["author"]) == ("Leica", "Björn")
 
 
 def test_a_full_disk_leaves_the_source_alone(tmp_path):

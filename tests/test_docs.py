@@ -1,4 +1,6 @@
-"""README.md and docs: every printed command is understood by its script, the first ones run, and every link leads somewhere."""
+"""README.md and docs: every printed command is understood by its script, the first ones run, and
+every link leads somewhere.
+"""
 
 import re
 import runpy
@@ -14,7 +16,8 @@ import cli
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
 COMMAND = re.compile(r"(?:\.venv/bin/)?python3? ([\w/]+\.py)\b(.*)")
-# Names of the guides' examples, which tests/tasks/test_guide.py and its like lay into a copy of the project.
+# Names of the guides' examples, which tests/tasks/test_guide.py and its like lay into a copy of the
+# project.
 EXAMPLES = (" share ", "--sharing apart", "--weighting inverse", "--encoder plain")
 # Budgets of `make train` for the tests; options that come last count.
 TINY = {
@@ -61,7 +64,7 @@ def test_a_wrong_command_is_not(monkeypatch):
 
 
 def test_the_first_commands_run(tmp_path):
-    """Those of `make train`, and a look at one's own photograph with the network that comes along."""
+    """Those of `make train`, then a photograph with the network that comes along."""
     for name in (path.name for path in ROOT.glob("*.pt")):
         (tmp_path / name).symlink_to(ROOT / name)
     lines = [line.replace("$(DATA)", "datasets/synthetic") for line in recipe()]

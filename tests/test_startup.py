@@ -1,4 +1,6 @@
-"""What starting a script imports: --help and mistakes are answered without PyTorch, a photograph without what only others need."""
+"""What starting a script imports: --help and mistakes are answered without PyTorch, a photograph
+without what only others need.
+"""
 
 import subprocess
 import sys

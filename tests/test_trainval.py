@@ -12,7 +12,7 @@ from oxford import names, real
 from test_network import SCRATCH
 
 import data_prepare
-from data import contract
+from data import check, contract
 from training import checkpoint
 
 
@@ -59,7 +59,7 @@ def test_what_is_in_them(prepared):
 
 
 def test_they_are_whole_once_rechunked(rechunked):
-    assert contract.verify(rechunked)["splits"] == {"train": 2937, "val": 367, "test": 367}
+    assert check.verify(rechunked)["splits"] == {"train": 2937, "val": 367, "test": 367}
 
 
 @pytest.mark.parametrize(

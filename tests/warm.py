@@ -1,8 +1,10 @@
-"""Run scripts and functions in processes that begin with PyTorch imported: a start takes 0.2 s instead of 2 to 5 s.
+"""Run scripts and functions in processes that begin with PyTorch imported: a start takes 0.2 s
+instead of 2 to 5 s.
 
-A fork server (multiprocessing's) imports third-party packages once, never this project: scripts of a copy of the project
-import their own modules. It computes nothing and opens no file, as threads and handles do not survive a fork. Where a system
-cannot fork safely, a new interpreter does the same.
+A fork server (multiprocessing's) imports third-party packages once, never this project: scripts of
+a copy of the project import their own modules. It computes nothing and opens no file, as threads
+and handles do not survive a fork. Where a system cannot fork safely, a new interpreter does the
+same.
 """
 
 import contextlib
@@ -19,13 +21,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 IS_WARM = sys.platform == "linux"
-PACKAGES = ("torch", "torch._dynamo", "torchvision", "h5py", "tqdm", "scipy.stats", "matplotlib.figure")
+PACKAGES = (
+    "torch",
+    "torch._dynamo",
+    "torchvision",
+    "h5py",
+    "tqdm",
+    "scipy.stats",
+    "matplotlib.figure",
+)
 LIMIT = 600.0  # seconds; only a hang takes so long
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """returncode as of subprocess.Popen (minus the signal's number), or None for a process that had to be ended."""
+    """returncode as of subprocess.Popen (minus the signal's number), or None for a process that had
+    to be ended.
+    """
 
     returncode: int | None
     stdout: str
@@ -56,7 +68,9 @@ class Child:
         return [path.read_text(encoding="utf-8", errors="replace") for path in self.logs]
 
     def wait(self, limit=LIMIT):
-        """The Outcome, after `limit` seconds at most; whatever the process has started ends with it."""
+        """The Outcome, after `limit` seconds at most; whatever the process has started ends with
+        it.
+        """
         self.process.join(limit)
         is_alive = self.process.is_alive()
         self.kill()
@@ -95,12 +109,12 @@ def call(function, *args, cwd=ROOT):
 
 
 def cold_script(script, *args, cwd=ROOT):
-    """The same as `run_script` in a new interpreter: for what a start imports, signals and streams."""
+    """The same as `run_script` in a new interpreter."""
     command = [sys.executable, ROOT / script, *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
-# ------------------------------------------------------------------------------------------------- in the child
+# ------------------------------------------------------------------------------------- in the child
 
 
 def in_child(function, args, cwd, logs, variables):

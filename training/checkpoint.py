@@ -150,8 +150,8 @@ def find(path=None, runs="runs"):
     if SHIPPED.exists():
         return SHIPPED
     raise InputError(
-        f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first or "
-        "name a network with --checkpoint"
+        f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first "
+        "or name a network with --checkpoint"
     )
 
 
@@ -271,8 +271,9 @@ def mean(paths, join_fingerprints):
         for key in (*ALIKE, "border", "split_hash"):
             if other[key] != info[key]:
                 raise InputError(
-                    f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so their "
-                    "weights have no mean; name checkpoints of one experiment on the same data"
+                    f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so "
+                    "their weights have no mean; name checkpoints of one experiment on the same "
+                    "data"
                 )
         info |= join_fingerprints(info, other)
     weights = first.state_dict()

@@ -32,6 +32,8 @@ class Conflicts(Callback):
     Raises cli.InputError for a network in which there is nothing to compare.
     """
 
+    figures = ("conflicts.png",)
+
     def __init__(self, model, every):
         self.tasks, self.every = model.tasks, every
         self.stages = shared_stages(model)

@@ -9,6 +9,7 @@ The first process (rank 0) prints and writes. Where one process ends, all end, a
 why.
 """
 
+import atexit
 import io
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from multiprocessing.connection import wait
@@ -23,6 +25,7 @@ from multiprocessing.connection import wait
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 import cli
 from cli import InputError
@@ -187,6 +190,7 @@ def serve(world, port, threads):
     cli.follow_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first process answers them
+    tqdm.set_lock(threading.RLock())  # its own one is reported as leaked where a process is killed
     torch.set_num_threads(threads)
     store = distributed.TCPStore(HOST, port, is_master=False)
     store.add("ready", 1)
@@ -242,6 +246,7 @@ def follow(device):
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+    atexit.register(leave)
     world = World(distributed.get_rank(), distributed.get_world_size())
     if world.rank == 0:
         return False
@@ -259,13 +264,17 @@ def lead(world, function, trainer):
     buffer = io.BytesIO()  # with the tensors in it, so that none has to lie in shared memory
     torch.save((function, trainer), buffer)
     world.broadcast(buffer.getvalue())
+    world.barrier()  # until all have it
     return function(world, trainer)
 
 
 def obey(world, device="cpu"):
     """Call the function that the first process sends; print nothing, as that one prints it."""
+    import torch._dynamo  # noqa: F401  (as the first step does; its seconds are none of training)
+
     content = io.BytesIO(world.broadcast(None))
     function, trainer = torch.load(content, device, weights_only=False)
+    world.barrier()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     function(world, trainer)
     leave()

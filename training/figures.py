@@ -5,20 +5,19 @@ from training.callbacks import Callback
 
 def draw_validation(trainer, path):
     """Some validation images with targets and predictions."""
-    from training import pictures
+    from inference import view
 
-    pictures.draw_masks(trainer.kept, trainer.data["val"], path)
+    view.draw_masks(trainer.kept, trainer.data["val"], path)
 
 
 class Figures(Callback):
     """Draws what is missing of a run's figures when it ends."""
 
-    def on_end(self, trainer):
-        from training import pictures  # matplotlib, which nothing else of training needs
+    figures = ("curves.png", "mask.png")
 
-        folder = trainer.folder
-        if not (folder.path / "curves.png").exists():
-            history, tasks = trainer.state["history"], trainer.model.task
-            folder.draw("curves.png", pictures.draw_curves, history, tasks)
-        if not (folder.path / "mask.png").exists():
-            folder.draw("mask.png", pictures.draw_masks, trainer.model, trainer.data["test"])
+    def on_end(self, trainer):
+        from inference import view  # matplotlib, which nothing else of training needs
+
+        history, model = trainer.state["history"], trainer.model
+        trainer.folder.draw("curves.png", view.draw_curves, history, model.task)
+        trainer.folder.draw("mask.png", view.draw_masks, model, trainer.data["test"])

@@ -1,9 +1,10 @@
 """What a loss weighting is to the rest: the base class of the files in this folder.
 
-Equal, fixed and uncertainty weighting are in utils.py, with the members that a weighting may override:
-`weights` for the log, `total` or `backward` for a step, `begin_step`, `end_step` and `prepare`.
-README.md is the guide.
-"""
+Equal, fixed and uncertainty weighting are in utils.py, with the members that a weighting may
+override: `weights` for the log, `total` or `backward` for a step, `begin_step`, `end_step` and
+`prepare`. README.md is the guide."""
+
+import torch
 
 import registry
 from cli import InputError
@@ -19,6 +20,19 @@ class Weighting(EqualWeightedLoss):
             stem = name.partition(":")[0]
             raise InputError(f"the weighting {stem} takes nothing after a colon, and was {name!r}")
         self.spec = name
+
+    def across(self, tensor):
+        """The mean of the processes' tensors, of one shape: of gradients, that of the batch."""
+        return tensor if self.world is None else self.world.mean(tensor)
+
+    def global_losses(self, losses):
+        """(n,) the losses of the global batch, in the tasks' order, on the CPU, no gradient."""
+        values = torch.stack([losses[task].detach() for task in self.tasks])
+        return self.across(values).cpu()
+
+    def has_labels(self):
+        """(n,) bool: whether the last global batch holds a label of each task."""
+        return torch.tensor([self.counts[task] > 0 for task in self.tasks])
 
 
 def make_criterion(spec, tasks):

@@ -1,179 +1,119 @@
-"""Photographs with the annotations of a COCO file: polygons and run lengths (RLE), drawn by pycocotools.
+"""Photographs with the annotations of COCO files: one file, a file a split, or the zip or folder
+of an export.
 
-The mask of a photograph is the union of its annotations of the categories of --foreground, or of the only category there is.
-A photograph that the file names without such an annotation has an empty mask; one that it does not name is unlabelled, and
-so is one with a foreground annotation that is a box alone. A crowd is a group of objects of its category, so it counts as
-they do. A photograph with one object of the foreground, and no crowd, gets its box, as bbox states it: x, y, width, height.
+The mask of a photograph is the union of its annotations of the categories of --foreground, or of
+the only category there is; data/shapes.py draws it. A photograph that a file names without such an
+annotation has an empty mask, one that no file names is unlabelled. Of two categories of the
+foreground the category is the class, of more a column `category`.
 """
 
 import json
-import math
+import os
+from collections import Counter
 from dataclasses import dataclass
-
-import numpy as np
+from pathlib import Path
 
 import cli
 from cli import InputError
+from data.gather import gather, new_source, splits_of_lists
+from data.layout import UNLABELLED
+from data.masks import ALL
+from data.names import Ambiguous, Pictures, quoted, split_named
 from data.photographs import MOST_PIXELS, show_name
-from data.sample import BACKGROUND, PET, Box, Unusable, UnusableMask
-from data.sources.folders import gather
-from data.sources.pictures import Picture, Pictures, shown_cell
+from data.shapes import Object, Shapes
+from data.sources.exports import find_files
 
-POLYGONS, RUNS = "masks of polygons", "masks of run lengths (RLE)"
-CROWDS = "masks with crowds, which count as their category does"
 KEYS = {
-    "images": ("id", "file_name", "width", "height"),
+    "images": ("id", "file_name"),
     "categories": ("id", "name"),
     "annotations": ("id", "image_id", "category_id"),
 }
+OTHER_CATEGORY, NO_IMAGE = "of other categories", "of no photograph"  # fates
+MIXED = "of no class, as they show objects of several categories"
+NO_SIZE = "without a size in the COCO file, so drawn on the photograph's own"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Annotated(Picture):
-    """A photograph that the file names. frame: (width, height) as the file has it; annotations: those of the foreground;
-    has_mask: whether they say what is foreground."""
+@dataclass
+class File:
+    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and
+    its split or None."""
 
-    frame: tuple = ()
-    annotations: tuple = ()
-    has_mask: bool = True
+    path: Path
+    content: dict
+    folder: str
+    split: str | None
 
-    def read_mask(self):
-        if not self.has_mask:
-            return None, []
-        width, height = self.frame
-        mask, notes = np.full((height, width), BACKGROUND, np.uint8), set()
-        for one in self.annotations:
-            segmentation = one["segmentation"]
-            notes.add(POLYGONS if isinstance(segmentation, list) else RUNS)
-            if one.get("iscrowd"):
-                notes.add(CROWDS)
-            try:
-                mask[draw(segmentation, height, width).astype(bool)] = PET
-            except ValueError as error:
-                raise UnusableMask(f"its annotation {one['id']} cannot be drawn: {error}") from None
-        return mask, [(note, "") for note in sorted(notes)]
-
-    def read_box(self):
-        if (
-            len(self.annotations) != 1
-            or self.annotations[0].get("iscrowd")
-            or "bbox" not in self.annotations[0]
-        ):
-            return None
-        box = self.annotations[0]["bbox"]
-        if not is_numbers(box) or len(box) != 4:
-            raise Unusable(
-                f"its bbox is {shown_cell(str(box))} and should be four numbers, x, y, width and height"
-            )
-        x, y, width, height = box
-        return Box((x, y, x + width, y + height), self.frame)
+    def is_near(self, name):
+        """Whether a photograph lies beside the file, or in a folder of its split."""
+        folders = name.split("/")[:-1]
+        is_beside = self.folder and name.startswith(self.folder)
+        return is_beside or any(split_named(one) == self.split for one in folders if self.split)
 
 
-def draw(segmentation, height, width):
-    """A segmentation as (H, W) uint8 of 0 and 1. Raises ValueError with the reason."""
-    from pycocotools import mask as coco  # here, as only this needs it
-
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if not is_numbers(polygon) or len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError(
-                    "a polygon should be x and y of at least three points, a list of numbers"
-                )
-            # What reaches far out of the frame would take memory without end.
-            if (
-                min(polygon) < -max(width, height)
-                or max(polygon[::2]) > 2 * width
-                or max(polygon[1::2]) > 2 * height
-            ):
-                raise ValueError(f"a polygon reaches far out of the frame of {width} x {height}")
-        return coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width)))
-    counts = segmentation["counts"]
-    if segmentation.get("size") != [height, width]:
-        raise ValueError(
-            f"its size is {shown_cell(str(segmentation.get('size')))} and should be [{height}, {width}]"
-        )
-    counts = unpack(counts) if isinstance(counts, str) else counts
-    # pycocotools does not look: what runs that are too short leave out would be whatever lay in memory.
-    if (
-        not all(type(count) is int and count >= 0 for count in counts)
-        or sum(counts) != height * width
-    ):
-        raise ValueError(f"its run lengths should be whole numbers that add up to {height * width}")
-    return coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-
-
-def unpack(text):
-    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the
-    fourth on what each has more than the one two before. Raises ValueError."""
-    counts, value, shift = [], 0, 0
-    for bits in (ord(letter) - 48 for letter in text):
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("its counts are no run lengths")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits >> 4 & 1) << shift  # the highest bit is the sign
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    return counts
-
-
-def is_numbers(values):
-    return isinstance(values, list) and all(
-        type(value) in (int, float) and math.isfinite(value) for value in values
-    )
-
-
-def list_samples(args):
-    """What --coco and --images give, a Source. Raises InputError."""
+def list_records(args, place):
+    """What --coco and --images give, a Source. place: a folder for what zips hold. Raises
+    InputError."""
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
         raise InputError(
             "--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'"
         ) from None
-    content = read(args.coco)
-    wanted = choose_categories(args.coco, content, args.foreground)
-    pictures = Pictures(args.images)
-    images = find_images(args.coco, content["images"], pictures)
-    annotations = {image["id"]: [] for image in images.values()}
-    for one in content["annotations"]:
-        if one["image_id"] not in annotations:
-            raise wrong(
-                args.coco,
-                f"annotation {one['id']} is of an image {one['image_id']} that it does not name; export "
-                "the file again",
-            )
-        if one["category_id"] in wanted:
-            annotations[one["image_id"]].append(
-                {
-                    key: one[key]
-                    for key in ("id", "segmentation", "bbox", "iscrowd")
-                    if one.get(key) not in (None, [])
-                }
-            )
-    has_masks = any(one.get("segmentation") for one in content["annotations"])
-    others = [show_name(key) for key in pictures.found if key not in images]
+    paths, root = find_files(args.coco, args.images, place)
+    pictures = Pictures(root)
+    files = read_files(paths, root)
+    pictures.others = [name for name in pictures.others if not name.lower().endswith(".json")]
+    source = new_source(pictures)
+    wanted = choose_categories(files, args.foreground)
+    has_masks = any(
+        one.get("segmentation") for file in files for one in file.content["annotations"]
+    )
+    known, split_of = {}, {}
+    for file in files:
+        for key, told in records_of(file, pictures, source, (wanted, has_masks, args)).items():
+            if key in known:
+                raise InputError(
+                    f"{show_name(file.path)}: {show_name(key)} is in another of the files too; "
+                    "keep it in one of them"
+                )
+            known[key] = told
+            split_of[key] = file.split
+    others = [show_name(pictures.name_of(key)) for key in pictures.files if key not in known]
     if others:
-        pictures.source.remarks.append(
-            f"not in {show_name(args.coco)}, so unlabelled: {len(others)} ({cli.listed(others)})"
+        named = show_name(args.coco[0]) if len(files) == 1 else "the COCO files"
+        source.remarks.append(
+            f"not in {named}, so unlabelled: {len(others)} ({cli.listed(others)})"
         )
-
-    def make(key):
-        if key not in images:
-            return Picture, {}
-        image, found = images[key], tuple(annotations[images[key]["id"]])
-        return Annotated, {
-            "frame": (image["width"], image["height"]),
-            "annotations": found,
-            "has_mask": has_masks and all("segmentation" in one for one in found),
-        }
-
-    return gather(pictures, make, args, has_boxes=True)
+    name_classes(source, known, pictures)
+    return gather(pictures, source, known, args, split_of if len(files) > 1 else None)
 
 
 def wrong(path, what):
     return InputError(f"{show_name(path)}: {what}")
+
+
+# ---------------------------------------------------------------------------------------- what
+# files hold
+
+
+def read_files(paths, root):
+    """The Files of some paths, each with its split where there are several."""
+    splits = [None]
+    if len(paths) > 1:
+        if len(paths) > 3:
+            raise InputError(
+                f"--coco: there are {len(paths)} COCO files "
+                f"({cli.listed([show_name(path) for path in paths])}); name those of "
+                "train, val and test, one each"
+            )
+        named = [path.parent if path.stem.startswith("_annotations") else path for path in paths]
+        splits = splits_of_lists(named)
+    files = []
+    for path, split in zip(paths, splits, strict=True):
+        folder = os.path.relpath(path.parent.resolve(), root.resolve()).replace(os.sep, "/")
+        is_below = len(paths) > 1 and folder != "." and not folder.startswith("..")
+        files.append(File(path, read(path), f"{folder}/" if is_below else "", split))
+    return files
 
 
 def read(path):
@@ -184,100 +124,230 @@ def read(path):
         raise wrong(path, f"it cannot be read ({error.strerror}); name a COCO file") from None
     except (ValueError, RecursionError) as error:
         raise wrong(
-            path, f"it is no JSON ({shown_cell(str(error))}); export the COCO file again"
+            path, f"it is no JSON ({quoted(str(error))}); export the COCO file again"
         ) from None
     for part, keys in KEYS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise wrong(
-                path, f"it is no COCO file of instances, as it has no list '{part}'; export it anew"
+                path,
+                f"it is no COCO file of instances, as it has no list '{part}'; {way_out(content)}",
             )
         seen = set()
         for number, one in enumerate(content[part]):
-            missing = [
-                key
-                for key in keys
-                if not isinstance(one, dict) or type(one.get(key)) not in (int, str)
-            ]
+            if not isinstance(one, dict):
+                one = {}
+            missing = [key for key in keys if ident(one.get(key)) is None]
             if missing:
                 raise wrong(
                     path, f"entry {number} of '{part}' has no {missing[0]}; export the file again"
                 )
+            for key in keys:
+                if key.endswith("id"):
+                    one[key] = ident(one[key])
             if one["id"] in seen:
                 raise wrong(path, f"the id {one['id']} stands twice in '{part}'; give each its own")
             seen.add(one["id"])
     for one in content["annotations"]:
-        shape = one.get("segmentation")
-        if not (
-            shape is None
-            or isinstance(shape, list)
-            or isinstance(shape, dict)
-            and isinstance(shape.get("counts"), (list, str))
-        ):
-            raise wrong(
-                path,
-                f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; export the "
-                "file again",
-            )
+        check_outline(path, one)
     return content
 
 
-def choose_categories(path, content, foreground):
-    """The ids of the categories that count."""
-    used = {one["category_id"] for one in content["annotations"]}
-    names = {one["id"]: str(one["name"]) for one in content["categories"]}
-    unknown = sorted(map(str, used - names.keys()))
-    if unknown:
+def way_out(content):
+    """What to do with another file than COCO's, in words."""
+    if isinstance(content, dict) and "shapes" in content:
+        return "it is labelme's; convert its folder with labelme2coco"
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        if "annotations" in content[0] or "data" in content[0]:
+            return "it is Label Studio's own; export the project as COCO"
+    return "export it anew, as COCO"
+
+
+def ident(value):
+    """An id, or a name, as text: 1, 1.0 and "1" are one; None where it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_id = type(value) in (int, str)
+    return str(value).strip() if is_id else None
+
+
+def check_outline(path, one):
+    shape = one.get("segmentation")
+    is_runs = isinstance(shape, dict) and isinstance(shape.get("counts"), (list, str))
+    if not (shape is None or isinstance(shape, list) or is_runs):
         raise wrong(
             path,
-            f"its annotations are of a category {unknown[0]} that it does not name; export it again",
+            f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; "
+            "export the file again",
         )
-    known = ", ".join(show_name(name) for name in dict.fromkeys(names.values())) or "none"
+    flag = one.get("iscrowd")
+    word = str(flag).strip().casefold()
+    if word not in ("", "0", "1", "0.0", "1.0", "false", "true", "none"):
+        raise wrong(
+            path, f"iscrowd of annotation {one['id']} is {quoted(flag)}; write 0 or 1 there"
+        )
+    one["iscrowd"] = word in ("1", "1.0", "true")
+
+
+def choose_categories(files, foreground):
+    """The names of the categories that count, folded."""
+    used, names = set(), {}
+    for file in files:
+        by_id = {one["id"]: str(one["name"]).strip() for one in file.content["categories"]}
+        for one in file.content["annotations"]:
+            if one["category_id"] not in by_id:
+                raise wrong(
+                    file.path,
+                    f"its annotations are of a category {one['category_id']} that it does not "
+                    "name; export it again",
+                )
+            one["category"] = by_id[one["category_id"]]
+            used.add(one["category"].casefold())
+        names |= {name.casefold(): name for name in by_id.values()}
     if not used:
-        raise wrong(path, "it holds no annotation; export those of your photographs")
-    if not foreground:
-        if len({names[category] for category in used}) > 1:
-            raise wrong(
-                path,
-                f"it has annotations of several categories ({known}); say with --foreground NAME ... which of "
-                "them are the foreground",
-            )
+        raise wrong(files[0].path, "it holds no annotation; export those of your photographs")
+    known = ", ".join(map(show_name, names.values())) or "none"
+    words = [word.casefold() for word in foreground]
+    if words == [ALL] and ALL not in names:
         return used
-    other = [show_name(name) for name in foreground if name not in names.values()]
-    if other:
-        raise InputError(
-            f"--foreground: {show_name(path)} has no category {other[0]!r} (it has {known}); name one of these"
+    if not words and len(used) > 1:
+        raise wrong(
+            files[0].path,
+            f"it has annotations of several categories ({known}); say with --foreground NAME ... "
+            "which of them are the "
+            "foreground, or --foreground all",
         )
-    return {category for category, name in names.items() if name in foreground}
+    for word in words:
+        if word not in names:
+            raise InputError(
+                f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} "
+                f"(it has {known}); name one of "
+                "these"
+            )
+    return set(words) or used
 
 
-def find_images(path, images, pictures):
-    """{name: entry} of the images of a COCO file, all of which have to be there."""
+# ------------------------------------------------------------------------------------ what records
+# are told
+
+
+def records_of(file, pictures, source, choice):
+    """{photograph: what a Record is told} of a file. choice: (categories that count, whether there
+    are outlines, arguments)."""
+    wanted, has_masks, args = choice
+    entries = find_images(file, pictures, source, args.leave_out)
+    objects = {image["id"]: [] for image in file.content["images"]}
+    source.total += len(file.content["annotations"])
+    for one in file.content["annotations"]:
+        if one["image_id"] not in objects:
+            if not args.leave_out:
+                raise wrong(
+                    file.path,
+                    f"annotation {one['id']} is of an image {one['image_id']} that it does not "
+                    "name; export the file again, "
+                    "or add --leave-out to go on without it",
+                )
+            source.fates[NO_IMAGE] += 1
+            source.note("annotations of no image", f"annotation {one['id']}")
+        elif one["category"].casefold() not in wanted:
+            source.fates[OTHER_CATEGORY] += 1
+        else:
+            objects[one["image_id"]].append(one)
+    are_all_crowds = all(one["iscrowd"] for one in file.content["annotations"])
+    known, used = {}, set()
+    for key, image in entries.items():
+        used.add(image["id"])
+        found = [make_object(one, are_all_crowds) for one in objects[image["id"]]]
+        frame = image.get("frame")
+        if frame is None:
+            source.note(NO_SIZE, pictures.name_of(key))
+        known[key] = {"shapes": Shapes(tuple(found), frame, has_masks)}
+    for number, found in objects.items():
+        if number not in used:
+            source.fates["of photographs left out"] += len(found)
+    return known
+
+
+def make_object(one, are_all_crowds):
+    """are_all_crowds: every annotation is marked as a crowd, as CVAT's brush does it: they are
+    objects like others."""
+    return Object(
+        number=one["id"],
+        category=one["category"],
+        outline=one.get("segmentation") or None,
+        box=one.get("bbox") or None,
+        is_crowd=one["iscrowd"] and not are_all_crowds,
+        area=one.get("area"),
+    )
+
+
+def find_images(file, pictures, source, leave_out):
+    """{photograph: entry} of the images of a COCO file, each with its `frame`; all have to be
+    there, unless they are left out."""
     found, missing = {}, []
-    for image in images:
-        key = pictures.find(str(image["file_name"]))
+    for image in file.content["images"]:
+        name = str(image["file_name"])
+        try:
+            key = pictures.find(name, file.is_near)
+        except Ambiguous as error:
+            raise wrong(
+                file.path,
+                f"{quoted(name)} is not clear: {error}; name each by its path, with the ending",
+            ) from None
         if key is None:
-            missing.append(show_name(str(image["file_name"])))
+            missing.append(show_name(name))
         elif key in found:
             raise wrong(
-                path,
-                f"the images {found[key]['id']} and {image['id']} are both {show_name(key)}; keep one of them",
+                file.path,
+                f"the images {found[key]['id']} and {image['id']} are both "
+                f"{show_name(pictures.name_of(key))}; keep one of "
+                "them",
             )
         else:
             found[key] = image
-        sides = image["width"], image["height"]
-        if (
-            not all(type(side) is int and side > 0 for side in sides)
-            or sides[0] * sides[1] > MOST_PIXELS
-        ):
-            raise wrong(
-                path,
-                f"{shown_cell(str(image['file_name']))} is {sides[0]} x {sides[1]} there, no size of a "
-                "photograph; put that right",
-            )
-    if missing:
+            image["frame"] = frame_of(file.path, image)
+    if missing and (not leave_out or not found):
+        raise wrong(
+            file.path,
+            f"{len(missing)} of its {len(file.content['images'])} images are not in "
+            f"{show_name(pictures.folder)} "
+            f"({cli.listed(missing)}); name the folder that its paths begin in, or add "
+            "--leave-out to go on without them",
+        )
+    source.left_out += [(name, f"it is not in {show_name(pictures.folder)}") for name in missing]
+    return found
+
+
+def frame_of(path, image):
+    """(width, height) of an entry of 'images', None where it states none."""
+    sides = []
+    for key in ("width", "height"):
+        text = ident(image.get(key))
+        sides.append(int(text) if text and text.lstrip("-").isdigit() else None)
+    width, height = sides
+    if not width or not height or min(sides) < 0:
+        return None
+    if width * height > MOST_PIXELS:
         raise wrong(
             path,
-            f"{len(missing)} of its {len(images)} images are not in {show_name(pictures.folder)} "
-            f"({cli.listed(missing)}); name the folder that its paths begin in, or take them out of the file",
+            f"{quoted(image['file_name'])} is {width} x {height} there, no size of a photograph; "
+            "put that right",
         )
-    return found
+    return width, height
+
+
+def name_classes(source, known, pictures):
+    """Tell records their category: of two categories the class, of more a column."""
+    names = sorted({one.category for told in known.values() for one in told["shapes"].objects})
+    if len(names) < 2:
+        return
+    source.columns = ("category",)
+    source.classes = tuple(names) if len(names) == 2 else None
+    for key, told in known.items():
+        counts = Counter(one.category for one in told["shapes"].objects)
+        if len(counts) > 1:
+            source.note(MIXED, pictures.name_of(key), ", ".join(sorted(counts)))
+        name = next(iter(counts)) if len(counts) == 1 else ""
+        told["cells"] = {"category": name}
+        told["stratum"] = name
+        if source.classes:
+            told["label"] = names.index(name) if name else UNLABELLED

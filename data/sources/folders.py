@@ -1,79 +1,137 @@
-"""A folder of photographs and one of their masks, which have the same names: any formats, any endings, sub-folders too."""
+"""A folder of photographs and one of their masks, which have the same names: any formats, any
+endings, sub-folders too."""
 
-import cli
+import re
+from os.path import commonprefix
+
 from cli import InputError
-from data.masks import MaskFile
+from data.gather import gather, new_source
+from data.masks import ALL, MaskFile, Rule, read_classes
+from data.names import Ambiguous, Pictures, quoted, strip_suffix, walk, without_ending
 from data.photographs import show_name
-from data.sources.labels import Labels
-from data.sources.oxford import shown
-from data.sources.pictures import Picture, Pictures, below
+
+OF_NONE = "of no photograph"  # fate of a mask
 
 
-def list_samples(args):
+def list_records(args):
     """What --images, --masks and --labels give, a Source. Raises InputError."""
-    pictures = Pictures(args.images, args.masks)
-    masks, foreground = find_masks(pictures, args.masks), tuple(map(int, args.foreground))
-
-    def make(key):
-        files = masks.get(key, ())
-        if len(files) > 1:
-            return f"{len(files)} masks have this name ({shown(files)}); keep one of them"
-        return Picture, {"mask": MaskFile(files[0], foreground, args.trimaps) if files else None}
-
-    source = gather(pictures, make, args)
-    source.has_border = args.trimaps
-    return source
+    is_shared = args.masks and args.masks.resolve() == args.images.resolve()
+    pictures = Pictures(args.images, args.masks, args.mask_suffix if is_shared else None)
+    source, known = new_source(pictures), {}
+    if args.masks:
+        rule = make_rule(args, args.masks)
+        known = read_masks(pictures, source, args, (args.masks, rule))
+        source.has_border = args.trimaps
+    return gather(pictures, source, known, args)
 
 
-def find_masks(pictures, folder):
-    """{name: [paths]} of the masks in a folder, or {} without one. Raises InputError where none is of a picture."""
-    if folder is None:
-        return {}
+def make_rule(args, folder):
+    """The Rule of the masks in a folder. Raises InputError."""
+    numbers_by_name, colours = read_classes(folder)
+    if [word.casefold() for word in args.foreground] == [ALL]:
+        return Rule(ALL, threshold=args.threshold, colours=colours)
+    numbers = []
+    for word in args.foreground:
+        number = numbers_by_name.get(word.casefold())
+        if number is None and re.fullmatch(r"[0-9]{1,9}", word):
+            number = int(word)
+        if number is None:
+            known = ", ".join(numbers_by_name) or "none are named by a labelmap.txt"
+            raise InputError(
+                f"--foreground {quoted(word)} is no class of {show_name(folder)} ({known}); write "
+                "whole numbers as in the "
+                "masks, such as --foreground 1 5, or all"
+            )
+        numbers.append(number)
+    return Rule(tuple(numbers), args.trimaps, args.threshold, colours)
+
+
+def read_masks(pictures, source, args, masks):
+    """{photograph: {"mask": MaskFile} or the reason why it is left out}. masks: (their folder,
+    their Rule)."""
+    folder, rule = masks
     if not folder.is_dir():
         raise InputError(f"{show_name(folder)} is no folder; name the one with the masks")
-    if folder.resolve() == pictures.folder.resolve():
+    if folder.resolve() == pictures.folder.resolve() and not args.mask_suffix:
         raise InputError(
-            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of their own, "
-            "with the names of their photographs"
+            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of "
+            "their own, with the names "
+            "of their photographs, or say with --mask-suffix what their names end in"
         )
-    masks, _ = below(folder)
-    if not masks.keys() & pictures.found.keys():
-        example = (
-            f"it holds {show_name(next(iter(masks)))} and the other"
-            if masks
-            else "it holds no picture, and the other"
+    files, _ = walk(folder)
+    paths_of, without = match(pictures, files, rule, args.mask_suffix)
+    if not paths_of:
+        raise InputError(no_mask(pictures, folder, files))
+    known = {}
+    for key, paths in paths_of.items():
+        if len(paths) == 1 or rule.foreground == ALL:
+            known[key] = {"mask": MaskFile(tuple(paths), rule)}
+            source.total += 1
+            continue
+        listed = ", ".join(show_name(path.relative_to(folder)) for path in paths)
+        known[key] = (
+            f"{len(paths)} masks have this name ({listed}); keep one of them, or join them with "
+            "--foreground all"
         )
-        raise InputError(
-            f"{show_name(folder)} holds no mask with the name of a photograph of {show_name(pictures.folder)} "
-            f"({example} {show_name(next(iter(pictures.found)))}); name each like its photograph, with any "
-            "ending"
-        )
+        source.fates["of photographs left out"] += 1
+        source.total += 1
+    source.total += len(without)
+    source.fates[OF_NONE] += len(without)
+    lacking = [pictures.name_of(key) for key in pictures.files if key not in known]
     for what, names in (
-        ("without a mask, so unlabelled", pictures.found.keys() - masks.keys()),
-        ("masks without a photograph", masks.keys() - pictures.found.keys()),
+        ("without a mask, so unlabelled", lacking),
+        ("masks without a photograph", without),
     ):
-        if names:
-            shown_names = [show_name(name) for name in sorted(names)]
-            pictures.source.remarks.append(f"{what}: {len(names)} ({cli.listed(shown_names)})")
-    return masks
+        for name in names:
+            source.note(what, name)
+    return known
 
 
-def gather(pictures, make, args, has_boxes=False):
-    """The Source of pictures, with the labels and the split that the arguments ask for; used by all sources of one's own.
+def match(pictures, files, rule, suffix):
+    """({photograph: [paths of its masks]}, names of masks that no photograph has)."""
+    found, without = {}, []
+    for name, path in files.items():
+        text = strip_suffix(name, suffix) if suffix else without_ending(name)
+        if text is None:  # a picture without the suffix is no mask
+            continue
+        texts = [text, re.sub(r"[_-]\d+$", "", text)] if rule.foreground == ALL else [text]
+        try:
+            keys = [pictures.find(one) for one in texts]
+        except Ambiguous:
+            keys = []
+        key = next((one for one in keys if one), None)
+        if key is None:
+            without.append(without_ending(name))
+        else:
+            found.setdefault(key, []).append(path)
+    return found, without
 
-    has_boxes: whether the source has boxes itself, beside which a table must not have others.
-    """
-    labels = Labels(args.labels, pictures) if args.labels else None
-    if labels and labels.has_boxes and has_boxes:
-        raise InputError(
-            f"{show_name(args.labels)} has boxes, and so has {show_name(args.coco or args.voc)}; take its "
-            "columns xmin, ymin, xmax and ymax out"
-        )
-    split_of = (
-        pictures.split_by_lists(args.split_files)
-        if args.split_files
-        else (None if args.is_shuffled else pictures.split_by_folders())
+
+def no_mask(pictures, folder, files):
+    """Why no mask of a folder is of a photograph, and the way out, in words."""
+    if not files:
+        example, way = "it holds no picture, and the other", ""
+    else:
+        name = without_ending(next(iter(files)))
+        example, way = f"it holds {show_name(name)} and the other", suffix_hint(pictures, files)
+    first = show_name(pictures.name_of(next(iter(pictures.files))))
+    return (
+        f"{show_name(folder)} holds no mask with the name of a photograph of "
+        f"{show_name(pictures.folder)} ({example} "
+        f"{first}); name each like its photograph, with any ending{way}"
     )
-    if labels:
-        pictures.source.remarks += labels.remarks
-    return pictures.gather(make, labels, split_of)
+
+
+def suffix_hint(pictures, files):
+    """The --mask-suffix that would help, where all masks' names end alike."""
+    stems = [without_ending(name) for name in files]
+    end = commonprefix([stem[::-1] for stem in stems])[::-1]
+    for start in range(len(end)):
+        cut = len(end) - start
+        try:
+            is_found = pictures.find(stems[0][:-cut]) is not None
+        except Ambiguous:
+            is_found = False
+        if is_found:
+            return f", or add --mask-suffix {end[start:]}"
+    return ", or say with --mask-suffix what their names end in, as _mask"

@@ -1,26 +1,30 @@
-"""A folder in the layout of the Oxford-IIIT Pet archives: which photographs it holds, and what names and lists say of them.
+"""A folder in the layout of the Oxford-IIIT Pet archives: which photographs it holds, and what
+names and lists say of them.
 
     images/NAME.jpg                 photographs, of any format that Pillow reads
     annotations/trimaps/NAME.png    the mask of each
     annotations/xmls/NAME.xml       its head box; may be missing
-    annotations/list.txt            NAME CLASS-ID SPECIES BREED-ID (species 1 cat, 2 dog); may be missing
-    annotations/trainval.txt, test.txt    the names of the official halves, first in each line; may be missing
+    annotations/list.txt            NAME CLASS-ID SPECIES BREED-ID (species 1 cat, 2 dog); may be
+    missing
+    annotations/trainval.txt, test.txt    the names of the official halves, first in each line; may
+    be missing
 
 Endings count in any case. What is in images/ and is not used is named, with the reason.
 """
 
 import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import cli
 from cli import InputError
-from data import sample
-from data.contract import CLASSES as SPECIES
+from data.gather import read_lines
+from data.labels import EMPTY, MASKS, Record, Source, Unusable, box_of, read_xml
+from data.layout import CLASSES as SPECIES
+from data.masks import read_trimap
+from data.names import is_system, is_text, key_of
 from data.photographs import is_photograph_name, show_name
-from data.sample import EMPTY, MASKS, Unusable
 
 SPECIES_WORD = re.compile(
     r"(cat|dog)s?(?![^\W\d_])", re.IGNORECASE
@@ -30,34 +34,56 @@ BY_LETTER = "the first letter (a capital is a cat)"
 HALVES = ("trainval", "test")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample(sample.Sample):
-    """A photograph of the folder; its stratum is the breed, its label the species."""
+@dataclass(frozen=True)
+class Trimap:
+    """The file of a trimap, or of a mask without border."""
 
-    species_by: str
-    is_listed: bool  # by list.txt; also where there is no such file
-    half: str  # of HALVES, or "" where that was not asked
-    trimap_path: Path
-    box_paths: tuple
-    mask_word, box_word = "trimap", "head box"
+    path: Path
 
-    def read_mask(self):
-        trimap, white = sample.read_trimap(self.trimap_path)
+    def read(self):
+        trimap, white = read_trimap(self.path)
         return trimap, [] if white is None else [(MASKS[white], "")]
 
-    def read_box(self):
-        return sample.read_box(self.box_paths)
+
+@dataclass(frozen=True, kw_only=True)
+class Pet(Record):
+    """A photograph of the folder; its stratum is the breed, its label the species.
+
+    species_by: the rule that tells it; is_listed: by list.txt, also where there is none; half: of
+    HALVES, or "" unasked.
+    """
+
+    species_by: str
+    is_listed: bool
+    half: str
+    mask_word = "trimap"
+    box_word = "head box"
 
     def note_of_empty(self, is_boxed):
-        # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one that is neither, such as
-        # the archives' Abyssinian_34, the trimap is all that is known, and it is taken at its word.
+        # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one
+        # that is neither, such as
+        # the archives' Abyssinian_34, the trimap is all that is known, and it is taken at its
+        # word.
         if self.is_listed or is_boxed:
             raise Unusable("its trimap has no pet pixel")
         return EMPTY
 
 
+def read_box(paths):
+    """The head box of a PASCAL VOC file, the first where there are several; None where there is
+    none, text why it is bad."""
+    if not paths:
+        return None
+    try:
+        tree = read_xml(paths)
+        return None if tree.find("object") is None else box_of(tree, tree.find("object/bndbox"))
+    except Unusable as reason:
+        return str(reason)
+
+
 def find_root(root):
-    """The folder with images/ and annotations/: the given one, or the one that torchvision makes in it."""
+    """The folder with images/ and annotations/: the given one, or the one that torchvision makes
+    in it."""
     for folder in (root, root / "oxford-iiit-pet"):
         if (folder / "images").is_dir() and (folder / "annotations" / "trimaps").is_dir():
             return folder
@@ -67,11 +93,11 @@ def find_root(root):
     )
 
 
-def list_samples(root, halves=()):
+def list_records(root, halves=()):
     """What a folder holds, a Source.
 
-    halves: read only the photographs of trainval.txt, of test.txt, or of both. Raises InputError where a list is missing,
-    malformed or at odds with the other.
+    halves: read only the photographs of trainval.txt, of test.txt, or of both. Raises InputError
+    where a list is missing, malformed or at odds with the other.
     """
     annotations = root / "annotations"
     images, others = files_by_name(root / "images", is_photograph_name)
@@ -81,82 +107,98 @@ def list_samples(root, halves=()):
     half_of = read_halves(root, halves, images)
     class_of = Counter((breed_of(name), class_id) for name, (class_id, _) in listed.items())
     usual_class = {breed: class_id for (breed, class_id), _ in reversed(class_of.most_common())}
-    folder = sample.Source(
-        root,
-        "images/NAME.jpg with annotations/trimaps/NAME.png",
-        columns=("breed", "species"),
-        has_border=True,
-        is_own=False,
-    )
+    source = Source(root, "images/NAME.jpg with annotations/trimaps/NAME.png")
+    source.columns, source.has_border, source.is_own = ("breed", "species"), True, False
     for key, paths in images.items():
         if halves and key not in half_of:
             continue
-        name, breed = paths[0].stem, breed_of(key)
-        species, rule = species_of(name)
+        breed, name = breed_of(key), paths[0].stem
         class_id, listed_species = listed.get(key, (None, None))
-        if len(paths) > 1:
-            reason = f"{len(paths)} photographs have this name ({shown(paths)}); keep one of them"
-        elif key not in trimaps:
-            reason = "it has no trimap"
-        elif len(trimaps[key]) > 1:
-            reason = f"{len(trimaps[key])} trimaps have this name ({shown(trimaps[key])}); keep one of them"
-        elif not is_text(name):
-            reason = "its name holds bytes that are no text; rename it"
-        elif species is None and listed_species is None:
-            reason = (
-                "its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or "
-                "dog_, or name it in list.txt"
-            )
-        elif None not in (species, listed_species) and species != listed_species:
-            reason = f"its name says {SPECIES[species]} and list.txt says {SPECIES[listed_species]}"
-        elif class_id is not None and class_id != usual_class[breed]:
+        species, rule = species_of(name)
+        reason = fault_of(name, paths, trimaps.get(key, ()), (species, listed_species))
+        if reason is None and class_id is not None and class_id != usual_class[breed]:
             reason = (
                 f"list.txt gives it class {class_id} and most of its breed {usual_class[breed]}"
             )
-        else:
-            if listed_species is not None:
-                species, rule = listed_species, BY_LIST
-            folder.samples.append(
-                Sample(
-                    name=name,
-                    image_path=paths[0],
-                    stratum=breed,
-                    label=species,
-                    species_by=rule,
-                    cells={"breed": breed, "species": SPECIES[species]},
-                    is_listed=key in listed or not listed,
-                    half=half_of.get(key, ""),
-                    trimap_path=trimaps[key][0],
-                    box_paths=tuple(boxes.get(key, ())),
-                )
-            )
+        source.total += 1 + (key in boxes)
+        if reason:
+            source.left_out.append((name, reason))
+            source.fates["of photographs left out"] += 1 + (key in boxes)
             continue
-        folder.left_out.append((name, reason))
+        if listed_species is not None:
+            species, rule = listed_species, BY_LIST
+        source.records.append(
+            Pet(
+                name=name,
+                path=paths[0],
+                stratum=breed,
+                label=species,
+                species_by=rule,
+                cells={"breed": breed, "species": SPECIES[species]},
+                is_listed=key in listed or not listed,
+                half=half_of.get(key, ""),
+                mask=Trimap(trimaps[key][0]),
+                box=read_box(boxes.get(key, ())),
+            )
+        )
+    source.remarks += remarks_on(root, others, (halves, half_of, images, listed))
+    return source
+
+
+def fault_of(name, paths, trimaps, species):
+    """Why a photograph is left out, or None. species: as its name and as list.txt say it, None
+    where they do not."""
+    if len(paths) > 1:
+        return f"{len(paths)} photographs have this name ({shown(paths)}); keep one of them"
+    if not trimaps:
+        return "it has no trimap"
+    if len(trimaps) > 1:
+        return f"{len(trimaps)} trimaps have this name ({shown(trimaps)}); keep one of them"
+    if not is_text(name):
+        return "its name holds bytes that are no text; rename it"
+    if species == (None, None):
+        return (
+            "its name does not begin with a letter that is capital (cat) or small (dog); begin it "
+            "with cat_ or "
+            "dog_, or name it in list.txt"
+        )
+    if None not in species and species[0] != species[1]:
+        return f"its name says {SPECIES[species[0]]} and list.txt says {SPECIES[species[1]]}"
+    return None
+
+
+def remarks_on(root, others, lists):
+    """Sentences on what else a folder and its lists hold."""
+    halves, half_of, images, listed = lists
     named_in = " and ".join(f"{half}.txt" for half in halves) or "list.txt"
+    remarks = []
     if others:
-        folder.remarks.append(
-            f"no photographs, by their names: {len(others)} in {root / 'images'} ({cli.listed(others)})"
+        remarks.append(
+            f"no photographs, by their names: {len(others)} in {root / 'images'} "
+            f"({cli.listed(others)})"
         )
     if halves:
-        folder.remarks.append(
+        remarks.append(
             f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
             f"others, not looked at: {len(images.keys() - half_of.keys())}"
         )
     absent = sorted((half_of if halves else listed).keys() - images.keys())
     if absent:
         examples = cli.listed([show_name(name) for name in absent])
-        folder.remarks.append(f"named in {named_in} and not in images: {len(absent)} ({examples})")
-    return folder
+        remarks.append(f"named in {named_in} and not in images: {len(absent)} ({examples})")
+    return remarks
 
 
 def files_by_name(folder, belongs):
-    """The files of a folder by their names without the endings, and the names of those that do not belong there.
+    """The files of a folder by their names without the endings, and the names of those that do not
+    belong there.
 
-    Hidden files, such as the AppleDouble files that macOS puts beside the real ones, are none of either.
+    Hidden files, such as the AppleDouble files that macOS puts beside the real ones, are none of
+    either.
     """
     found, others = {}, []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
+        if is_system(path.name):
             continue
         if belongs(path.name):
             found.setdefault(key_of(path.stem), []).append(path)
@@ -165,22 +207,8 @@ def files_by_name(folder, belongs):
     return found, others
 
 
-def key_of(name):
-    """A name as it is compared: macOS spells accents and Korean syllables in parts, and most lists do not."""
-    return unicodedata.normalize("NFC", name)
-
-
 def shown(paths):
     return ", ".join(show_name(path.name) for path in paths)
-
-
-def is_text(name):
-    """Whether a file's name can be written in UTF-8, as index.csv is."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def breed_of(name):
@@ -191,8 +219,9 @@ def breed_of(name):
 def species_of(name):
     """What a name says: (0 cat or 1 dog, the rule by which it says so), or (None, None).
 
-    cat or dog (cats, dogs) as its first word is believed; else a capital first letter is a cat and a small one a dog, as the
-    archives have it. A digit or a letter of a script without capitals says nothing.
+    cat or dog (cats, dogs) as its first word is believed; else a capital first letter is a cat and
+    a small one a dog, as the archives have it. A digit or a letter of a script without capitals
+    says nothing.
     """
     word = SPECIES_WORD.match(name)
     if word:
@@ -202,54 +231,47 @@ def species_of(name):
     return None, None
 
 
-def read_lines(path, errors="replace"):
-    """(number, line) of each line of a list that is neither empty nor a comment; with the marks that Windows programs put at
-    the beginning or without."""
-    content = path.read_bytes()
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    lines = content.decode(encoding, "replace" if encoding == "utf-16" else errors).splitlines()
-    return [
-        (number, line)
-        for number, line in enumerate(lines, 1)
-        if line.strip() and not line.startswith("#")
-    ]
-
-
 def read_list(path):
-    """list.txt as {name: (class id, species)}, species 0 cat and 1 dog; empty where there is no such file."""
+    """list.txt as {name: (class id, species)}, species 0 cat and 1 dog; empty where there is no
+    such file."""
     listed = {}
-    for number, line in read_lines(path) if path.is_file() else ():
+    for number, line in read_lines(path, "replace") if path.is_file() else ():
         try:
             name, class_id, species, _ = line.split()
             listed[key_of(name)] = int(class_id), {"1": 0, "2": 1}[species]
         except (ValueError, KeyError):
             raise InputError(
-                f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces "
+                f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID "
+                "with spaces "
                 "between, species 1 (cat) or 2 (dog)"
             ) from None
     return listed
 
 
 def read_halves(root, halves, images):
-    """{name: half} of the lists of some halves, each of which has to name a photograph that is there."""
+    """{name: half} of the lists of some halves, each of which has to name a photograph that is
+    there."""
     half_of = {}
     for half in halves:
         path = root / "annotations" / f"{half}.txt"
         if not path.is_file():
             raise InputError(
-                f"{path} is missing, the list of the official {half} half; take it from the dataset's "
+                f"{path} is missing, the list of the official {half} half; take it from the "
+                "dataset's "
                 "annotations.tar.gz or prepare without --official-split and --only"
             )
-        names = {key_of(line.split()[0]) for _, line in read_lines(path)}
+        names = {key_of(line.split()[0]) for _, line in read_lines(path, "replace")}
         if not names & images.keys():
             raise InputError(
-                f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the "
+                f"{path} names no photograph of {root / 'images'}; each of its lines should begin "
+                "with the "
                 "name of one, without its ending"
             )
         both = sorted(names & half_of.keys())
         if both:
             raise InputError(
-                f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained "
+                f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be "
+                "trained "
                 "on and measured; take each from one of them"
             )
         half_of |= dict.fromkeys(names, half)
@@ -257,12 +279,15 @@ def read_halves(root, halves, images):
 
 
 def one_species(samples, root):
-    """A warning where all samples are taken for one species, with the rules that say so; None where both occur."""
+    """A warning where all samples are taken for one species, with the rules that say so; None
+    where both occur."""
     if len({one.label for one in samples}) > 1:
         return None
     rules = sorted({one.species_by for one in samples})
     return (
-        f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by {' and '.join(rules)}; "
-        f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
+        f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by "
+        f"{' and '.join(rules)}; "
+        "where that is wrong, begin their names with cat_ or dog_ or name them in "
+        f"{root / 'annotations' / 'list.txt'} "
         "and prepare them again, and where it is right, train without classification"
     )
