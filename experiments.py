@@ -194,8 +194,6 @@ def main(args):
             tell_differences(repeated, runs)
     elif args.study:
         data = masks.look_at(Config.parse("", "study", args.options).data)
-        if not args.list:
-            say(masks.in_words(masks.cells(data)))
         run_all(masks.parts(data, args.options), args)
     else:
         experiments = experiments_of(args)

@@ -168,7 +168,7 @@ def make_table(args, rows, left_out):
         options["duplicates"] = official.read_duplicates(path)
     if args.noise_of:
         baseline = rows_of(records.read_runs(args.noise_of)[0]).get(BASELINE, [])
-        options["noise"] = [100 * run.test["dice"] for run in baseline]
+        options["noise"] = 100 * records.figures(baseline, "dice")
     note = args.out / "NOTE.md"
     if note.is_file():
         options["note"] = note.read_text(encoding="utf-8")

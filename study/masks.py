@@ -184,16 +184,3 @@ def parts(data, options):
         before = waits
         found[-1].append(run_of(cell, data, options))
     return found
-
-
-def in_words(cells_):
-    """What is run, a line an arm."""
-    lines = []
-    for arm in dict.fromkeys(cell.arm for cell in cells_):
-        seeds = {}
-        for cell in cells_:
-            if cell.arm == arm and cell.size:
-                seeds.setdefault(cell.size, []).append(cell.seed)
-        sizes = [f"{size} masks ({len(of_size)} seeds)" for size, of_size in seeds.items()]
-        lines.append(f"{arm:16} {'+'.join(ARMS[arm].tasks)}: {', '.join(sizes)}")
-    return "\n".join(lines)

@@ -76,12 +76,10 @@ the rows, and the interval over images.
 
 
 def figure_cells(runs):
-    found = [run.official[0] for run in runs]
-    of = {
-        key: [figures.get(key) for figures in found]
-        for key in ("dice", "dice_pooled", "border_iou")
-    }
-    return len(runs), spread(of["dice"]), spread(of["dice_pooled"]), spread(of["border_iou"], 1, 3)
+    dice, pooled, border = (
+        records.figures(runs, key, "official") for key in ("dice", "dice_pooled", "border_iou")
+    )
+    return len(runs), spread(dice), spread(pooled), spread(border, 1, 3)
 
 
 def differences(comparisons):

@@ -123,6 +123,12 @@ class Run:
         return bool(np.isfinite(np.concatenate(weights)).all() and any(map(np.ptp, weights)))
 
 
+def figures(runs, key, half="test"):
+    """A figure of test.json or official.json of some runs, (n,); NaN where it was not measured."""
+    found = [(run.of(half) or ({},))[0] if half != "test" else run.test for run in runs]
+    return np.array([of_run.get(key) for of_run in found], float)
+
+
 def is_named(weighting):
     """Whether a weighting is a file of weighting/, not equal, fixed numbers or uncertainty."""
     return str(weighting).partition(":")[0] in registry.names("weighting")
@@ -149,21 +155,14 @@ def read_runs(root):
             f"there is no folder {root}; run 'python experiments.py' first or name it with --runs"
         )
     runs, left_out = [], []
-    for folder in run_folders(root):
-        try:
-            runs.append(read_run(folder))
-        except Unusable as reason:
-            left_out.append((folder.relative_to(root).as_posix(), str(reason)))
+    for experiment in sorted(root.glob("[!.]*/")):
+        for folder in sorted(experiment.glob("[!.]*/")) or [experiment]:
+            try:
+                runs.append(read_run(folder))
+            except Unusable as reason:
+                left_out.append((folder.relative_to(root).as_posix(), str(reason)))
     runs.sort(key=lambda run: (run.experiment, run.seed))
     return runs, left_out
-
-
-def run_folders(root):
-    """The folders two levels down, and those one level down that hold none; hidden ones aside."""
-    found = []
-    for experiment in sorted(root.glob("[!.]*/")):
-        found += sorted(experiment.glob("[!.]*/")) or [experiment]
-    return found
 
 
 def read_run(folder):
