@@ -12,7 +12,7 @@ from data.layout import CLASSES, SPLITS
 from data.photographs import show_name
 from data.sources.oxford import BY_LIST
 
-MOST_PRINTED = 20  # photographs of one reason, with its detail; report.csv has all
+MOST_PRINTED = 50  # photographs of one reason, with its detail; report.csv has all
 AS_READ = ("masks of ", "masks in which ", "cut-outs: ", "trimaps: ")  # notes that doubt nothing
 TWINS = "near-duplicates mirrored or turned"
 
