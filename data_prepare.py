@@ -348,7 +348,7 @@ def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what
     report() takes."""
     with tempfile.TemporaryDirectory(dir=out, prefix="unpacked") as place:
-        source = find_source(args, out, Path(place))
+        source = find_source(args, out, Path(place).resolve())
         outcome = Outcome(source, notes=source.notes)
         with cli.processes() as pool:
             write_splits(pool, out, outcome, args)

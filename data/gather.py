@@ -34,8 +34,7 @@ def gather(pictures, source, known, args, split_of=None):
     if pictures.others:
         listed = cli.listed(pictures.others)
         source.remarks.append(
-            f"no photographs, by their names: {len(pictures.others)} in "
-            f"{show_name(pictures.folder)} ({listed})"
+            f"no photographs, by their names: {len(pictures.others)} in {pictures.shown} ({listed})"
         )
     if labels:
         refuse_two_boxes(labels, known, args)
@@ -154,7 +153,7 @@ def find(pictures, text, where):
         ) from None
     if key is None:
         raise InputError(
-            f"{where}: {quoted(text)} is no photograph of {show_name(pictures.folder)}; correct "
+            f"{where}: {quoted(text)} is no photograph of {pictures.shown}; correct "
             "the name, or take "
             "it out"
         )

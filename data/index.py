@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import InputError
-from data.layout import CLASSES
+from data.layout import CLASSES, UNKNOWN
 
 MOST_SHOWN = 60  # characters of a cell or a first line, in a message
 WITHOUT = "or delete it, as images have numbers too"
@@ -45,9 +45,18 @@ def read_index_rows(data, split, n):
     else:
         reason = fault(columns, rows, n)
         if not reason:
-            return rows
+            return [cleared(row) for row in rows]
         reason = f"should list the rows 0 to {n - 1} in order, with their names, {reason}"
     raise InputError(f"{path} {reason}, {WITHOUT}")
+
+
+def cleared(row):
+    """A row whose cells that say in words that nothing is known, such as NA, are empty."""
+    for column, cell in row.items():
+        is_word = column != "name" and isinstance(cell, str) and cell.strip().casefold() in UNKNOWN
+        if is_word:
+            row[column] = ""
+    return row
 
 
 def fault(columns, rows, n):

@@ -118,13 +118,13 @@ class Ambiguous(Exception):
 class Pictures:
     """The photographs below a folder. files: {path below it: Path}; others: names of other files.
 
-    apart: a folder below it that is passed over. Raises InputError where there is no photograph.
+    apart: a folder below it that is passed over; shown: what it is called in messages. Raises InputError where there is no photograph.
     """
 
-    def __init__(self, folder, apart=None, mask_suffix=None):
+    def __init__(self, folder, apart=None, mask_suffix=None, shown=None):
+        self.folder, self.shown = folder, show_name(shown or folder)
         if not folder.is_dir():
-            raise InputError(f"{show_name(folder)} is no folder; name the one with the photographs")
-        self.folder = folder
+            raise InputError(f"{self.shown} is no folder; name the one with the photographs")
         self.files, self.others = walk(folder, apart)
         if mask_suffix:
             masks = [name for name in self.files if strip_suffix(name, mask_suffix)]
@@ -136,7 +136,7 @@ class Pictures:
                 verb = "are" if len(self.others) > 1 else "is"
                 more = f" ({cli.listed(self.others)} {verb} none, by the name)"
             raise InputError(
-                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of "
+                f"{self.shown} holds no photograph{more}; name a folder with pictures of "
                 "Pillow's "
                 "formats"
             )

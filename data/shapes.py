@@ -183,6 +183,10 @@ def judge_ring(ring, size, drawing):
     if len(set(zip(xs, ys, strict=True))) < 3:
         drawing.note(POINTS, f"{len(xs)} points")
         return False
+    if min(ring) >= 0 and max(ring) <= 1:
+        raise ValueError(
+            "a polygon ends in the first pixel, as if it were in [0, 1]; multiply it by width and height"
+        )
     over = max(-min(xs), -min(ys), max(xs) - size[0], max(ys) - size[1])
     if over > MOST_OVER:
         raise ValueError(

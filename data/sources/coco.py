@@ -9,6 +9,7 @@ foreground the category is the class, of more a column `category`.
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,19 @@ def list_records(args, place):
             "--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'"
         ) from None
     paths, root = find_files(args.coco, args.images, place)
-    pictures = Pictures(root)
+    is_unpacked = root.is_relative_to(place.resolve())
+    try:
+        return read_all(paths, Pictures(root, shown=args.coco[0] if is_unpacked else None), args)
+    except InputError as error:  # of a file in a zip
+        inside = re.sub(
+            rf"{re.escape(str(place))}/\d+/", f"{show_name(args.coco[0])}: ", str(error)
+        )
+        raise InputError(inside) from None
+
+
+def read_all(paths, pictures, args):
+    """The Source of COCO files and the photographs below their folder."""
+    root = pictures.folder
     files = read_files(paths, root)
     pictures.others = [name for name in pictures.others if not name.lower().endswith(".json")]
     source = new_source(pictures)
@@ -309,11 +322,11 @@ def find_images(file, pictures, source, leave_out):
         raise wrong(
             file.path,
             f"{len(missing)} of its {len(file.content['images'])} images are not in "
-            f"{show_name(pictures.folder)} "
+            f"{pictures.shown} "
             f"({cli.listed(missing)}); name the folder that its paths begin in, or add "
             "--leave-out to go on without them",
         )
-    source.left_out += [(name, f"it is not in {show_name(pictures.folder)}") for name in missing]
+    source.left_out += [(name, f"it is not in {pictures.shown}") for name in missing]
     return found
 
 

@@ -117,7 +117,7 @@ def no_mask(pictures, folder, files):
     first = show_name(pictures.name_of(next(iter(pictures.files))))
     return (
         f"{show_name(folder)} holds no mask with the name of a photograph of "
-        f"{show_name(pictures.folder)} ({example} "
+        f"{pictures.shown} ({example} "
         f"{first}); name each like its photograph, with any ending{way}"
     )
 

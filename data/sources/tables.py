@@ -20,7 +20,7 @@ from pathlib import Path
 import cli
 from cli import InputError
 from data.labels import Box
-from data.layout import UNLABELLED
+from data.layout import UNKNOWN, UNLABELLED
 from data.names import Ambiguous, quoted, split_named
 from data.photographs import show_name
 
@@ -29,7 +29,6 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 RESERVED = ("row", "name", "has_box")  # index.csv has its own
 STRATA = ("breed", "class")  # the first of these that is there is spread evenly over the splits
 WORDS = ("class", "breed", "species", "split", "subset", "group")  # columns that are never numbers
-UNKNOWN = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "--"}  # cells, folded
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+")  # 3,5
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")  # or 3,500 of 3500
@@ -157,7 +156,7 @@ class Labels:
                 ) from None
             if key is None:
                 raise self.wrong(
-                    f"{quoted(text)} is no photograph of {show_name(pictures.folder)}; correct "
+                    f"{quoted(text)} is no photograph of {pictures.shown}; correct "
                     "the name, or take "
                     "the line out",
                     number,
