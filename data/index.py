@@ -80,8 +80,8 @@ def fault(columns, rows, n):
             return f"and row {k} has none; give it one"
         if any(row.get(None, ())):  # all cells behind a comma too many stand in the wrong column
             return (
-                f"and row {k} has more cells than there are columns; put cells that hold a "
-                "comma into double quotes"
+                f"and row {k} has more cells than there are columns; put cells that hold a comma "
+                "into double quotes"
             )
     return None if len(rows) == n else f"and it lists {len(rows)} rows; list one for each image"
 
@@ -131,6 +131,5 @@ def check_index(data, place, slab, summary):
             ways += ", or name the two classes in the attribute 'classes' of binary.h5"
         raise InputError(
             f"{Path(data) / split / 'index.csv'}, row {row['row']}: {field} is "
-            f"{shown(row[field])} and {kind}.h5 beside it "
-            f"says {words[int(fact)]}; {ways}"
+            f"{shown(row[field])} and {kind}.h5 beside it says {words[int(fact)]}; {ways}"
         )

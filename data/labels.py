@@ -187,8 +187,7 @@ def read(record, size):
             if box.is_upright and turned is False and mask is not None:
                 raise Unusable(
                     f"it is of the upright photograph, and the {record.mask_word} fits that only "
-                    "as it lies "
-                    "in its file"
+                    "as it lies in its file"
                 )
             reading.box, is_clipped = place_box(box, photograph, record.mask_word)
             if is_clipped:
