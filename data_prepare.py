@@ -189,7 +189,7 @@ def parse_args(argv=None):
 
 
 def contradiction_in(args):
-    """What is wrong about options that do not go together, and the way out; None where nothing is."""
+    """What is wrong about options that do not go together, and the way out, or None."""
     is_pets = args.root or args.download or args.synthetic
     is_own = args.images or args.voc or (args.coco and not is_pets)
     has_masks = args.masks or args.coco or args.voc
@@ -339,8 +339,7 @@ def check_target(out, force):
     if foreign:
         raise InputError(
             f"{out} is not a data folder (it holds {foreign[0].relative_to(out)}), so --force "
-            "does not delete "
-            "it; choose another --out"
+            "does not delete it; choose another --out"
         )
 
 
@@ -348,7 +347,7 @@ def prepare(args, out):
     """Read the photographs that the arguments name and write the data folder `out`; returns what
     report() takes."""
     with tempfile.TemporaryDirectory(dir=out, prefix="unpacked") as place:
-        source = find_source(args, out, Path(place))
+        source = find_source(args, out, Path(place).resolve())
         outcome = Outcome(source, notes=source.notes)
         with cli.processes() as pool:
             write_splits(pool, out, outcome, args)
@@ -468,8 +467,7 @@ def weigh_orientations(pool, found, outcome, args):
             if record.mask or record.shapes or getattr(record.box, "frame", None):
                 reason = UnusableMask(
                     f"its {record.mask_word} fits the photograph as stored and as EXIF turns it; "
-                    "say with --drawn-on "
-                    "upright or stored which it was drawn on"
+                    "say with --drawn-on upright or stored which it was drawn on"
                 )
                 found[k] = (record, (None, reason, []))
     return found
@@ -483,8 +481,7 @@ def refuse(faults):
         shown[3:] = ["and others"]
     raise InputError(
         f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown)}; put that right, or add "
-        "--leave-out "
-        "to go on without these photographs"
+        "--leave-out to go on without these photographs"
     )
 
 
@@ -552,13 +549,13 @@ def warn_of_groups(usable, assignment, outcome):
     if torn:
         outcome.warnings.append(
             f"groups in several of the given splits: {len(torn)} ({cli.listed(torn)}), so a "
-            "network would be measured on what "
-            "it knows; put each into one split, or let --fractions do it"
+            "network would be measured on what it knows; put each into one split, or let "
+            "--fractions do it"
         )
 
 
 def kinds_to_write(source, taken, looks):
-    """The kinds of files of a split; taken: Looks at the records of all splits, looks: at its own."""
+    """The kinds of files of a split; taken: Looks at all records, looks: at its own."""
     known = {}
     if source.is_own:
         known = {
@@ -599,8 +596,8 @@ def find_root(args, out):
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the download into {args.download} failed ({shorten(error)}); try again, or "
-                "unpack "
-                "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root"
+                "unpack images.tar.gz and annotations.tar.gz of the dataset by hand and use "
+                "--root"
             ) from None
         return args.download / "oxford-iiit-pet"
     return oxford.find_root(args.root)

@@ -150,8 +150,7 @@ def copy_attributes(path, attributes, target):
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{path} has an attribute {name!r} that cannot be copied "
-                f"({contract.shorten(error)}); delete "
-                "it"
+                f"({contract.shorten(error)}); delete it"
             ) from None
 
 
@@ -231,9 +230,8 @@ def split_hash(path, kind, digest, attributes):
         if recorded != digest:
             raise InputError(
                 f"{path}: its images are not those that were prepared (their split hash differs); "
-                "prepare them "
-                "again, or, where you changed them yourself, delete the file's attribute "
-                "'split_hash'"
+                "prepare them again, or, where you changed them yourself, delete the file's "
+                "attribute 'split_hash'"
             )
         return digest
     images = path.with_name("images.h5")

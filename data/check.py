@@ -34,8 +34,8 @@ def check(data):
     summary = verify(data, oddities.look)
     counts = ", ".join(f"{split} {n}" for split, n in summary["splits"].items())
     print(
-        f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, "
-        f"split hash {summary['split_hash']}"
+        f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, split hash "
+        f"{summary['split_hash']}"
     )
     rows = {n: index.read_index_rows(data, n, count) for n, count in summary["splits"].items()}
     for split in summary["splits"]:
@@ -83,8 +83,8 @@ def verify_file(data, place, summary, look, seen):
                 if first[0] != split:
                     raise InputError(
                         f"{path}, row {row} is the same image as {first[0]}, row {first[1]}: a "
-                        "network would be measured on "
-                        "what it was trained on; split the data again"
+                        "network would be measured on what it was trained on; split the data "
+                        "again"
                     )
                 if first[1] != row:
                     look(split, "copies", row, image[None])
@@ -264,10 +264,8 @@ class Oddities:
             return []
         return [
             f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those "
-            "of "
-            f"{' and '.join(unlabelled)}: where it means one thing, write them anew and re-chunk "
-            "with --ignore 255, or "
-            "with 1 for the pet"
+            f"of {' and '.join(unlabelled)}: where it means one thing, write them anew and "
+            "re-chunk with --ignore 255, or with 1 for the pet"
         ]
 
 
@@ -289,7 +287,7 @@ def plural(classes):
 
 
 def shown(name):
-    """A column's name without what would move the cursor, and its beginning only where it is long."""
+    """A column's name without what would move the cursor, of a long one the beginning."""
     return repr(name[: index.MOST_SHOWN])[1:-1] + "..." * (len(name) > index.MOST_SHOWN)
 
 

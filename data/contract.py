@@ -84,8 +84,7 @@ def require(data, split, tasks):
             beside = ", ".join(h5_files(folder))
             raise InputError(
                 f"{path} is missing, which the task {task.name} needs (beside it: {beside}); "
-                f"{anew(path)}, or "
-                "train without that task"
+                f"{anew(path)}, or train without that task"
             )
 
 
@@ -96,11 +95,10 @@ def find_splits(data):
     if not found:
         raise InputError(
             f"no data set in {data} (no folder train, val or test); make one with 'python "
-            "data_prepare.py --root DIR' from "
-            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', or from your own "
-            "photographs with '--images DIR "
-            "--masks DIR', then 'python data_rechunk.py', or write train/images.h5 and what "
-            "belongs to it as docs/data.md says"
+            "data_prepare.py --root DIR' from the Oxford-IIIT Pet folder, '--download DIR' or "
+            "'--synthetic N', or from your own photographs with '--images DIR --masks DIR', "
+            "then 'python data_rechunk.py', or write train/images.h5 and what belongs to it as "
+            "docs/data.md says"
         )
     return found
 
@@ -115,8 +113,9 @@ def check_shape(path, name, dataset, kind, size=None):
         size = shape[1]
     if shape[1:] != sample_shape(kind, size):
         raise InputError(
-            f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; "
-            f"{conversion(shape, sample_shape(kind, size))}"
+            f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; convert it "
+            "first: x.transpose(0, 2, 3, 1) puts channels last, x[..., None] adds an axis, and "
+            "all pictures have one side"
         )
     if square and not MIN_SIZE <= size <= MAX_SIZE:
         raise InputError(
@@ -131,19 +130,6 @@ def check_shape(path, name, dataset, kind, size=None):
     return size if square else None
 
 
-def conversion(shape, wanted):
-    """How an array of some shape becomes one of samples of the wanted shape, in words."""
-    if len(wanted) == 3 and len(shape) == 4 and shape[1] == wanted[2]:
-        return "convert it first, with x.transpose(0, 2, 3, 1)"
-    if wanted[-1] == 1 and shape[1:] == wanted[:-1]:
-        return "convert it first, with x[..., None]"
-    if len(wanted) == 3 and len(shape) == 4 and shape[3] == wanted[2]:
-        return (
-            "resize it first to the side of all images, masks without mixing their values (nearest)"
-        )
-    return "convert it first"
-
-
 def check_values(path, kind, rows, size, start=0):
     """Check the values of some rows in the contract's form; `start` is the row that the first of
     them is."""
@@ -155,8 +141,7 @@ def check_values(path, kind, rows, size, start=0):
             value = rows[bad].reshape(-1)[wrong[bad]][0]
             raise InputError(
                 f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; "
-                "write "
-                "it so"
+                "write it so"
             )
     if kind == "bboxes":
         nan = np.isnan(rows)
@@ -167,14 +152,13 @@ def check_values(path, kind, rows, size, start=0):
             bad = int(np.argmax(wrong))
             raise InputError(
                 f"{path}, row {start + bad}: the box {rows[bad].tolist()} should be xmin < xmax "
-                "and ymin < ymax within 0 to "
-                f"{size} pixels, or NaN four times where there is none; write it so"
+                f"and ymin < ymax within 0 to {size} pixels, or NaN four times where there is "
+                "none; write it so"
             )
         if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
             raise InputError(
                 f"{path}: no box reaches beyond the first pixel, as if they were normalised to "
-                "[0, 1]; "
-                f"multiply them by {size} and re-chunk again"
+                f"[0, 1]; multiply them by {size} and re-chunk again"
             )
 
 
@@ -185,7 +169,7 @@ def is_plain(kind, rows):
 
 
 def class_names(path, attributes):
-    """The names of the classes 0 and 1 of binary.h5, as its attributes give them, or cat and dog."""
+    """The names of the classes 0 and 1 of binary.h5, as its attributes give them; cat and dog."""
     given = attributes.get("classes", CLASSES)
     given = [given] if np.ndim(given) == 0 else list(given)
     names = tuple(
@@ -198,8 +182,8 @@ def class_names(path, attributes):
     ):
         raise InputError(
             f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names "
-            "of the classes "
-            "0 and 1, two different texts; write it so, or leave it out where they are cat and dog"
+            "of the classes 0 and 1, two different texts; write it so, or leave it out where "
+            "they are cat and dog"
         )
     return names
 
@@ -249,8 +233,7 @@ def refuse_other_number(path, n, images):
     if n != images:
         raise InputError(
             f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, "
-            "or write one "
-            "for each image, in the images' order"
+            "or write one for each image, in the images' order"
         )
 
 
@@ -259,10 +242,8 @@ def refuse_other_images(path, ours, images):
     if ours != images:
         raise InputError(
             f"{path} belongs to other images than images.h5 beside it (their split hashes "
-            "differ); prepare the "
-            "data again, or, where you changed the images yourself, write this file anew, without "
-            "that "
-            "attribute, and re-chunk"
+            "differ); prepare the data again, or, where you changed the images yourself, write "
+            "this file anew, without that attribute, and re-chunk"
         )
 
 

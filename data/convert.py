@@ -29,8 +29,7 @@ def refuse_other_reading(path, attributes, ignore):
     if ignore and PET_WAS in attributes:
         raise InputError(
             f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it "
-            "anew as it "
-            f"was, and re-chunk it with --ignore {UNLABELLED}"
+            f"anew as it was, and re-chunk it with --ignore {UNLABELLED}"
         )
 
 
@@ -41,8 +40,7 @@ def make_converter(path, kind, dataset, attributes, ignore):
         if dataset.dtype != np.uint8:
             raise InputError(
                 f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; "
-                "convert them first, for floats "
-                "in [0, 1] with (255 * x).round().astype('uint8')"
+                "convert them first, for floats in [0, 1] with (255 * x).round().astype('uint8')"
             )
         if gaps:
             raise InputError(
@@ -78,8 +76,7 @@ class Converter:
             value = unknown_value(kind)
             self.notes.append(
                 f"{len(gaps.rows())} rows were never written, in whole or in part, and are "
-                "unknown there "
-                f"({value}): {rows_in_words(gaps)}"
+                f"unknown there ({value}): {rows_in_words(gaps)}"
             )
 
     def __call__(self, rows, start):

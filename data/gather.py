@@ -6,14 +6,15 @@ source, from a column split of the table, or from folders called train, val, tes
 """
 
 import re
+from functools import partial
 
 import cli
 from cli import InputError
 from data.labels import Record, Source
 from data.layout import SPLITS
-from data.names import Ambiguous, is_text, quoted, split_named
+from data.names import is_text, quoted, split_named
 from data.photographs import show_name
-from data.sources.tables import Labels
+from data.sources.tables import Labels, wrong
 
 COPY = re.compile(r"\.rf\.[0-9A-Za-z]+$")  # Roboflow numbers the augmented copies of a picture so
 NO_SPLIT, LEFT_OUT = "of photographs in no split", "of photographs left out"  # fates of labels
@@ -34,8 +35,7 @@ def gather(pictures, source, known, args, split_of=None):
     if pictures.others:
         listed = cli.listed(pictures.others)
         source.remarks.append(
-            f"no photographs, by their names: {len(pictures.others)} in "
-            f"{show_name(pictures.folder)} ({listed})"
+            f"no photographs, by their names: {len(pictures.others)} in {pictures.shown} ({listed})"
         )
     if labels:
         refuse_two_boxes(labels, known, args)
@@ -93,8 +93,7 @@ def refuse_two_boxes(labels, known, args):
         other = args.coco[0] if args.coco else args.voc
         raise InputError(
             f"{show_name(args.labels)} has boxes, and so has {show_name(other)}; take its columns "
-            "xmin, ymin, xmax and "
-            "ymax out"
+            "xmin, ymin, xmax and ymax out"
         )
 
 
@@ -130,35 +129,18 @@ def split_by_lists(pictures, paths):
     for path, split in zip(paths, splits_of_lists(paths), strict=False):
         lines = read_lines(path)
         for number, line in lines:
-            key = find(pictures, line, f"{show_name(path)}, line {number}")
+            key = pictures.require(line, partial(wrong, path, number=number))
             if split_of.setdefault(key, split) != split:
                 raise InputError(
                     f"{show_name(path)}, line {number}: {quoted(line)} stands in the list of "
-                    f"{split_of[key]} too, so a "
-                    "network would be measured on what it knows; take it from one"
+                    f"{split_of[key]} too, so a network would be measured on what it knows; take "
+                    "it from one"
                 )
         if not lines:
             raise InputError(
                 f"{show_name(path)} names no photograph; write a name a line, or leave the list out"
             )
     return split_of
-
-
-def find(pictures, text, where):
-    """The photograph that a line or an entry means. Raises InputError, which begins with `where`."""
-    try:
-        key = pictures.find(text)
-    except Ambiguous as error:
-        raise InputError(
-            f"{where}: {quoted(text)} is not clear: {error}; name each by its path, with the ending"
-        ) from None
-    if key is None:
-        raise InputError(
-            f"{where}: {quoted(text)} is no photograph of {show_name(pictures.folder)}; correct "
-            "the name, or take "
-            "it out"
-        )
-    return key
 
 
 def splits_of_lists(paths):
@@ -170,8 +152,8 @@ def splits_of_lists(paths):
     if unclear or len(set(named)) < len(named):
         raise InputError(
             f"{unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, as "
-            "the others are; "
-            "call the files after their splits, such as train.txt, val.txt and test.txt, one each"
+            "the others are; call the files after their splits, such as train.txt, val.txt and "
+            "test.txt, one each"
         )
     return named
 
@@ -189,8 +171,7 @@ def split_by_folders(pictures, source):
         outside = list(tops.values()).count(None)
         source.warnings.append(
             f"folders {' and '.join(named)} are no split, as {outside} of {len(tops)} photographs "
-            "lie in none of them; "
-            "put those into one too, or leave them out"
+            "lie in none of them; put those into one too, or leave them out"
         )
         return None
     return tops

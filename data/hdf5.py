@@ -44,8 +44,7 @@ def open_h5(path):
         if is_busy or "already open for write" in str(error):
             raise InputError(
                 f"{path} is open for writing in another program, or was never closed there "
-                f"({shorten(error)}); "
-                "close it (file.close()) and try again"
+                f"({shorten(error)}); close it (file.close()) and try again"
             ) from None
         raise InputError(
             f"{path} is no readable HDF5 file ({shorten(error)}); {anew(path)}"
@@ -97,8 +96,7 @@ def read_rows(dataset, start, stop):
         path = dataset.file.filename
         raise InputError(
             f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file "
-            "is damaged; "
-            f"{anew(path)}"
+            f"is damaged; {anew(path)}"
         ) from None
 
 
@@ -124,8 +122,7 @@ def find_dataset(path, file, names):
         if isinstance(link, h5py.ExternalLink):
             raise InputError(
                 f"{path}: '{name}' is a link to '{link.path}' of the file {link.filename}, which "
-                "is not there; put "
-                "that file back, or write the data into this one"
+                "is not there; put that file back, or write the data into this one"
             )
         if isinstance(link, h5py.SoftLink):
             raise InputError(
@@ -155,12 +152,6 @@ def refuse_lacking(path, dataset):
 def refuse_missing_source(path, dataset, source):
     """Refuse a part of a virtual dataset whose file or dataset is not there, or is too small; look
     into it, too."""
-    if "%" in source.file_name or "%" in source.dset_name:
-        raise InputError(
-            f"{path} is made of a series of files ({source.file_name}), of which a missing one "
-            "would read as zeros; "
-            "copy them into one file"
-        )
     places = [dataset.file.filename]
     if source.file_name != ".":
         places = [Path(dataset.file.filename).parent / source.file_name, Path(source.file_name)]
@@ -180,15 +171,13 @@ def refuse_missing_source(path, dataset, source):
         if not covers(part, source):
             raise InputError(
                 f"{path} is virtual and takes more of '{source.dset_name}' of {place} than that "
-                f"has ({part.shape}); write that "
-                "anew"
+                f"has ({part.shape}); write that anew"
             )
         refuse_lacking(place, part)
         if Gaps(part):
             raise InputError(
                 f"{path} is virtual, and '{source.dset_name}' of {place} was never written in "
-                "places; write all of it, or "
-                "put the data into one file"
+                "places; write all of it, or put the data into one file"
             )
 
 
@@ -213,9 +202,8 @@ def refuse_missing_filter(path, dataset):
         if not h5py.h5z.filter_avail(code):
             raise InputError(
                 f"{path} is compressed by the filter {code} ({name.decode(errors='replace')}), "
-                "which h5py lacks here; "
-                "install it with 'pip install hdf5plugin', or write the file with gzip or without "
-                "compression"
+                "which h5py lacks here; install it with 'pip install hdf5plugin', or write the "
+                "file with gzip or without compression"
             )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import InputError
-from data.layout import CLASSES
+from data.layout import CLASSES, UNKNOWN
 
 MOST_SHOWN = 60  # characters of a cell or a first line, in a message
 WITHOUT = "or delete it, as images have numbers too"
@@ -45,9 +45,18 @@ def read_index_rows(data, split, n):
     else:
         reason = fault(columns, rows, n)
         if not reason:
-            return rows
+            return [cleared(row) for row in rows]
         reason = f"should list the rows 0 to {n - 1} in order, with their names, {reason}"
     raise InputError(f"{path} {reason}, {WITHOUT}")
+
+
+def cleared(row):
+    """A row whose cells that say in words that nothing is known, such as NA, are empty."""
+    for column, cell in row.items():
+        is_word = column != "name" and isinstance(cell, str) and cell.strip().casefold() in UNKNOWN
+        if is_word:
+            row[column] = ""
+    return row
 
 
 def fault(columns, rows, n):
@@ -71,8 +80,8 @@ def fault(columns, rows, n):
             return f"and row {k} has none; give it one"
         if any(row.get(None, ())):  # all cells behind a comma too many stand in the wrong column
             return (
-                f"and row {k} has more cells than there are columns; put cells that hold a "
-                "comma into double quotes"
+                f"and row {k} has more cells than there are columns; put cells that hold a comma "
+                "into double quotes"
             )
     return None if len(rows) == n else f"and it lists {len(rows)} rows; list one for each image"
 
@@ -122,6 +131,5 @@ def check_index(data, place, slab, summary):
             ways += ", or name the two classes in the attribute 'classes' of binary.h5"
         raise InputError(
             f"{Path(data) / split / 'index.csv'}, row {row['row']}: {field} is "
-            f"{shown(row[field])} and {kind}.h5 beside it "
-            f"says {words[int(fact)]}; {ways}"
+            f"{shown(row[field])} and {kind}.h5 beside it says {words[int(fact)]}; {ways}"
         )

@@ -169,9 +169,9 @@ def read(record, size):
     if isinstance(box, str):
         box, reason = None, box
     frame = box.frame if box else None
-    if record.shapes:
-        frame = record.shapes.frame
     mask_size = None if mask is None else mask.shape[::-1]
+    if record.shapes:
+        mask_size = record.shapes.frame
     photograph, turned, fits = read_photograph(record, (mask_size, frame, box), size)
     reading = Reading(photograph.image, mask, notes=notes, fits=fits)
     reading.fates[USED] += mask is not None
@@ -187,8 +187,7 @@ def read(record, size):
             if box.is_upright and turned is False and mask is not None:
                 raise Unusable(
                     f"it is of the upright photograph, and the {record.mask_word} fits that only "
-                    "as it lies "
-                    "in its file"
+                    "as it lies in its file"
                 )
             reading.box, is_clipped = place_box(box, photograph, record.mask_word)
             if is_clipped:
@@ -336,9 +335,7 @@ def place_box(box, photograph, mask_word="mask"):
     Raises Unusable."""
     width, height = photograph.size
     frame = (1, 1) if box.is_relative else box.frame or photograph.size
-    is_lying = photograph.orientation >= 5 and not box.is_relative
-    fits_turned = is_scaled(frame, (height, width)) and not is_scaled(frame, (width, height))
-    if is_lying and fits_turned:
+    if not box.is_relative and not is_scaled(frame, (width, height)):
         raise Unusable(
             "it was drawn on {:g} x {:g} and the photograph beside its {} is {} x {}".format(
                 *frame, mask_word, width, height

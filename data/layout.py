@@ -20,6 +20,8 @@ LAYOUT = {  # what each file holds under its kind's name, for who writes it hims
 }
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
+# Cells of tables that say in words that nothing is known, folded.
+UNKNOWN = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "--"}
 
 
 def sample_shape(kind, size):

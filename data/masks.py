@@ -115,8 +115,7 @@ def read_trimap(path):
             return trimap, white if white in found else None
     raise UnusableMask(
         f"its trimap holds {listed(found)}; it should hold 1 (pet), 2 (background) and 3 "
-        "(border), or 0 "
-        "(background) and 1 or 255 (pet)"
+        "(border), or 0 (background) and 1 or 255 (pet)"
     )
 
 
@@ -163,8 +162,7 @@ def by_rule(values):
             ways.append("where they are grey edges, add --threshold 128")
         raise UnusableMask(
             f"its mask holds {listed(found)}; it should hold 0 and 1, or 0 and 255, or be "
-            "transparent around "
-            f"the foreground; {', and '.join(ways)}"
+            f"transparent around the foreground; {', and '.join(ways)}"
         )
     return coded(values, {1}), [(THREE, "")]
 
@@ -174,8 +172,7 @@ def refuse_soft(values, found):
         half = (min(found) + max(found) + 1) // 2
         raise UnusableMask(
             f"its mask's many values crowd at {min(found)} and {max(found)}, as JPEG and blurred "
-            "edges make it; add "
-            f"--threshold {half}, or save masks as PNG with two values"
+            f"edges make it; add --threshold {half}, or save masks as PNG with two values"
         )
 
 
@@ -236,8 +233,7 @@ def opacity_of(path):
         if is_grey and np.flatnonzero(counts[0]).tolist() == [0, 255]:
             raise Unreadable(
                 "where it is opaque it is black and white, which is a mask by itself and another "
-                "one than its "
-                "transparency; save one of the two alone"
+                "one than its transparency; save one of the two alone"
             )
         return np.asarray(opacity).copy()
 
@@ -254,8 +250,8 @@ def check(notes, n_masks, foreground=()):
             kinds = [f"{kind}: {len(found)}" for kind, found in notes.items() if "masks" in kind]
             raise InputError(
                 f"nothing is {what} in any of the {n_masks} masks "
-                f"({'; '.join(kinds) or 'they name none'}); look at "
-                "what they hold, and say with --foreground what counts"
+                f"({'; '.join(kinds) or 'they name none'}); look at what they hold, and say with "
+                "--foreground what counts"
             )
     for void, white in ((THREE, TWO[255]), (VOID, WHITE)):
         if notes.get(void) and notes.get(white):
@@ -265,10 +261,8 @@ def check(notes, n_masks, foreground=()):
             )
             raise InputError(
                 f"255 lies beside other numbers in {beside}, where it is unlabelled, and alone "
-                f"with 0 in {alone}, "
-                "where it would be something else; name the numbers that are foreground with "
-                "--foreground, such as "
-                "--foreground 1, or write all alike"
+                f"with 0 in {alone}, where it would be something else; name the numbers that are "
+                "foreground with --foreground, such as --foreground 1, or write all alike"
             )
     missing = [word for word in foreground if word.isdigit() and chosen(int(word)) not in notes]
     # numbers may be names of a COCO file

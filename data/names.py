@@ -44,7 +44,7 @@ def key_of(name):
 
 
 def is_system(name):
-    """Whether a file or folder is a system's or a server's own: hidden, thumbnails, recycle bins."""
+    """Whether a file or folder is a system's or a server's own: hidden, thumbnails, bins."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
@@ -82,8 +82,7 @@ def walk(folder, apart=None):
         except OSError as error:
             raise InputError(
                 f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take "
-                "it "
-                "away"
+                "it away"
             ) from None
         this = (status.st_dev, status.st_ino)
         if this in above:  # a link to a folder in which it lies
@@ -118,13 +117,14 @@ class Ambiguous(Exception):
 class Pictures:
     """The photographs below a folder. files: {path below it: Path}; others: names of other files.
 
-    apart: a folder below it that is passed over. Raises InputError where there is no photograph.
+    apart: a folder below it that is passed over; shown: what it is called in messages. Raises
+    InputError where there is no photograph.
     """
 
-    def __init__(self, folder, apart=None, mask_suffix=None):
+    def __init__(self, folder, apart=None, mask_suffix=None, shown=None):
+        self.folder, self.shown = folder, show_name(shown or folder)
         if not folder.is_dir():
-            raise InputError(f"{show_name(folder)} is no folder; name the one with the photographs")
-        self.folder = folder
+            raise InputError(f"{self.shown} is no folder; name the one with the photographs")
         self.files, self.others = walk(folder, apart)
         if mask_suffix:
             masks = [name for name in self.files if strip_suffix(name, mask_suffix)]
@@ -136,8 +136,7 @@ class Pictures:
                 verb = "are" if len(self.others) > 1 else "is"
                 more = f" ({cli.listed(self.others)} {verb} none, by the name)"
             raise InputError(
-                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of "
-                "Pillow's "
+                f"{self.shown} holds no photograph{more}; name a folder with pictures of Pillow's "
                 "formats"
             )
         self.levels = [{} for _ in range(5)]
@@ -186,6 +185,20 @@ class Pictures:
                         self.exact.add(near[0])
                     return near[0]
         return None
+
+    def require(self, text, wrong):
+        """The same of a name that has to be one. wrong: what makes an error of a sentence."""
+        try:
+            key = self.find(text)
+        except Ambiguous as error:
+            raise wrong(
+                f"{quoted(text)} is not clear: {error}; name it with its path and ending"
+            ) from None
+        if key is None:
+            raise wrong(
+                f"{quoted(text)} is no photograph of {self.shown}; correct the name, or take it out"
+            )
+        return key
 
     def _places(self, wanted):
         """(index, key) of each way in which a path may be meant, the strictest first."""

@@ -139,13 +139,12 @@ def read_mask(path, colours=()):
             return numbers_of(np.asarray(image.convert("RGB")), colours)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if image.mode == "P" and image.getextrema()[1] <= 1:
-            if image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
-                raise Unreadable(
-                    "its palette shows 0 in white and 1 in black, so that its numbers say the "
-                    "opposite of what one "
-                    "sees; save it in grey"
-                )
+        is_bit = image.mode == "P" and image.getextrema()[1] <= 1
+        if is_bit and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
+            raise Unreadable(
+                "its palette shows 0 in white and 1 in black, so that its numbers say the "
+                "opposite of what one sees; save it in grey"
+            )
         if image.mode in ("L", "P"):
             return np.asarray(image).copy()
         if image.mode == "PA":
@@ -165,8 +164,8 @@ def read_mask(path, colours=()):
         count = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
         raise Unreadable(
             f"it holds {count} {shown}, and a mask should hold one number a pixel; save it in "
-            "grey or with a "
-            "palette, or put the labelmap.txt of its classes beside the masks' folder"
+            "grey or with a palette, or put the labelmap.txt of its classes beside the masks' "
+            "folder"
         )
     if grey.min() == grey.max() and alpha.min() != alpha.max():
         raise Unreadable(
@@ -288,8 +287,8 @@ def unknown(path):
     if head[4:8] == b"ftyp" and head[8:12] in HEIC:
         if pillow_heif is None:
             return (
-                "it is an HEIC picture; install pillow-heif (pip install -r requirements-heif.txt) or "
-                "save it as JPEG"
+                "it is an HEIC picture; install pillow-heif (pip install -r "
+                "requirements-heif.txt) or save it as JPEG"
             )
         return f"it is an HEIC picture and damaged; {AGAIN}"
     if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
@@ -312,7 +311,10 @@ def explain(error):
         return f"it is incomplete; {AGAIN}"
     if text in ("", "None"):  # as SyntaxError says it
         text = type(error).__name__
-    return f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or save it as JPEG or PNG"
+    return (
+        f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or "
+        "save it as JPEG or PNG"
+    )
 
 
 def orientation_of(image):
@@ -385,20 +387,17 @@ def image_of_deep_grey(image):
         if not (low >= 0 and high <= 1):  # nor where one is no number
             raise Unreadable(
                 f"its values are floating-point numbers from {low:g} to {high:g}, and should be "
-                "from 0 to 1; "
-                "save it with 8 or 16 bits a pixel"
+                "from 0 to 1; save it with 8 or 16 bits a pixel"
             )
     elif low < 0 or high > 65535:
         raise Unreadable(
             f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; "
-            "save it with "
-            "8 or 16 bits a pixel"
+            "save it with 8 or 16 bits a pixel"
         )
     elif 0 < high <= 255 and tiff_tag(image, BITS) == 32:
         raise Unreadable(
             f"its values are 32-bit numbers of at most {high}, which would be black; save it with "
-            "8 bits a "
-            "pixel"
+            "8 bits a pixel"
         )
     scale = {12: 4095 / 255}.get(
         tiff_tag(image, BITS), 257

@@ -12,7 +12,7 @@ from data.layout import CLASSES, SPLITS
 from data.photographs import show_name
 from data.sources.oxford import BY_LIST
 
-MOST_PRINTED = 20  # photographs of one reason, with its detail; report.csv has all
+MOST_PRINTED = 50  # photographs of one reason, with its detail; report.csv has all
 AS_READ = ("masks of ", "masks in which ", "cut-outs: ", "trimaps: ")  # notes that doubt nothing
 TWINS = "near-duplicates mirrored or turned"
 
@@ -63,10 +63,9 @@ def report(args, outcome):
         (name, split), (other, another) = outcome.apart[0]
         outcome.warnings.append(
             "pairs of near-duplicate photographs in different splits, as these are given: "
-            f"{len(outcome.apart)} "
-            f"({show_name(name)} of {split} and {show_name(other)} of {another}), so a network "
-            "would be measured on what it "
-            "knows; put each pair into one split"
+            f"{len(outcome.apart)} ({show_name(name)} of {split} and {show_name(other)} of "
+            f"{another}), so a network would be measured on what it knows; put each pair into "
+            "one split"
         )
     for warning in (*source.warnings, *outcome.warnings):
         cli.warn(warning)

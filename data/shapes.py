@@ -146,9 +146,9 @@ def judge_area(one, pixels, drawing):
     """Note an outline of several rings whose area is not the one that is stated, as where a ring
     is a hole."""
     rings = one.outline if isinstance(one.outline, list) else []
-    if len(rings) > 1 and type(one.area) in (int, float) and one.area > 0:
-        if abs(pixels - one.area) > MOST_AREA_OFF * one.area + len(rings) * 8:
-            drawing.note(OTHER_AREA, f"annotation {one.number}: {pixels} pixels, area {one.area:g}")
+    is_stated = len(rings) > 1 and type(one.area) in (int, float) and one.area > 0
+    if is_stated and abs(pixels - one.area) > MOST_AREA_OFF * one.area + len(rings) * 8:
+        drawing.note(OTHER_AREA, f"annotation {one.number}: {pixels} pixels, area {one.area:g}")
 
 
 def draw(outline, size, drawing):
@@ -183,6 +183,11 @@ def judge_ring(ring, size, drawing):
     if len(set(zip(xs, ys, strict=True))) < 3:
         drawing.note(POINTS, f"{len(xs)} points")
         return False
+    if min(ring) >= 0 and max(ring) <= 1:
+        raise ValueError(
+            "a polygon ends in the first pixel, as if it were in [0, 1]; multiply it by width and "
+            "height"
+        )
     over = max(-min(xs), -min(ys), max(xs) - size[0], max(ys) - size[1])
     if over > MOST_OVER:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Near-duplicate photographs, and a split that keeps them together and spreads the breeds evenly."""
+"""Near-duplicate photographs, a split that keeps them together and spreads breeds evenly."""
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,7 @@ def difference_hash(image):
 
 
 def turned_hashes(image):
-    """Hashes (7, 32) uint8 of a PIL image mirrored and turned by quarters, in the order of TURNS."""
+    """Hashes (7, 32) uint8 of a PIL image mirrored and turned, in the order of TURNS."""
     small = image.convert("L").resize((4 * HASH_SIDE,) * 2, Image.Resampling.BILINEAR)
     return np.stack([difference_hash(small.transpose(turn)) for turn in TURNS])
 

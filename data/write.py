@@ -42,8 +42,7 @@ def ordered(pool, function, items, what):
     except BrokenProcessPool:  # as a system out of memory does it
         raise InputError(
             "a process that read photographs was ended from outside, mostly for lack of memory; "
-            "free some, or "
-            "make the largest photographs smaller"
+            "free some, or make the largest photographs smaller"
         ) from None
 
 

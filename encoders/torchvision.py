@@ -1,8 +1,7 @@
 """torchvision's classification networks by their names: `torchvision:resnet18`,
 `torchvision:mobilenet_v3_small`, ...
 
-    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best
-    weights
+    --encoder torchvision:resnet18 --encoder-weights hub    its best weights are downloaded
 
 The feature maps are the last ones of each size that all that follows is computed from, so none from
 inside a block with a bypass; they are found by looking through the network's graph. One that has no
@@ -37,9 +36,8 @@ class Torchvision(Encoder):
             )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()
-        self.mean, self.std = (
-            tuple(255 * value for value in values) for values in (made_for.mean, made_for.std)
-        )
+        self.mean = tuple(255 * value for value in made_for.mean)
+        self.std = tuple(255 * value for value in made_for.std)
 
     def channels(self, width):
         return Foreign.channels_of([channels for _, channels in _maps(self.network)])
@@ -60,11 +58,10 @@ class _Counted(TorchFunctionMode):
     network has none."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(
-            *args,
-            **({"device": "cpu"} if function in (torch.arange, torch.tensor) else {})
-            | (kwargs or {}),
-        )
+        kwargs = kwargs or {}
+        if function in (torch.arange, torch.tensor):
+            kwargs = {"device": "cpu"} | kwargs
+        return function(*args, **kwargs)
 
 
 def _random(network):
@@ -107,21 +104,18 @@ def _maps(network):
                 f"torchvision:{network}",
                 f"does not take images of any size ({type(error).__name__})",
             )
-    nodes = {
-        name: node
-        for name, node in _outputs(extractor).items()
-        if getattr(values[name], "ndim", 0) == 4
-    }
-    order, last, furthest = {node: k for k, node in enumerate(nodes.values())}, {}, 0
+    nodes = {}
+    for name, node in _outputs(extractor).items():
+        if getattr(values[name], "ndim", 0) == 4:
+            nodes[name] = node
+    order = {node: k for k, node in enumerate(nodes.values())}
+    last, furthest = {}, 0
     for k, (name, node) in enumerate(nodes.items()):
         if furthest <= k:  # nothing before it goes past it
-            last |= {
-                stride: (name, values[name].shape[1])
-                for stride in STRIDES
-                if values[name].shape[2:] == (h // stride, w // stride)
-            }
+            last[tuple(values[name].shape[2:])] = name, values[name].shape[1]
         furthest = max(furthest, *(order.get(user, 0) for user in node.users), 0)
-    lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
+    sizes = [(h // stride, w // stride) for stride in STRIDES]
+    lacking = [f"1/{h // size[0]}" for size in sizes[1:] if size not in last]
     if lacking:
         refuse_strides(f"torchvision:{network}", f"has no feature map at {', '.join(lacking)}")
-    return [last[stride] for stride in STRIDES if stride in last]
+    return [last[size] for size in sizes if size in last]

@@ -92,9 +92,11 @@ def lay_out(place):
         save_mask(place / "trimaps", name, a_trimap(64, 48))
         save_mask(place / "voc" / "SegmentationClass", name, palette(ellipse() * 13))
     lines = [
-        f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},4,4,30,30\n" for k, name in enumerate(names)
+        f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},animal {k // 2},4,4,30,30\n"
+        for k, name in enumerate(names)
     ]
-    (place / "labels.csv").write_text("".join(["filename,class,age,xmin,ymin,xmax,ymax\n", *lines]))
+    head = "filename,class,age,animal,xmin,ymin,xmax,ymax\n"
+    (place / "labels.csv").write_text("".join([head, *lines]))
     for split, members in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
         (place / f"{split}.txt").write_text("\n".join(members))
     square = [[10, 8, 30, 8, 30, 28, 10, 28]]
@@ -104,6 +106,36 @@ def lay_out(place):
         [(f"{name}.JPG", ("horse", "pony")[k % 2], square, {}) for k, name in enumerate(names)],
         ("horse", "pony"),
     )
+    lay_out_exports(place, names, square)
+
+
+def lay_out_exports(place, names, square):
+    """The zips of CVAT, Roboflow and Label Studio that docs/data.md shows."""
+    exports = {
+        "job": {"annotations/instances_default.json": ("images", names)},
+        "labelstudio": {"result.json": ("images", names)},
+        "roboflow": {
+            f"{split}/_annotations.coco.json": (split, members)
+            for split, members in (
+                ("train", names[:16]),
+                ("valid", names[16:20]),
+                ("test", names[20:]),
+            )
+        },
+    }
+    for export, files in exports.items():
+        for path, (folder, members) in files.items():
+            for name in members:
+                photograph(place / export / folder, name)
+            categories = ("cat", "dog") if export == "labelstudio" else ("pet",)
+            annotations = [
+                (f"{name}.JPG", categories[k % len(categories)], square, {})
+                for k, name in enumerate(members)
+            ]
+            (place / export / path).parent.mkdir(parents=True, exist_ok=True)
+            images = {f"{name}.JPG": (64, 48) for name in members}
+            write_coco(place / export / path, images, annotations, categories)
+        shutil.make_archive(str(place / export), "zip", place / export)
 
 
 def write_coco(path, images, annotations, categories=("pet",)):

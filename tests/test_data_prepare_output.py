@@ -38,7 +38,7 @@ def test_an_existing_folder_is_refused_and_replaced_with_force(pets, tmp_path):
     assert "--force" in refused(pets, out)
     assert tree(out) == before
     prepare(pets, out, "--fractions", "50-0-50", "--force")
-    assert sorted(p.name for p in out.iterdir()) == ["test", "train"]
+    assert sorted(p.name for p in out.iterdir()) == ["report.csv", "test", "train"]
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import data_rechunk
 from cli import InputError
-from data import check, contract
+from data import check, contract, hdf5
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
@@ -136,7 +136,7 @@ def test_slabs_of_any_size_give_the_same_file(data, tmp_path, monkeypatch):
     write(tmp_path / "other" / "train", arrays(40))
     rechunk(data)
     monkeypatch.setattr(
-        contract, "SLAB_BYTES", 7 * SIZE * SIZE
+        hdf5, "SLAB_BYTES", 7 * SIZE * SIZE
     )  # two images, seven masks, all boxes at a time
     rechunk(tmp_path / "other")
     assert {k: v[0] for k, v in files(data).items()} == {

@@ -136,8 +136,7 @@ def torchrun_processes():
 
 
 def launch(function, trainer, processes, threads):
-    """Call function(world, trainer) in all processes of a run; returns what it returns in the
-    first.
+    """Call function(world, trainer) in all processes of a run; returns the first one's result.
 
     The other processes get a pickled copy of the trainer; torchrun's wait for it in `follow`.
     """
@@ -169,15 +168,15 @@ def launch_local(function, trainer, processes):
             others[-1].start()
         while store.add("ready", 0) < len(others):
             if wait([process.sentinel for process in others], 0.02):
-                raise Lost
+                raise Lost("it has not begun")
         world = World(0, processes)
         join_local(world, store)
         result = lead(world, function, trainer)
         for process in others:
             process.join(GRACE)
         return result
-    except Lost:
-        explain(others, store)
+    except Lost as error:
+        explain(others, store, error)
     finally:
         for process in others:
             process.kill()
@@ -220,13 +219,16 @@ def leave():
         distributed.destroy_process_group()
 
 
-def explain(others, store):
-    """Raise what ended one of the other processes, or end with a sentence that says it."""
+def explain(others, store, error):
+    """Raise what ended one of the other processes, or end with a sentence that says it.
+
+    error: how this process noticed.
+    """
     wait([process.sentinel for process in others], GRACE)
     time.sleep(0.1)  # a signal that ends all of them may have come to another one first
     if store.check(["error"]):
         raise pickle.loads(store.get("error")) from None
-    who, how = "another process", "cannot be reached"
+    who, how = "another process", f"cannot be reached ({error})"
     for process in others:
         status = process.exitcode
         if status not in (None, LOST):
@@ -319,8 +321,12 @@ def sync_batchnorm(model, world):
 
     Its layers are replaced, and keep their parameters and names.
     """
-    if world.size > 1:
-        refuse_strange(model)
+    if world.size == 1:
+        return
+    refuse_strange(model)
+    if next(model.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
         replace_layers(model, lambda layer: SyncBatchNorm(layer, world) if is_norm(layer) else None)
 
 
@@ -353,7 +359,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             statistics = self.running_mean, self.running_var
             return F.batch_norm(x, *statistics, self.weight, self.bias, False, 0.0, self.eps)
-        y, mean, var, n = Normalise.apply(self.world, x, self.weight, self.bias, self.eps)
+        options = self.world, self.eps
+        y, mean, var, n = Normalise.apply(x, self.weight, self.bias, options)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -362,15 +369,16 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class Normalise(torch.autograd.Function):
-    """x (b, C, ...) -> (normalised x, mean (C,), variance (C,), values a channel) of all processes'
-    x.
+    """x (b, C, ...) -> (normalised x, mean (C,), variance (C,), values a channel).
 
+    Of the x of all processes. options: (world, eps).
     There are many of these a step, and of small maps the time is that of asking for operations, so
     they are few.
     """
 
     @staticmethod
-    def forward(ctx, world, x, weight, bias, eps):
+    def forward(ctx, x, weight, bias, options):
+        world, eps = ctx.options = options
         rows, k = wide(x)
         zeros = weight.new_zeros(k * len(weight))  # float32, as are the statistics of bf16
         own = torch.stack(torch.batch_norm_update_stats(rows, zeros, zeros + 1, 0.0))
@@ -386,14 +394,13 @@ class Normalise(torch.autograd.Function):
         var = torch.addcmul(variances, off, off).mul_(shares).sum((0, 1))
         of_rows = repeated(k, torch.stack([mean, var, weight, bias]))
         ctx.save_for_backward(x, weight, var, n, *of_rows[:3])
-        ctx.world, ctx.eps = world, eps
         ctx.mark_non_differentiable(mean, var, n)
-        return narrow(normalise(rows, *of_rows, eps), k), mean, var, n
+        return narrow(normalise(rows, of_rows, eps), k), mean, var, n
 
     @staticmethod
     def backward(ctx, gradient, *_):
         x, weight, var, n, *of_rows, weight_of_rows = ctx.saved_tensors
-        rows, k = wide(x)
+        (rows, k), (world, eps) = wide(x), ctx.options
         is_low = gradient.dtype != weight.dtype
         gradient_rows = gradient
         if k > 1:
@@ -402,14 +409,14 @@ class Normalise(torch.autograd.Function):
         # sums of gradient normed and of gradient over this process's values.
         wanted = [is_low, True, True]
         scaled, *sums = torch.ops.aten.native_batch_norm_backward(
-            gradient_rows, rows, weight_of_rows, *of_rows, None, None, False, ctx.eps, wanted
+            gradient_rows, rows, weight_of_rows, *of_rows, None, None, False, eps, wanted
         )
         sums = torch.stack(sums).view(2, k, -1).sum(1)
-        scale = weight * (var + ctx.eps).rsqrt()
+        scale = weight * (var + eps).rsqrt()
         # scale (gradient - normed mean(gradient normed) - mean(gradient)), the latter two as
         # another normalisation of x.
-        factors = (ctx.world.sum(sums) * scale).div_(-n)
-        rest = normalise(rows, *of_rows, *repeated(k, factors), ctx.eps)
+        factors = (world.sum(sums) * scale).div_(-n)
+        rest = normalise(rows, (*of_rows, *repeated(k, factors)), eps)
         # bf16 times a number by channel would round that number, too. Sums in place would be
         # slower.
         if is_low:
@@ -417,12 +424,11 @@ class Normalise(torch.autograd.Function):
         else:
             scale = scale.view(-1, *[1] * (x.ndim - 2))
             of_x = torch.addcmul(narrow(rest, k), gradient, scale)
-        return None, of_x, *sums, None
+        return of_x, *sums, None
 
 
 def wide(x):
-    """(x (B, C, H, W) as (B, k C, H, W / k), k): pixels side by side as channels, where these are
-    few.
+    """(x (B, C, H, W) as (B, k C, H, W / k), k): where channels are few, pixels as channels.
 
     What goes along channels is then quicker by up to a half.
     """
@@ -455,6 +461,6 @@ def repeated(k, values):
     return values.repeat(1, k).unbind()
 
 
-def normalise(rows, mean, var, weight, bias, eps):
-    """weight (x - mean) / deviation + bias of `wide` values, by numbers that are as wide."""
-    return F.batch_norm(rows, mean, var, weight, bias, False, 0.0, eps)
+def normalise(rows, numbers, eps):
+    """weight (x - mean) / deviation + bias; numbers: mean, var, weight and bias, of `wide`."""
+    return F.batch_norm(rows, *numbers, False, 0.0, eps)

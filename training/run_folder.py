@@ -114,7 +114,9 @@ class RunFolder:
     def read_config(self):
         """config.json in the present form."""
         try:
-            return from_legacy(read_json(self.config_path))
+            record = from_legacy(read_json(self.config_path))
+            record["run"]["versions"].items()  # as a record has it
+            return record
         except FileNotFoundError:
             raise InputError(
                 f"{self.config_path} is missing; delete the folder {self.path} and start again"
@@ -139,13 +141,17 @@ class RunFolder:
         if not changed:
             return
         what = "is finished" if self.is_finished() else "was begun"
-        words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
         way = "use the earlier ones or another --runs"
         if "epochs" in changed:
             # The learning rate has fallen to zero by the last epoch.
             way += f"; to train longer, fine-tune: --init {self.best_path} with another --runs"
         if "label_digest" in changed:
-            way = "the labels changed: bring the earlier ones back or use another --runs"
+            way = "bring the earlier labels back or use another --runs"
+            old, new = changed.pop("label_digest")
+            for need in new:
+                if new[need] != old.get(need):
+                    changed[f"digest of the label {need}"] = old.get(need), new[need]
+        words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
         raise InputError(f"{self.path} {what} with other settings: {', '.join(words)}; {way}")
 
     def check_finished(self, record):

@@ -9,6 +9,7 @@ foreground the category is the class, of more a column `category`.
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,19 @@ def list_records(args, place):
             "--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'"
         ) from None
     paths, root = find_files(args.coco, args.images, place)
-    pictures = Pictures(root)
+    is_unpacked = root.is_relative_to(place.resolve())
+    try:
+        return read_all(paths, Pictures(root, shown=args.coco[0] if is_unpacked else None), args)
+    except InputError as error:  # of a file in a zip
+        inside = re.sub(
+            rf"{re.escape(str(place))}/\d+/", f"{show_name(args.coco[0])}: ", str(error)
+        )
+        raise InputError(inside) from None
+
+
+def read_all(paths, pictures, args):
+    """The Source of COCO files and the photographs below their folder."""
+    root = pictures.folder
     files = read_files(paths, root)
     pictures.others = [name for name in pictures.others if not name.lower().endswith(".json")]
     source = new_source(pictures)
@@ -103,8 +116,8 @@ def read_files(paths, root):
         if len(paths) > 3:
             raise InputError(
                 f"--coco: there are {len(paths)} COCO files "
-                f"({cli.listed([show_name(path) for path in paths])}); name those of "
-                "train, val and test, one each"
+                f"({cli.listed([show_name(path) for path in paths])}); name those of train, val "
+                "and test, one each"
             )
         named = [path.parent if path.stem.startswith("_annotations") else path for path in paths]
         splits = splits_of_lists(named)
@@ -156,9 +169,9 @@ def way_out(content):
     """What to do with another file than COCO's, in words."""
     if isinstance(content, dict) and "shapes" in content:
         return "it is labelme's; convert its folder with labelme2coco"
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        if "annotations" in content[0] or "data" in content[0]:
-            return "it is Label Studio's own; export the project as COCO"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and ("annotations" in first or "data" in first):
+        return "it is Label Studio's own; export the project as COCO"
     return "export it anew, as COCO"
 
 
@@ -213,15 +226,13 @@ def choose_categories(files, foreground):
         raise wrong(
             files[0].path,
             f"it has annotations of several categories ({known}); say with --foreground NAME ... "
-            "which of them are the "
-            "foreground, or --foreground all",
+            "which of them are the foreground, or --foreground all",
         )
     for word in words:
         if word not in names:
             raise InputError(
                 f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} "
-                f"(it has {known}); name one of "
-                "these"
+                f"(it has {known}); name one of these"
             )
     return set(words) or used
 
@@ -243,8 +254,7 @@ def records_of(file, pictures, source, choice):
                 raise wrong(
                     file.path,
                     f"annotation {one['id']} is of an image {one['image_id']} that it does not "
-                    "name; export the file again, "
-                    "or add --leave-out to go on without it",
+                    "name; export the file again, or add --leave-out to go on without it",
                 )
             source.fates[NO_IMAGE] += 1
             source.note("annotations of no image", f"annotation {one['id']}")
@@ -299,8 +309,7 @@ def find_images(file, pictures, source, leave_out):
             raise wrong(
                 file.path,
                 f"the images {found[key]['id']} and {image['id']} are both "
-                f"{show_name(pictures.name_of(key))}; keep one of "
-                "them",
+                f"{show_name(pictures.name_of(key))}; keep one of them",
             )
         else:
             found[key] = image
@@ -309,11 +318,10 @@ def find_images(file, pictures, source, leave_out):
         raise wrong(
             file.path,
             f"{len(missing)} of its {len(file.content['images'])} images are not in "
-            f"{show_name(pictures.folder)} "
-            f"({cli.listed(missing)}); name the folder that its paths begin in, or add "
-            "--leave-out to go on without them",
+            f"{pictures.shown} ({cli.listed(missing)}); name the folder that its paths begin in, "
+            "or add --leave-out to go on without them",
         )
-    source.left_out += [(name, f"it is not in {show_name(pictures.folder)}") for name in missing]
+    source.left_out += [(name, f"it is not in {pictures.shown}") for name in missing]
     return found
 
 

@@ -72,8 +72,7 @@ def unpack(path, place):
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise InputError(
             f"{show_name(path)} cannot be unpacked ({str(error)[:100]}); download it again, or "
-            "unpack it by hand and name "
-            "the folder"
+            "unpack it by hand and name the folder"
         ) from None
     return place
 

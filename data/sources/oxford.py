@@ -159,8 +159,7 @@ def fault_of(name, paths, trimaps, species):
     if species == (None, None):
         return (
             "its name does not begin with a letter that is capital (cat) or small (dog); begin it "
-            "with cat_ or "
-            "dog_, or name it in list.txt"
+            "with cat_ or dog_, or name it in list.txt"
         )
     if None not in species and species[0] != species[1]:
         return f"its name says {SPECIES[species[0]]} and list.txt says {SPECIES[species[1]]}"
@@ -179,8 +178,8 @@ def remarks_on(root, others, lists):
         )
     if halves:
         remarks.append(
-            f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
-            f"others, not looked at: {len(images.keys() - half_of.keys())}"
+            f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; others, not "
+            f"looked at: {len(images.keys() - half_of.keys())}"
         )
     absent = sorted((half_of if halves else listed).keys() - images.keys())
     if absent:
@@ -242,8 +241,7 @@ def read_list(path):
         except (ValueError, KeyError):
             raise InputError(
                 f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID "
-                "with spaces "
-                "between, species 1 (cat) or 2 (dog)"
+                "with spaces between, species 1 (cat) or 2 (dog)"
             ) from None
     return listed
 
@@ -257,22 +255,19 @@ def read_halves(root, halves, images):
         if not path.is_file():
             raise InputError(
                 f"{path} is missing, the list of the official {half} half; take it from the "
-                "dataset's "
-                "annotations.tar.gz or prepare without --official-split and --only"
+                "dataset's annotations.tar.gz or prepare without --official-split and --only"
             )
         names = {key_of(line.split()[0]) for _, line in read_lines(path, "replace")}
         if not names & images.keys():
             raise InputError(
                 f"{path} names no photograph of {root / 'images'}; each of its lines should begin "
-                "with the "
-                "name of one, without its ending"
+                "with the name of one, without its ending"
             )
         both = sorted(names & half_of.keys())
         if both:
             raise InputError(
                 f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be "
-                "trained "
-                "on and measured; take each from one of them"
+                "trained on and measured; take each from one of them"
             )
         half_of |= dict.fromkeys(names, half)
     return half_of
@@ -286,8 +281,7 @@ def one_species(samples, root):
     rules = sorted({one.species_by for one in samples})
     return (
         f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by "
-        f"{' and '.join(rules)}; "
-        "where that is wrong, begin their names with cat_ or dog_ or name them in "
-        f"{root / 'annotations' / 'list.txt'} "
-        "and prepare them again, and where it is right, train without classification"
+        f"{' and '.join(rules)}; where that is wrong, begin their names with cat_ or dog_ or "
+        f"name them in {root / 'annotations' / 'list.txt'} and prepare them again, and where it "
+        "is right, train without classification"
     )

@@ -56,7 +56,7 @@ BREEDS = [
 
 
 def clouds(rng, width, height, cell):
-    """Smooth noise, (height, width), roughly uniform in 0..1, with lumps about `cell` pixels wide."""
+    """Smooth noise, (height, width), roughly uniform in 0..1, lumps about `cell` pixels wide."""
     grid = rng.random(
         (max(2, round(height / cell) + 1), max(2, round(width / cell) + 1)), dtype=np.float32
     )
@@ -329,12 +329,10 @@ def write_image(root, seed, k):
     if rng.random() < 0.01:  # as in the real dataset, some images have no head box
         return
     corners = "".join(
-        f"<{tag}>{c}</{tag}>" for tag, c in zip(("xmin", "ymin", "xmax", "ymax"), box)
+        f"<{tag}>{c}</{tag}>" for tag, c in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
     )
     xml.write_text(
-        f"<annotation><filename>{name}.jpg</filename><size><width>{image.shape[1]}</width>"
-        f"<height>{image.shape[0]}</height><depth>3</depth></size><object><name>{BREEDS[breed][1]}</name>"
-        f"<bndbox>{corners}</bndbox></object></annotation>\n"
+        f"<annotation><filename>{name}.jpg</filename><size><width>{image.shape[1]}</width><height>{image.shape[0]}</height><depth>3</depth></size><object><name>{BREEDS[breed][1]}</name><bndbox>{corners}</bndbox></object></annotation>\n"
     )
 
 

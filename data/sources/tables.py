@@ -15,13 +15,14 @@ import csv
 import io
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import cli
 from cli import InputError
 from data.labels import Box
-from data.layout import UNLABELLED
-from data.names import Ambiguous, quoted, split_named
+from data.layout import UNKNOWN, UNLABELLED
+from data.names import quoted, split_named
 from data.photographs import show_name
 
 IDENTITY = ("filename", "file_name", "file", "image", "path", "name")
@@ -29,7 +30,6 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 RESERVED = ("row", "name", "has_box")  # index.csv has its own
 STRATA = ("breed", "class")  # the first of these that is there is spread evenly over the splits
 WORDS = ("class", "breed", "species", "split", "subset", "group")  # columns that are never numbers
-UNKNOWN = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "--"}  # cells, folded
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 COMMA = re.compile(r"[+-]?\d+,\d+")  # 3,5
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")  # or 3,500 of 3500
@@ -103,8 +103,7 @@ class Labels:
                 listed = cli.listed([quoted(cell) for cell in others]) or "nothing"
                 source.warnings.append(
                     f"the column {word} of {show_name(self.path)} is not used as a split, as it "
-                    f"holds {listed}; write "
-                    "train, val or test there, or give it another name"
+                    f"holds {listed}; write train, val or test there, or give it another name"
                 )
         return None
 
@@ -148,20 +147,7 @@ class Labels:
         rows = {}
         for number, cells in self.lines:
             text = cells[identity]
-            try:
-                key = pictures.find(text)
-            except Ambiguous as error:
-                raise self.wrong(
-                    f"{quoted(text)} is not clear: {error}; name it with its path and ending",
-                    number,
-                ) from None
-            if key is None:
-                raise self.wrong(
-                    f"{quoted(text)} is no photograph of {show_name(pictures.folder)}; correct "
-                    "the name, or take "
-                    "the line out",
-                    number,
-                )
+            key = pictures.require(text, partial(self.wrong, number=number))
             if key in rows:
                 raise self.wrong(
                     f"{quoted(text)} stands in line {rows[key][0]} already; keep one of them",
@@ -185,8 +171,8 @@ class Labels:
             if numbers + len(commas) >= 2 * len(odd):
                 raise self.wrong(
                     f"{name} is {quoted(odd[0][1])}, and {numbers + len(commas)} other cells of "
-                    "this column are "
-                    "numbers; write a number, or leave the cell empty where it is unknown",
+                    "this column are numbers; write a number, or leave the cell empty where it "
+                    "is unknown",
                     odd[0][0],
                 )
             return
@@ -221,8 +207,7 @@ class Labels:
             if key in small and not is_relative:
                 raise self.wrong(
                     f"the box {' '.join(f'{value:g}' for value in box)} ends in the first pixel, "
-                    "as if it were in "
-                    "[0, 1]; multiply it by the photograph's width and height",
+                    "as if it were in [0, 1]; multiply it by the photograph's width and height",
                     number,
                 )
             self.boxes[key] = Box(box, is_upright=True, is_relative=is_relative)
@@ -258,8 +243,7 @@ class Labels:
         listed = cli.listed([quoted(value) for value in values]) or "none"
         remark = (
             f"the column {column} of {show_name(self.path)} holds {len(values)} "
-            f"value{'s' * (len(values) != 1)} "
-            f"({listed}) and not two, so there is no binary.h5"
+            f"value{'s' * (len(values) != 1)} ({listed}) and not two, so there is no binary.h5"
         )
         if len(values) > 2:
             remark += f"; train.py --tasks seg column:{column} learns it"

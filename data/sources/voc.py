@@ -61,14 +61,12 @@ def list_records(args):
     if place == root and not trees:
         raise InputError(
             f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of "
-            "PASCAL VOC, such as "
-            "VOCdevkit/VOC2012"
+            "PASCAL VOC, such as VOCdevkit/VOC2012"
         )
     if not has_masks and not trees:
         raise InputError(
             f"{show_name(root)} has neither SegmentationClass nor Annotations for its "
-            "photographs; for those alone use "
-            "--images"
+            "photographs; for those alone use --images"
         )
     numbers, names = choose_classes(root, args.foreground, names_in(trees), has_masks)
     known = {}
@@ -163,8 +161,7 @@ def choose_classes(root, words, used, has_masks):
             known = ", ".join(sorted(used | numbers_by_name.keys()))
             raise InputError(
                 f"--foreground {quoted(word)} is no class of {show_name(root)}; write numbers "
-                "from 1 to 254, or names: "
-                f"{known}"
+                f"from 1 to 254, or names: {known}"
             )
     if numbers_by_name:
         numbers |= {numbers_by_name[name] for name in names if name in numbers_by_name}
@@ -175,7 +172,7 @@ def choose_classes(root, words, used, has_masks):
     if (has_masks and not numbers) or not names:
         raise InputError(
             "--foreground: nothing tells which number in the masks is which of "
-            f"{', '.join(sorted(used))}; name both, such as "
-            f"--foreground 1 {sorted(used)[0]}, or put a labelmap.txt into {show_name(root)}"
+            f"{', '.join(sorted(used))}; name both, such as --foreground 1 {sorted(used)[0]}, or "
+            f"put a labelmap.txt into {show_name(root)}"
         )
     return tuple(sorted(numbers)), names

@@ -215,6 +215,5 @@ def test_numbers_are_printed_with_four_digits(capsys):
 
 def test_every_benchmark_shows_its_command():
     scripts = [*(ROOT / "benchmarks").glob("bench_*.py"), ROOT / "benchmarks" / "soak.py"]
-    assert len(scripts) == 5
     for path in scripts:
         assert f"python benchmarks/{path.name}" in path.read_text(encoding="utf-8")

@@ -971,3 +971,35 @@ def test_masks_without_background_are_odd(tmp_path, capsys):
     rechunk(data)
     rechunk(data, "--check")
     assert "train holds no mask with background in it" in capsys.readouterr().out
+
+
+def test_a_zip_is_called_by_its_name_and_takes_photographs_from_elsewhere(tmp_path):
+    photos(tmp_path, 10)
+    with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
+        archive.writestr("annotations/instances_default.json", json.dumps(coco(10)))
+    message = refused(tmp_path, "--coco", tmp_path / "job.zip")
+    assert f"{tmp_path / 'job.zip'} holds no photograph" in message
+    found = prepare(tmp_path, "--images", tmp_path / "photos", "--coco", tmp_path / "job.zip")
+    assert same(found, {name(k): drawn(polygon(k)) for k in range(10)})
+    content = coco(10)
+    content["annotations"][3]["category_id"] = 7
+    with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
+        archive.writestr("annotations/instances_default.json", json.dumps(content))
+        archive.write(tmp_path / "photos" / "p00.jpg", "images/p00.jpg")
+    shutil.rmtree(tmp_path / "D")
+    message = refused(tmp_path, "--coco", tmp_path / "job.zip")
+    assert "job.zip: annotations/instances_default.json: " in message and "partial" not in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        coco(2, size=(64, 48)),
+        coco(2, lambda k: [[value / SIDE for value in polygon(k)]]),
+        coco(2, lambda k: [1, 2, 3, 4, 5, 6]),
+    ],
+    ids=["another aspect", "from 0 to 1", "flat"],
+)
+def test_outlines_that_are_not_of_these_photographs_are_refused(content, tmp_path):
+    photos(tmp_path, 2)
+    assert "p00" in refused_coco(tmp_path, content)

@@ -143,7 +143,7 @@ def test_normalisation_as_in_double_precision(shape, k, dtype, tolerance, layout
     weight, bias = torch.rand(shape[1], generator=rng) + 0.5, torch.randn(shape[1], generator=rng)
     inputs = [value.clone().requires_grad_() for value in (x, weight, bias)]
     exact = [value.double().requires_grad_() for value in (x, weight, bias)]
-    y, mean, var, n = dist.Normalise.apply(dist.ALONE, *inputs, 1e-5)
+    y, mean, var, n = dist.Normalise.apply(*inputs, (dist.ALONE, 1e-5))
     y.backward(gradient)
     wanted = F.batch_norm(exact[0], None, None, *exact[1:], training=True, eps=1e-5)
     wanted.backward(gradient.double())
