@@ -154,6 +154,9 @@ def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_pa
     assert same(found, {name(0): drawn([40, 5, 64, 5, 64, 20, 40, 20])})
     assert found["p00"]["bboxes"].tolist() == [40, 5, 64, 20]
     assert "cut at the frame" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "D")
+    wide["annotations"][1]["bbox"] = [40, 5, 25.5, 15]
+    assert prepare_coco(tmp_path, wide)["p01"]["bboxes"].tolist() == [40, 5, 64, 20]
 
 
 def test_crowds_of_a_brush_have_their_box(tmp_path):
@@ -640,7 +643,8 @@ def test_boxes_from_0_to_1_are_parts_of_the_sides(tmp_path):
     assert found["p03"]["bboxes"].tolist() == pytest.approx([6.4, 12.8, 38.4, 57.6], rel=1e-6)
     shutil.rmtree(tmp_path / "D")
     with pytest.raises(InputError, match="line 2"):
-        with_table(tmp_path, lines(lambda k: "9,9,20,20" if k else "0.1,0.2,0.6,0.9", head))
+        small = "0.1,0.2,0.6,0.9"
+            with_table(tmp_path, lines(lambda k: "9,9,20,20" if k else small, head))
 
 
 @pytest.mark.parametrize(
@@ -862,7 +866,10 @@ def test_what_was_never_written_is_unknown_and_counted(write, tmp_path, capsys):
         right[5] = 255
     right[6:] = 255
     assert (found == right).all()
+    capsys.readouterr()
     rechunk(data, "--check")
+    n = 6 if write is unwritten else 5
+    assert f"none with a head box, {n} with a mask" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind, value", [("bboxes", np.nan), ("binary", 255)])
