@@ -35,8 +35,8 @@ class View:
     def foreground(self, output):
         """Where the foreground is, (H, W) bool, from one image's output; None if unknown."""
 
-    def opacity(self, output):
-        """How opaque a cut-out is, (H, W) float in [0, 1], one half on the contour; None if unknown."""
+    def trimap(self, output):
+        """(H, W) float: 1 foreground, 0 background, 1/2 an edge between; None if unknown."""
 
     def is_absent(self, value):
         """Whether a value of `answer` says that the picture shows no foreground at all."""
