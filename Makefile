@@ -12,7 +12,7 @@ train: .venv/ready $(DATA)
 	$(PY) mtl_vis.py --data $(DATA) --checkpoint runs/synthetic/mtl/seed0/best.pt --out mask.png
 
 test: .venv/ready
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 # The trained network in a browser, at http://127.0.0.1:7860.
 app: .venv/ready-app

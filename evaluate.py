@@ -1,28 +1,24 @@
-"""Measure any checkpoint on any prepared data, in fp32; one JSON object on standard output, nothing else there.
+"""Measure any checkpoint on any prepared data, in fp32; prints one JSON object on standard output.
 
-    python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test] [--batch-size 16] [--resize] [--mirror]
+    python evaluate.py [--checkpoint mtl_model.pt] [--data datasets/data_new] [--split test]
+    python evaluate.py --data datasets/official --unseen --out results/network/official
 
-A warning on standard error says how many images of the split the network was trained on, if any, or that the checkpoint does
-not tell. The numbers do not depend on the batch size; what the split cannot measure is null.
+The figures do not depend on the batch size; what the split cannot measure is null. Beside each
+stands its 95% interval over images, as "dice_interval": exact (Clopper and Pearson) for an
+accuracy, else a bootstrap. A warning says how many images of the split the network was trained on;
+--unseen leaves them and their near-duplicates out. --out also writes NAME.json and
+NAME_per_image.csv.
 
-A network measured at another image size than its own is another one, mostly a worse one: a warning names both sizes. With
---resize it looks at the images at its own size (bilinear, with antialias), and its logits, brought back to the data's size
-(bilinear), are held against the masks as they are stored. "size" is the data's size, "network_size", where it is another,
-that at which the network looked. With --mirror outputs are the mean with those of the mirror image, at twice the time.
-
-    python evaluate.py --split val --calibrate calibrated.pt
-
-also writes a copy of the checkpoint with the temperatures that the split's classes ask for (training/calibration.py), as a finished
-run has them: what pictures and predict.py say of a class is then as probable as it is often right. No metric changes.
+A network measured at another image size than its own is mostly worse. With --resize it works at its
+own size, and its logits, brought back to the data's size, are compared with the masks as stored.
 """
 
-import json
-import sys
+import argparse
 from pathlib import Path
 
 import cli
-from cli import InputError
-from training.options import DEVICES
+
+SPLITS = ("train", "val", "test")
 
 
 def parse_args(argv=None):
@@ -31,15 +27,22 @@ def parse_args(argv=None):
         "--checkpoint", type=Path, help="default: mtl_model.pt, else the newest mtl run's best.pt"
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("datasets/data_new"), help="the data folder"
+        "--data", type=Path, default=Path("datasets/data_new"), help="re-chunked data folder"
     )
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
     parser.add_argument(
-        "--resize", action="store_true", help="look at images of another size at the network's own"
+        "--resize", action="store_true", help="work at the network's own image size"
     )
     parser.add_argument(
-        "--mirror", action="store_true", help="look at the mirror image too, and take the mean"
+        "--hflip", action="store_true", help="test-time augmentation: mean with the horizontal flip"
+    )
+    parser.add_argument("--mirror", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--unseen", action="store_true", help="leave out images that the network was trained on"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="NAME", help="write NAME.json, NAME_per_image.csv"
     )
     parser.add_argument(
         "--calibrate",
@@ -47,83 +50,23 @@ def parse_args(argv=None):
         metavar="FILE",
         help="with --split val: write the checkpoint with temperatures fitted on it",
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     args = parser.parse_args(argv)
-    if args.calibrate and args.split != "val":
-        parser.error("--calibrate fits temperatures on the validation split; add --split val")
-    if args.calibrate and args.mirror:
-        parser.error("--calibrate is for the network as it looks by itself; leave --mirror out")
+    if args.mirror:
+        cli.warn("--mirror is now called --hflip; the old spelling goes with the next version")
+        args.hflip = True
+    if args.calibrate and (args.split != "val" or args.hflip):
+        parser.error(
+            "--calibrate fits temperatures on the validation split: --split val, no --hflip"
+        )
     return args
 
 
 def main(args):
-    from dataloader_mtl import (
-        MTLDataset,
-        make_loader,
-    )  # here, as PyTorch takes a while to import, and --help does without
-    from models import count_parameters
-    from training import calibration, checkpoint, evaluation, known_images, targets
-    from training.devices import choose_device, to_device
+    # Here, as PyTorch takes seconds to import, and --help does without.
+    from training import measure
 
-    path = checkpoint.find(args.checkpoint)
-    if args.checkpoint is None:
-        print(f"evaluate.py: using {path}", file=sys.stderr)
-    model, info = checkpoint.load_model(path)
-    if args.calibrate:
-        refuse_target(args.calibrate, model.task)
-    device = choose_device(args.device)
-    loader = make_loader(
-        MTLDataset(args.data, args.split, tasks=model.task.values()), args.batch_size
-    )
-    resizes = args.resize and info["size"] != loader.dataset.size
-    known_images.warn_of_other_size(loader.dataset, info, resizes)
-    known_images.warn_of_known_images(loader.dataset, info)
-    targets.warn_of_unmeasured(loader.dataset)
-    parameters = count_parameters(model)
-    network = evaluation.Resized(model, info["size"]) if resizes else model
-    network = evaluation.Mirrored(network, model.task) if args.mirror else network
-    metrics, _ = evaluation.evaluate(to_device(network, device), loader)
-    temperatures = calibration.calibrate(network, loader) if args.calibrate else {}
-    if args.calibrate:
-        if not temperatures:
-            raise InputError(
-                f"no image of {args.data / args.split} has a class, so there is nothing to fit; name other --data"
-            )
-        checkpoint.save(checkpoint.load(path) | {"calibration": temperatures}, args.calibrate)
-    print(
-        json.dumps(
-            {
-                "experiment": info["experiment"],
-                "seed": info["seed"],
-                **metrics,
-                "n_images": len(loader.dataset),
-                "parameters": parameters,
-                **evaluation.describe_data(loader.dataset),
-                **({"network_size": info["size"]} if resizes else {}),
-                **({"mirror": True} if args.mirror else {}),
-                "device": device.type,
-                "precision": "fp32",
-                **({"calibration": temperatures} if args.calibrate else {}),
-            }
-        )
-    )
-
-
-def refuse_target(path, tasks):
-    """Refuse a file that is not to be written, and a network without classes."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "lies in no folder that is there"
-        raise InputError(
-            f"--calibrate {path} {what}; name the file to write, such as calibrated.pt"
-        )
-    if path.with_name("config.json").exists():
-        raise InputError(
-            f"--calibrate {path} lies in a run folder, whose files are the run's own; name another file"
-        )
-    if not any(task.classes for task in tasks.values()):
-        raise InputError(
-            f"the network has no task with classes to calibrate (its tasks are {', '.join(tasks)}); leave --calibrate out"
-        )
+    measure.measure(args)
 
 
 if __name__ == "__main__":

@@ -1,183 +1,44 @@
 """Every experiment with every seed, several at once; started again, it goes on where it was.
 
-    python experiments.py                                          ten experiments x seeds 0 to 4 -> runs/
-    python experiments.py --seeds 0 1 -- --epochs 1 --limit 64     what follows -- goes to every run
-    python experiments.py --only mtl baseline --list               the commands, one a line, for a scheduler of your own
-    python experiments.py --repeat runs/mtl/seed0                  train runs again, from their config.json -> repeated/
-    python experiments.py --grid tasks=seg,seg+bbox sharing=hard,mtan        every combination, with train.py
-    python experiments.py --study masks --hours 8 -- --data MY      how many masks a label is worth, as far as that goes in 8 hours
-    python experiments.py --jobs 1                                 one after another, each on all cores
-    python experiments.py --launcher slurm --partition cpu         as an array job; --launcher ray --address auto on a Ray cluster
+    python experiments.py                                        ten experiments x seeds 0 to 4 ->
+    runs/ python experiments.py --seeds 0 1 -- --epochs 1 --limit 64   what follows -- goes to every
+    run python experiments.py --only mtl baseline --list             the commands, for your own
+    scheduler python experiments.py --grid tasks=seg,seg+bbox sharing=hard,mtan    every
+    combination, by train.py python experiments.py --grid tasks=seg+cls+bbox weighting=equal,dwa
+    --with-single-tasks \\
+                          --tune lr=0.0005,0.001,0.002,0.004     tuned alike, with rows for delta-m
+    python experiments.py --study masks -- --data MY             how many masks a label is worth
+    python experiments.py --repeat results/runs/mtl              repeat a run, row or study by its
+    records python experiments.py --hours 8                              start no run after 8 hours
+    python experiments.py --launcher slurm --partition cpu       as an array job; ray --address auto
 
-Each run is a process of the experiment's own script with --resume. One that has a test.json is finished and skipped; where
-options after -- are not those that it was trained with, or its --data not of the same images, nothing is started. The first
-seed of all experiments comes first, then the second, and so on: whenever this is stopped, the seeds that are there stand in
-every row, and only such seeds can be compared with the baseline.
+Each run is a process of the experiment's own script with --resume. One that has a test.json is
+finished and skipped; one finished with other options or images is refused. The first seed of all
+experiments comes first, then the second: whenever this is stopped, rows share the seeds that are
+there.
 
-A run that fails is named and the others go on; but when two in a row are refused for the same reason, as with a mistyped
-option, it stops. Exit status: 0 all are finished; 2 runs were refused (wrong options or data); 1 a run failed otherwise;
-130 and 143 stopped by a signal, which the runs in progress get too. Afterwards 'python results.py' makes the table.
-
---repeat compares each run with the one that it repeats, times aside: exit status 0 where all are the same to the last
-digit, else 1, and it says what differs. Options after -- come on top, as --data where the images lie elsewhere."""
+A run that fails is named and the others go on; when two in a row are refused for the same reason,
+it stops. Exit status: 0 all are finished; 2 runs were refused; 1 a run failed, or a repetition
+differs; 130 and 143 stopped by a signal, which the runs get too. Afterwards 'python results.py'
+makes the page."""
 
 import re
 import shlex
 import sys
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 import cli
 from cli import InputError
-from study import grid, launchers, masks, repeat
+from config import Config
+from study import commands, grid, launchers, masks, repeat, tune
+from study.commands import Run
 from study.table import EXPERIMENTS
+from study.text import count
 
-HERE = Path(__file__).resolve().parent
-COMMANDS = {
-    name: experiment.command for name, experiment in EXPERIMENTS.items()
-}  # in the order of the published table
-EPOCH = re.compile(r"epoch (\d+)/(\d+):")  # how a script begins the line that ends an epoch
-
-
-class Run:
-    """One experiment with one seed: its name, its command, and where it ends. command: the script and its own options,
-    unless they are those of the table."""
-
-    def __init__(self, experiment, seed, options, runs, command=None):
-        self.name = f"{experiment} seed {seed}"
-        script, *own = command or COMMANDS[experiment]
-        self.command = [
-            sys.executable,
-            str(HERE / script),
-            *own,
-            "--seed",
-            str(seed),
-            "--resume",
-            *options,
-        ]
-        self.test_path = runs / experiment / f"seed{seed}" / "test.json"
-
-    def is_finished(self):
-        return self.test_path.exists()
-
-
-class Progress:
-    """A bar over all runs (gone where output is no terminal), one for each of several at once, and an estimate of the time left.
-
-    The estimate goes by the epochs trained since the start: runs and epochs that were there before took no time.
-    """
-
-    def __init__(self, total, finished, jobs=1):
-        self.total, self.runs, self.shares, self.trained = total, finished, {}, 0.0
-        self.begin = time.monotonic()
-        self.bar = tqdm(
-            total=total,
-            initial=finished,
-            disable=None,
-            bar_format="{desc} |{bar}| {n:.1f}/{total} runs, {elapsed}{postfix}",
-        )
-        self.bars = [
-            tqdm(
-                total=1,
-                position=slot + 1,
-                leave=False,
-                disable=None,
-                bar_format="{desc} |{bar}| {percentage:.0f}%",
-            )
-            for slot in range(jobs if jobs > 1 else 0)
-        ]
-
-    def show(self, name, slot=0):
-        self.bar.set_description_str(name if not self.bars else "all", refresh=False)
-        self.bar.set_postfix_str(self.left(), refresh=False)
-        self.bar.n = self.runs + sum(self.shares.values())
-        self.bar.refresh()
-        if slot < len(self.bars):
-            self.bars[slot].set_description_str(name, refresh=False)
-            self.bars[slot].n = self.shares.get(name, 0.0)
-            self.bars[slot].refresh()
-
-    def end_epoch(self, name, done, total):
-        """A run has ended its done-th of total epochs."""
-        self.trained += 1 / total
-        self.shares[name] = done / total
-
-    def end_run(self, name):
-        self.runs = self.runs + 1
-        self.shares.pop(name, None)
-
-    def left(self):
-        remaining = self.total - self.runs - sum(self.shares.values())
-        if not self.trained or not remaining:
-            return ""
-        minutes = round(remaining * (time.monotonic() - self.begin) / self.trained / 60)
-        return (
-            f"about {minutes // 60} h {minutes % 60:02} min left"
-            if minutes
-            else "less than a minute left"
-        )
-
-    def close(self):
-        for bar in [self.bar, *self.bars]:
-            bar.close()
-
-
-class Report:
-    """What a launcher tells of runs (study/launchers.py), printed. failures: [(run, exit status)]."""
-
-    def __init__(self, progress, several):
-        self.progress, self.several, self.failures = progress, several, []
-        self.begun, self.slots, self.last, self.refusal, self.number = (
-            {},
-            {},
-            {},
-            None,
-            progress.runs,
-        )
-
-    def begin(self, run, slot):
-        self.begun[run], self.slots[run], self.last[run], self.number = (
-            time.monotonic(),
-            slot,
-            "",
-            self.number + 1,
-        )
-        self.progress.show(run.name, slot)
-        say(f"{self.number}/{self.progress.total} {run.name}")
-
-    def line(self, run, text):
-        epoch = EPOCH.match(text)
-        if epoch:  # the bar and log.csv tell it
-            self.progress.end_epoch(run.name, *map(int, epoch.groups()))
-            self.progress.show(run.name, self.slots[run])
-        elif text.strip():
-            self.last[run] = text.rstrip()
-            say(f"    {run.name}: {text.rstrip()}" if self.several else f"    {text.rstrip()}")
-
-    def end(self, run, slot, status):
-        self.progress.end_run(run.name)
-        self.progress.show(run.name, slot)
-        failed = status != 0 or not run.is_finished()
-        minutes = (time.monotonic() - self.begun[run]) / 60
-        name = f"{run.name}: " if self.several else ""
-        say(
-            f"    {name}{describe(status) if failed else 'finished'} after {minutes:.1f} min; {self.progress.left()}".rstrip(
-                "; "
-            )
-        )
-        if failed:
-            self.failures.append((run, status))
-        earlier, last = self.refusal, self.last[run]
-        self.refusal = (
-            last.replace(Path(run.command[1]).name, "the script") if status == 2 else None
-        )
-        if self.refusal and self.refusal == earlier:
-            raise InputError(
-                f"two runs in a row are refused for the same reason, so the others wait: {self.refusal}; put it "
-                "right, or name what can be run with --only"
-            )
+EPOCH = re.compile(r"epoch \d+/\d+:")  # how a script begins the line that ends an epoch
 
 
 def say(text):
@@ -186,244 +47,213 @@ def say(text):
     sys.stdout.flush()
 
 
-def places(options, runs="runs"):
-    """Where the scripts will put their run folders (`runs` unless the options for every run say so) and where they are told
-    to find the data (else None). Refuses what is set here.
+@dataclass
+class Progress:
+    """Prints what runs print, and stops where two in a row are refused for the same reason."""
 
-    argparse in the scripts takes --runs X, --runs=X and unique beginnings such as --ru X; so it does here.
-    """
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--runs", type=Path, default=Path(runs))
-    parser.add_argument("--data", type=Path)
-    for name in ("--seed", "--split"):
-        parser.add_argument(name, nargs="*")
-    known, _ = parser.parse_known_args(
-        [option for option in options if option not in ("-h", "--help")]
-    )
-    for name, instead in (("seed", "--seeds"), ("split", "--only")):
-        if getattr(known, name) is not None:
-            parser.error(f"--{name} does not go to every run; use {instead} before the --")
-    return known.runs, known.data
+    runs: list
+    bar: tqdm
+    refusal: str | None = None
+    failures: list = field(default_factory=list)  # [(Run, exit status)]
 
+    def show(self, index, line):
+        if EPOCH.match(line):
+            self.bar.set_postfix_str(f"{self.runs[index].name}: {line.split(':')[0]}")
+        elif line.strip():
+            say(f"    {self.runs[index].name}: {line.rstrip()}")
 
-def repetition(folder, options, runs, data):
-    """The Run that repeats the one in a run folder; refuses what could not end with the same numbers."""
-    config = repeat.read_config(folder)
-    experiment, seed = config["experiment"], config["options"]["seed"]
-    command = repeat.command(folder, config)
-    repeat.refuse_unsound(folder)
-    repeat.refuse_other_data(folder, config, data or Path(config["options"]["data"]))
-    run = Run(
-        experiment, seed, ["--runs", str(runs), *repeat.options_of(config), *options], runs, command
-    )
-    if run.test_path.parent.resolve() == folder.resolve():
-        raise InputError(
-            f"the repetition of {folder} would be that folder itself; name another place with --runs after "
-            "the --"
-        )
-    return run
+    def end(self, index, status, lines):
+        run = self.runs[index]
+        self.bar.update()
+        failed = status != 0 or not run.is_finished
+        say(f"{run.name}: {outcome(status) if failed else 'finished'}")
+        if failed:
+            self.failures.append((run, status))
+        script = run.script[0]
+        last = lines[-1].replace(script, "the script") if status == 2 and lines else None
+        if last and last == self.refusal:
+            raise InputError(f"two runs in a row are refused for the same reason: {last}")
+        self.refusal = last
 
 
-def compare(folder, run):
-    """Say in what a repetition differs from the run that it repeats; returns whether it does."""
-    again = run.test_path.parent
-    found = repeat.differences(folder, again)
-    other = repeat.conditions(folder, again)
-    if not found:
-        say(
-            f"{run.name}: {again} is the same as {folder} to the last digit, times aside"
-            + (f" (although {', '.join(other)})" if other else "")
-        )
-        return False
-    say(
-        f"{run.name}: {again} is not the same as {folder}: {'; '.join(found)}. "
-        + (
-            f"Not alike were: {', '.join(other)}."
-            if other
-            else "The machine may be of another type."
-        )
-    )
-    return True
+def outcome(status):
+    """An exit status of a run that failed, in words."""
+    if status < 0:
+        return f"killed by signal {-status}"
+    return {0: "ended without a test.json", 2: "refused"}.get(status, f"exit status {status}")
+
+
+# ------------------------------------------------------------------------------------ which runs
 
 
 def parse_args(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = cli.Parser(__doc__)
-    parser.usage = (
-        "experiments.py [-h] [--seeds K ...] [--only NAME ...] [--grid CHOICE=VALUES ...] [--list] [--repeat FOLDER ...] "
-        "[--study masks [--hours H]] [--jobs J] [--launcher local|slurm|ray] [--partition P] [--time MINUTES] [--address A] [-- OPTIONS FOR EVERY RUN]"
-    )
-    parser.add_argument(
-        "--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K"
-    )
-    parser.add_argument(
-        "--only",
-        choices=COMMANDS,
-        nargs="+",
-        default=list(COMMANDS),
-        metavar="NAME",
-        help=f"some of the experiments: {', '.join(COMMANDS)}",
-    )
-    parser.add_argument(
-        "--grid",
-        nargs="+",
-        metavar="CHOICE=VALUES",
-        help="instead of the published experiments, every combination of values of "
-        f"{', '.join(grid.USUAL)}, as in tasks=seg,seg+bbox weighting=equal,dwa",
-    )
-    parser.add_argument(
-        "--list",
-        action="store_true",
-        help="print the commands of the runs that are left, and run none",
-    )
-    parser.add_argument(
-        "--repeat",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="train the runs of these run folders again and compare; instead of --seeds and --only",
-    )
-    parser.add_argument(
-        "--study",
-        choices=("masks",),
-        help="how many masks a label is worth, on any data (study/masks.py)",
-    )
-    parser.add_argument(
-        "--hours",
-        type=cli.positive_float,
-        metavar="H",
-        help="that the study may take from now on; chooses sizes, arms and seeds, and says which",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=cli.integer(1, 1024),
-        metavar="J",
-        help="so many runs at once, each on cores of its own; default: as many as the threads of a run leave room for",
-    )
-    parser.add_argument(
-        "--launcher", choices=launchers.LAUNCHERS, default="local", help="what performs the runs"
-    )
-    parser.add_argument("--partition", help="of Slurm")
-    parser.add_argument(
-        "--time",
-        type=cli.integer(1),
-        default=240,
-        metavar="MINUTES",
-        help="that Slurm gives a run at once; one that takes longer is queued again and goes on",
-    )
-    parser.add_argument(
-        "--address",
-        help="of a Ray cluster, as auto or ray://HOST:10001; default: one of this machine alone",
-    )
+    add, several = parser.add_argument, {"nargs": "+", "metavar": "OPTION=VALUES"}
+    names = list(EXPERIMENTS)
+    add("--seeds", type=cli.integer(0), nargs="+", default=[0, 1, 2, 3, 4], metavar="K")
+    add("--only", choices=names, nargs="+", metavar="NAME", help=f"of {', '.join(names)}")
+    add("--grid", help=f"all combinations of values of {', '.join(grid.NAMED)}", **several)
+    add("--with-single-tasks", action="store_true", help="each task of the grid alone, for delta-m")
+    add("--tune", metavar="OPTION=VALUES", help=f"values that each row tries, seed {tune.SEED}")
+    add("--study", choices=("masks",), help="runs of a study: label efficiency")
+    add("--repeat", type=Path, nargs="+", metavar="FOLDER", help="runs, rows or studies to repeat")
+    add("--list", action="store_true", help="print the commands that are left, and run none")
+    add("--jobs", type=cli.integer(1, 1024), help="runs at once; default: one a core")
+    add("--hours", type=cli.positive_float, help="start no run after so many hours")
+    add("--launcher", choices=launchers.LAUNCHERS, default="local")
+    add("--partition", help="Slurm partition")
+    add("--time", type=cli.integer(1), default=240, metavar="MINUTES", help="of a Slurm job")
+    add("--address", help="of a Ray cluster, e.g. auto")
     args = parser.parse_args(argv[:cut])
     args.options = argv[cut + 1 :]
-    alone = [name for name in ("grid", "study", "repeat") if getattr(args, name)]
-    if len(alone) > 1 or alone and alone != ["repeat"] and args.only != list(COMMANDS):
-        parser.error(
-            f"--{alone[0]} goes without --only, --grid, --study and --repeat, as it says by itself what is run"
-        )
-    if args.hours and not args.study:
-        parser.error("--hours goes with --study")
+    kinds = [name for name in ("only", "grid", "study", "repeat") if getattr(args, name)]
+    if len(kinds) > 1:
+        parser.error(f"--{kinds[0]} and --{kinds[1]} exclude each other")
+    if args.with_single_tasks and not args.grid:
+        parser.error("--with-single-tasks goes with --grid")
+    if args.tune and (args.study or args.repeat):
+        parser.error("--tune goes with the published experiments and with --grid")
+    if args.tune and tune.SEED in args.seeds:
+        parser.error(f"seed {tune.SEED} is that of --tune, which no comparison may use")
+    if args.hours and args.launcher != "local":
+        parser.error("--hours goes with --launcher local")
     return args
 
 
-def main(args):
-    args.folder, data = places(args.options, "repeated" if args.repeat else "runs")
-    parts, words = None, ""
+def refuse_options(args):
+    """Refuse options after -- that no script has, that belong to single runs, or to a name."""
     if args.repeat:
-        runs = [repetition(folder, args.options, args.folder, data) for folder in args.repeat]
-    elif args.study:
-        runs, parts, words = study(args, data)
-    else:
-        commands = (
-            grid.experiments(args.grid)
-            if args.grid
-            else {name: command for name, command in COMMANDS.items() if name in args.only}
-        )
-        runs = [
-            Run(experiment, seed, grid.fitting(args.options, command), args.folder, command)
-            for seed in dict.fromkeys(args.seeds)
-            for experiment, command in commands.items()
-        ]
-    parts = parts or [runs]
-    left = [[run for run in part if not run.is_finished()] for part in parts]
-    every, finished = sum(parts, []), [run for run in runs if run.is_finished()]
-    refuse_other_runs([run for run in every if run.is_finished()], args.options, data)
-    if args.list:
-        for run in sum(left, []):
-            print(shlex.join(run.command))
         return
+    if Config.parse("", "every run", args.options).seed:
+        raise InputError("--seed after -- would be the same for every run; use --seeds")
+    if args.grid or args.study:
+        instead = "make it a column of --grid" if args.grid else "the study sets it"
+        commands.refuse_named(args.options, instead)
+
+
+def experiments_of(args):
+    """{name: Run} of the experiments that are asked for, with seed 0."""
     if args.grid:
-        grid.plan(commands, left[0], finished, args.options, data, args.launcher == "local")
-    say(words + f"{len(runs)} runs into {args.folder}, of which {len(finished)} are finished")
-    failures = [
-        failure for waiting in filter(None, left) for failure in perform_all(waiting, every, args)
-    ]
+        found = grid.experiments(args.grid, args.options, args.with_single_tasks)
+    else:
+        names = [name for name in EXPERIMENTS if name in (args.only or EXPERIMENTS)]
+        found = {name: commands.published(name, *args.options) for name in names}
+    return {name: commands.without_conflicts(run) for name, run in found.items()}
+
+
+def seeds_of(experiments, args):
+    """[Run], seed by seed; tuned ones with the value that was chosen."""
+    found = []
+    for seed in dict.fromkeys(args.seeds):
+        for run in experiments.values():
+            options = tune.chosen(run, tune.values_of(args.tune)) if args.tune else {}
+            found.append(Run(run.script, run.config.replace(seed=seed, **options)))
+    return found
+
+
+# --------------------------------------------------------------------------------------- running
+
+
+def perform(left, total, args):
+    """Run what is left of so many; returns [(Run, exit status)] of those that failed."""
+    form = "{desc}{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}{postfix}]"
+    done, config = total - len(left), left[0].config
+    with tqdm(total=total, initial=done, disable=None, bar_format=form) as bar:
+        progress = Progress(left, bar)
+        settings = launchers.Settings(
+            jobs=args.jobs or launchers.jobs_by_default(config),
+            cores=launchers.cores_of(config),
+            folder=config.runs,
+            partition=args.partition,
+            minutes=args.time,
+            address=args.address,
+            hours=args.hours,
+            show=progress.show,
+        )
+        launcher = launchers.LAUNCHERS[args.launcher]
+        for index, status, lines in launcher([run.words for run in left], settings):
+            if args.launcher != "local":
+                for line in lines:
+                    progress.show(index, line)
+            progress.end(index, status, lines)
+    return progress.failures
+
+
+def main(args):
+    refuse_options(args)
+    if args.repeat:
+        repeated = [folder for path in args.repeat for folder in repeat.folders(path)]
+        runs = [repeat.run_of(folder, args.options) for folder in repeated]
+        run_all(runs, args)
+        if not args.list:
+            tell_differences(repeated, runs)
+    elif args.study:
+        run_all(masks.runs(Config.parse("", "study", args.options).data, args.options), args)
+    else:
+        experiments = experiments_of(args)
+        if not args.tune or tune_all(experiments, args):
+            run_all(seeds_of(experiments, args), args)
+
+
+def tune_all(experiments, args):
+    """Run and choose the values of --tune; returns whether all experiments are tuned."""
+    values, waiting = tune.values_of(args.tune), {}
+    for name, run in experiments.items():
+        if tune.chosen(run, values) is None:
+            waiting[name] = tune.runs_of(run, values)
+    runs = [run for tried in waiting.values() for run in tried.values()]
+    run_all(runs, args)
+    if args.list or not all(run.is_finished for run in runs):
+        return not waiting
+    for name, tried in waiting.items():
+        tune.choose(experiments[name], tried)
+    return True
+
+
+def run_all(every, args):
+    """Run what is not finished, or list it; fails where a run did."""
+    left = [run for run in every if not run.is_finished]
+    for run in every:
+        if run.is_finished:
+            commands.refuse_other_settings(run)
+    if args.list:
+        for run in left:
+            print(shlex.join(run.words))
+        return
+    if not left:
+        return
+    say(f"{count(len(every), 'run')} into {every[0].config.runs}, {len(left)} left")
+    failures = perform(left, len(every), args)
     if failures:
-        named = ", ".join(f"{run.name} ({describe(status)})" for run, status in failures)
+        named = ", ".join(f"{run.name} ({outcome(status)})" for run, status in failures)
+        refused = all(status == 2 for _, status in failures)
         cli.fail(
-            f"{len(failures)} of {len(runs)} runs failed: {named}; the reasons stand above, and the same command goes "
-            "on with what is not finished",
-            2 if all(status == 2 for _, status in failures) else 1,
+            f"{len(failures)} of {len(every)} runs failed: {named}; the same command goes on with "
+            "what is not finished",
+            2 if refused else 1,
         )
-    differing = [run.name for folder, run in zip(args.repeat or [], runs) if compare(folder, run)]
-    if differing:
-        cli.fail(
-            f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}; how, stands above",
-            1,
-        )
+    left = [run for run in left if not run.is_finished]
+    if left:
+        say(f"{count(len(left), 'run')} left; the same command goes on")
 
 
-def study(args, data):
-    """The runs of --study: (all that count, [those that may go on at once, after all of the parts before], what they are in words)."""
-
-    def make(experiment, seed, command, folder):
-        more = () if folder == args.folder else ("--runs", str(folder))
-        return Run(experiment, seed, [*args.options, *more], folder, command)
-
-    jobs = args.jobs or launchers.jobs_by_default([["", "", *masks.HOW, *args.options]])
-    return masks.plan(make, args.folder, args.options, data, args.hours, jobs)
-
-
-def perform_all(waiting, every, args):
-    """Perform runs, which are left of more; returns [(run, exit status)] of those that failed."""
-    commands = [run.command for run in waiting]
-    is_local, args.cores = args.launcher == "local", launchers.cores_of(commands)
-    jobs = (
-        min(args.jobs or launchers.jobs_by_default(commands), len(waiting))
-        if is_local
-        else len(waiting)
-    )
-    report = Report(
-        Progress(len(every), sum(run.is_finished() for run in every), jobs if is_local else 1),
-        jobs > 1,
-    )
-    try:
-        launchers.LAUNCHERS[args.launcher](waiting, jobs, report, args)
-    finally:
-        report.progress.close()
-    return report.failures
-
-
-def refuse_other_runs(finished, options, data):
-    """Refuse to skip finished runs that were trained with other options than those asked for now, or on other data."""
-    for run in finished:
-        folder = run.test_path.parent
-        grid.refuse_others(run)
-        found = repeat.other_options(folder, options, data)
+def tell_differences(folders, runs):
+    """Say how far repetitions come out from their records; fails where one is not the same."""
+    differing = []
+    for folder, run in zip(folders, runs, strict=True):
+        if not run.is_finished:
+            continue
+        found, conditions = repeat.compare(folder, run.path)
+        unlike = f" Not alike: {', '.join(conditions)}." if conditions else ""
         if found:
-            raise InputError(
-                f"{folder} is finished, and with other settings: {', '.join(found)}; use the earlier ones, or "
-                "another --runs after the --"
-            )
-
-
-def describe(status):
-    """An exit status of a run that failed, in words."""
-    if status < 0:
-        return f"killed by signal {-status}"
-    return {0: "ended without a test.json", 2: "refused"}.get(status, f"exit status {status}")
+            differing.append(run.name)
+            say(f"{run.name}: {run.path} differs from {folder}: {'; '.join(found)}.{unlike}")
+        else:
+            say(f"{run.name}: {run.path} is bit-exact with {folder}, times aside.{unlike}")
+    if differing:
+        cli.fail(f"{len(differing)} of {len(runs)} repetitions differ: {', '.join(differing)}", 1)
 
 
 if __name__ == "__main__":

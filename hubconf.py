@@ -3,8 +3,9 @@
     network = torch.hub.load("path/of/the/clone", "pets", source="local")
     network = torch.hub.load("owner/repository", "pets")
 
-Our modules have everyday names (models, utils, data). They are imported apart: modules of these names of whoever loads the network
-stay theirs, and those that are imported later too. So keep the network with torch.save(network.state_dict(), ...), not by pickle.
+Our modules have everyday names (models, utils, data). They are imported apart: modules of these
+names of whoever loads the network stay theirs, and those that are imported later too. So keep the
+network with torch.save(network.state_dict(), ...), not by pickle.
 """
 
 import contextlib
@@ -17,12 +18,15 @@ dependencies = ["torch", "torchvision", "numpy", "h5py", "PIL"]
 def pets(checkpoint=None):
     """The network in evaluation mode on the CPU, a torch.nn.Module.
 
-    checkpoint: path of a network, such as a run's best.pt; default: mtl_model.pt, which comes along (docs/network.md).
+    checkpoint: path of a network, such as a run's best.pt; default: mtl_model.pt, which comes along
+    (docs/network.md).
 
-    network(image: (B, 3, H, W) uint8 or float in 0-255, RGB, H and W from 32) returns {task: output}, of the one that comes along
-    "seg" (B, 1, H, W) logits, above 0 where there is a pet; "cls" (B, 2) logits of cat and dog; "bbox" (B, 4) the head's box,
-    xmin ymin xmax ymax in [0, 1]. network.size is the side that images had in training, 256: stretch photographs to
-    (B, 3, size, size) and outputs back. network.tasks names the tasks, network.task[name] has what tasks/ says of each.
+    network(image: (B, 3, H, W) uint8 or float in 0-255, RGB, H and W from 32) returns {task:
+    output}, of the one that comes along "seg" (B, 1, H, W) logits, above 0 where there is a pet;
+    "cls" (B, 2) logits of cat and dog; "bbox" (B, 4) the head's box, xmin ymin xmax ymax in [0, 1].
+    network.size is the side that images had in training, 256: stretch photographs to (B, 3, size,
+    size) and outputs back. network.tasks names the tasks, network.task[name] has what tasks/ says
+    of each.
     """
     with _apart() as here:
         from training.checkpoint import DEFAULT, load_model
@@ -34,7 +38,8 @@ def pets(checkpoint=None):
 
 @contextlib.contextmanager
 def _apart():
-    """Modules are imported from this folder in the block, and neither in place of others of their names nor for good."""
+    """Modules are imported from this folder in the block, and neither in place of others of their
+    names nor for good."""
     here = pathlib.Path(__file__).resolve().parent
     names = {path.stem for path in here.glob("*.py")} | {
         path.parent.name for path in here.glob("*/__init__.py")

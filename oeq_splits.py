@@ -1,53 +1,58 @@
 """Full MTL network with fixed loss weights, one run for each split of the weights.
 
-    python oeq_splits.py                           the five splits of the published study, one after another
+    python oeq_splits.py                           the five splits of the published study
     python oeq_splits.py --split 80-10-10 60-20-20 these, given as seg-cls-bbox
 
-Weights are normalised to sum to one: the published 75-15-15 sums to 105. The run folder carries the split's name as given.
-
-Each run takes as long as one of train_mtl.py, which says how long that is.
+Weights are normalised to sum to one: the published 75-15-15 sums to 105. The run folder carries the
+split's name as given. Each run takes as long as one of train_mtl.py, which says how long that is.
 """
 
-import cli
-from training.options import make_parser
+import argparse
 
-TASKS = ("seg", "cls", "bbox")
+import cli
+from config import Config
+
 PUBLISHED = ("80-10-10", "75-15-15", "50-25-25", "25-25-50", "25-50-25")
 
 
 def split(text):
     """An argparse type: the text of a split, checked."""
     if min(cli.percentages(text)) <= 0:
-        raise cli.argparse.ArgumentTypeError(
+        raise argparse.ArgumentTypeError(
             f"{text!r} has a weight of 0; to leave a task out, use an ablation script"
         )
     return text
 
 
-def main(args):
-    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
-    from training import engine
-    from utils import WeightedLoss
+SPLIT = (
+    ["--split"],
+    {
+        "nargs": "+",
+        "type": split,
+        "default": PUBLISHED,
+        "metavar": "SEG-CLS-BBOX",
+        "help": "loss weights, e.g. 80-10-10",
+    },
+)
 
-    experiments = {f"split_{text.replace('-', '_')}": text for text in args.split}
-    for experiment in experiments:
-        with engine.open_folder(experiment, args).held():
+
+def main(config, options):
+    # Here, as PyTorch takes seconds to import, and --help does without.
+    from recipe import Bbox, Cls, MTLNet, Seg, Trainer, WeightedLoss
+
+    trainers = []
+    for text in options["split"]:
+        tasks = [Seg(), Cls(), Bbox()]
+        model = MTLNet(tasks, width=config.width, seed=config.seed)
+        criterion = WeightedLoss(tasks, cli.percentages(text))
+        name = f"split_{text.replace('-', '_')}"
+        trainers.append(Trainer(config.replace(experiment=name), model, criterion))
+    for trainer in trainers:
+        with trainer.folder.lock():
             pass  # refuses all before it trains any
-    for experiment, text in experiments.items():
-        args.split = text
-        model = MTLNet(TASKS, width=args.width, seed=args.seed)
-        criterion = WeightedLoss(TASKS, cli.percentages(text))
-        engine.run(experiment, model, criterion, args)
+    for trainer in trainers:
+        trainer.run()
 
 
 if __name__ == "__main__":
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "--split",
-        nargs="+",
-        type=split,
-        default=PUBLISHED,
-        metavar="SEG-CLS-BBOX",
-        help="loss weights",
-    )
-    cli.run(main, parser.parse_args())
+    cli.run(main, *Config.parse(__doc__, name="split", extra=[SPLIT]))

@@ -2,25 +2,23 @@
 
     python oeq_uncertainty.py [--data datasets/data_new] [--epochs 60] [--seed 0]
 
-With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.837, accuracy 0.96, box IoU 0.68,
-after a minute and a quarter of training on half a core.
+With --epochs 4 on the 1,000 synthetic pets of `make train`, seed 0: test Dice 0.837, accuracy 0.96,
+box IoU 0.68, after a minute and a quarter of training on half a core.
 """
 
 import cli
-from training.options import make_parser
-
-TASKS = ("seg", "cls", "bbox")
+from config import Config
 
 
-def main(args):
-    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
-    from training import engine
-    from utils import UncertaintyWeightedLoss
+def main(config):
+    # Here, as PyTorch takes seconds to import, and --help does without.
+    from recipe import Bbox, Cls, MTLNet, Seg, Trainer, UncertaintyWeightedLoss
 
-    model = MTLNet(TASKS, width=args.width, seed=args.seed)
-    criterion = UncertaintyWeightedLoss(TASKS)
-    engine.run("uncertainty", model, criterion, args)
+    tasks = [Seg(), Cls(), Bbox()]
+    model = MTLNet(tasks, width=config.width, seed=config.seed)
+    criterion = UncertaintyWeightedLoss(tasks)
+    Trainer(config, model, criterion).run()
 
 
 if __name__ == "__main__":
-    cli.run(main, make_parser(__doc__).parse_args())
+    cli.run(main, Config.parse(__doc__, name="uncertainty"))

@@ -1,32 +1,50 @@
-"""The table that writes itself: run folders -> results/README.md with verdicts and figures, and results.csv.
+"""Run folders -> a page with verdicts and figures: README.md, results.csv, PNGs.
 
-    python results.py                                  runs/ -> results/
-    python results.py --runs results/runs --out other  the same page from the records alone: it is a function of them
+    python results.py                                        runs/ -> results/
+    python results.py --runs results/runs --out other        the same page from the records alone
+    python results.py --runs results/masks/runs --out results/masks --cost mask=79 bbox=7 breed=2
+    python results.py --runs results/confirmation2/runs --out results/confirmation2 \\
+                      --primary official --alpha 0.03@10 0.02@20
+    python results.py --runs results/sixty/runs --out results/sixty --noise-of results/runs
+    python results.py --times results/time                   time to a result, from timed runs
+    python results.py --compute results                      core hours of all studies
 
-Reads config.json, log.csv, test.json and test_per_image.csv of every run. A run that is not finished or not sound is named,
-with the reason, and left out; runs of different data, image sizes or options that change the result are refused, as no
-table can hold both. Each row is compared with the baseline over the seeds that both have (study/verdict.py); where sharings,
-weightings or encoders were varied, with the row that differs from it in one choice alone (study/choices.py).
-"""
+Reads config.json, log.csv, test.json and test_per_image.csv of every run, and official.json where
+it is. A run that is not finished or not sound is named and left out; runs of different data, labels
+or options are refused. Each row is compared with the baseline over the seeds of both, or, where
+sharing, weighting or encoder vary, with the row that differs from it in one option. Runs of several
+numbers of masks give the page of label efficiency. A file NOTE.md in --out goes under the
+answer."""
 
+import argparse
 import contextlib
 import csv
+import io
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import cli
 from cli import InputError
-from study import choices, conflicts, figures, worth, worth_page
-from study.mixture import refuse_mixture, same_images
-from study.page import count, make_page, sentence
-from study.records import TEST_KEYS, read_runs
+from study import (
+    compare,
+    compute,
+    costs,
+    figures,
+    label_efficiency,
+    masks,
+    masks_page,
+    official,
+    page,
+    records,
+    times,
+)
 from study.table import BASELINE, EXPERIMENTS
-from study.verdict import compare, compare_pairs
+from study.text import count
+from study.verdict import MIN_SEEDS, Look
+
+DUPLICATES = Path(__file__).resolve().parent / "results/official/near_duplicates.csv"
 
 
 def rows_of(runs):
@@ -36,189 +54,158 @@ def rows_of(runs):
     return {name: [run for run in runs if run.experiment == name] for name in order}
 
 
-def unpaired(rows):
-    """[(folder, reason)] of runs whose seed the baseline lacks."""
-    if choices.is_varied(rows):
-        return []
-    seeds = {run.seed for run in rows.get(BASELINE, ())}
-    return [
-        (run.label, "there is no baseline run of this seed")
-        for runs in rows.values()
-        for run in runs
-        if seeds and run.seed not in seeds
-    ]
+def write_all(out, pages, draw):
+    """Write the files of a folder beside it, then put each in its place; others in `out` stay.
 
-
-def write_all(out, rows, page, draw):
-    """Write everything into a folder beside, then put file after file in its place; others in `out` stay as they are."""
+    pages {name: text}; draw(folder) makes the figures.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out} is a file; name a folder") from None
     except OSError as error:
-        raise InputError(
-            f"--out {out} cannot be made ({error.strerror}: {error.filename}); name another folder"
-        ) from None
+        raise InputError(f"--out {out} is no folder ({error.strerror}); name another") from None
     partial = Path(tempfile.mkdtemp(prefix=".results.", suffix=".partial", dir=out))
     try:
         draw(partial)
-        write_csv(rows, partial / "results.csv")
-        (partial / "README.md").write_text(page, encoding="utf-8", newline="\n")
+        for name, text in pages.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="\n")
         names = sorted(path.name for path in partial.iterdir())
-        for name in sorted(
-            names, key=lambda name: name == "README.md"
-        ):  # the page last: it shows the others
+        for name in sorted(names, key=lambda name: name == "README.md"):  # it shows the others
             os.replace(partial / name, out / name)
     except IsADirectoryError as error:
-        where = error.filename2 or error.filename
+        place = error.filename2 or error.filename
         raise InputError(
-            f"{where} is a folder where a file is to go; choose another --out"
+            f"{place} is a folder where a file has to go; name another --out"
         ) from None
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(partial)
 
 
-def draw_all(rows, folder):
-    baseline = BASELINE if BASELINE in rows else None
-    figures.draw_dice(
-        {name: [100 * run.test["dice"] for run in runs] for name, runs in rows.items()},
-        baseline,
-        folder / "dice.png",
-    )
-    for key, scale, label, name in (
-        ("val_dice", 100, "validation Dice, %", "curves.png"),
-        ("train_loss_seg", 1, "training loss of the segmentation", "losses.png"),
-    ):
-        figures.draw_curves(
-            {row: stack(runs, key, scale) for row, runs in rows.items()},
-            baseline,
-            label,
-            folder / name,
-        )
-    weights = {
-        row: {task: stack(runs, f"weight_{task}") for task in runs[0].tasks}
-        for row, runs in rows.items()
-        if runs[0].learns_weights or all(run.moves_weights for run in runs)
-    }
-    if learned := {row: of_row for row, of_row in weights.items() if rows[row][0].learns_weights}:
-        figures.draw_weights(learned, folder / "weights.png")
-    if moved := {row: of_row for row, of_row in weights.items() if row not in learned}:
-        figures.draw_weights(moved, folder / "moved_weights.png", "")
-    if apart := conflicts.conflicts_of(rows):
-        figures.draw_stages(apart, "cosine between gradients", True, folder / "conflicts.png")
-    if stitched := conflicts.stitches_of(rows):
-        figures.draw_stages(stitched, "weight of the own map", False, folder / "stitch.png")
+def csv_text(runs):
+    """A line a run: the keys of test.json, then figures that only some tasks measure, minutes."""
+    fields = dict.fromkeys(records.TEST_KEYS)
+    for run in runs:
+        for metrics in run.metrics.values():
+            fields |= dict.fromkeys(key for key in metrics if key in run.test)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*fields, "minutes"])
+    for run in runs:
+        minutes = round(run.test["train_seconds"] / 60, 2)
+        writer.writerow([*(run.test.get(field) for field in fields), minutes])
+    return file.getvalue()
 
 
-def draw_study(study, folder):
-    """Dice and gain over the number of masks."""
-    dice = {
-        arm: {n: np.array(list(study.values(arm, n).values())) for n in of_arm}
-        for arm, of_arm in study.runs.items()
-    }
-    figures.draw_over_masks(dice, worth.ALONE, "test Dice, %", False, folder / "masks.png")
-    gains = {
-        arm: {n: found for n in study.sizes if len(found := study.differences(arm, n))}
-        for arm in study.arms
-    }
-    placebo = next((arm for arm in gains if worth_page.PLACEBO in arm), None)
-    figures.draw_over_masks(
-        {arm: row for arm, row in gains.items() if row},
-        placebo,
-        "gain, points of Dice",
-        True,
-        folder / "gain.png",
-    )
+def look(text):
+    """An argparse type: a level, or a level at a number of seeds, as 0.03@10."""
+    alpha, at, seeds = text.partition("@")
+    seeds = cli.integer(2)(seeds) if at else None
+    return Look(cli.share(alpha), seeds or MIN_SEEDS, seeds)
 
 
-def stack(runs, key, scale=1.0):
-    """A column of the logs of some runs, (n, epochs)."""
-    return scale * np.array([run.history[key] for run in runs])
-
-
-def write_csv(rows, path):
-    """A line a run: what test.json says, figures that only some tasks measure at the end, and minutes of training."""
-    runs = [run for of_row in rows.values() for run in of_row]
-    measured = [
-        key
-        for run in runs
-        for task in run.tasks.values()
-        for key in task.metrics
-        if key in run.test
-    ]
-    fields = list(dict.fromkeys([*TEST_KEYS, *measured]))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*fields, "minutes"])
-        for run in runs:
-            writer.writerow(
-                [
-                    *(run.test.get(field) for field in fields),
-                    round(run.test["train_seconds"] / 60, 2),
-                ]
-            )
+def cost(text):
+    """An argparse type: a label and the seconds that one takes, as bbox=7."""
+    label, equals, seconds = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=SECONDS, such as bbox=7")
+    return label, cli.positive_float(seconds)
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="the folder of the run folders"
+    add = parser.add_argument
+    add("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    add("--out", type=Path, default=Path("results"), help="folder of README.md and figures")
+    add("--primary", choices=official.HALVES, default="test", help="half of the verdicts")
+    add(
+        "--alpha",
+        type=look,
+        nargs="+",
+        default=[Look()],
+        metavar="LEVEL",
+        help="level of the verdicts, or LEVEL@SEEDS of several looks; default: 0.05",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("results"),
-        help="where README.md, results.csv and figures go",
+    add("--near-duplicates", type=Path, metavar="CSV", help="of the official half")
+    add("--noise-of", type=Path, metavar="RUNS", help="study whose baseline gives the noise floor")
+    add(
+        "--cost",
+        type=cost,
+        nargs="+",
+        default=[],
+        metavar="LABEL=SECONDS",
+        help=f"annotation time of a label; default: {costs.in_words(masks.SECONDS)}",
     )
+    add("--times", type=Path, metavar="FOLDER", help="make the page of time to a result")
+    add("--compute", type=Path, metavar="FOLDER", help="make COMPUTE.md: core hours of all studies")
     return parser.parse_args(argv)
 
 
-def main(args):
-    runs, left_out = read_runs(args.runs)
+def read(args):
+    """([Run], left out) of a study: what can share its table."""
+    runs, left_out = records.read_runs(args.runs)
     if runs:
-        refuse_mixture(runs)
-        runs, others = same_images(runs)
+        tuning = records.read_tuning(args.runs)
+        compare.refuse_mixture(runs, {of_row["option"] for of_row in tuning.values()})
+        runs, others = compare.same_images(runs)
         left_out = sorted(left_out + others)
-    rows, study = rows_of(runs), worth.study_of(runs) if worth.is_study(runs) else None
-    not_paired = unpaired(rows) if not study else []
     for folder, reason in left_out:
-        print(f"results.py: {folder} is left out: {reason}", file=sys.stderr)
-    for folder, reason in not_paired:
-        print(f"results.py: {folder} is left out of the comparison: {reason}", file=sys.stderr)
+        cli.warn(f"{folder} is left out: {reason}")
     if not runs:
         raise InputError(
-            f"no usable run under {args.runs}; train some with 'python experiments.py' or name another --runs"
+            f"no usable run under {args.runs}; train some with 'python experiments.py' or name "
+            "another --runs"
         )
-    if study:
-        comparisons = worth.primary(study)
-        page, draw = (
-            worth_page.make_page(study, comparisons, left_out),
-            lambda folder: draw_study(study, folder),
+    return runs, left_out
+
+
+def make_table(args, rows, left_out):
+    """The page.Table of a study."""
+    path = args.near_duplicates or DUPLICATES
+    options = {}
+    if args.near_duplicates or path.exists():
+        options["duplicates"] = official.read_duplicates(path)
+    if args.noise_of:
+        baseline = rows_of(records.read_runs(args.noise_of)[0]).get(BASELINE, [])
+        options["noise"] = 100 * records.figures(baseline, "dice")
+    note = args.out / "NOTE.md"
+    if note.is_file():
+        options["note"] = note.read_text(encoding="utf-8")
+    tuning = records.read_tuning(args.runs)
+    return page.Table(rows, left_out, tuple(args.alpha), args.primary, tuning=tuning, **options)
+
+
+def main(args):
+    if args.compute:
+        write_all(
+            args.compute, {"COMPUTE.md": compute.make_page(args.compute)}, lambda folder: None
         )
+        print(args.compute / "COMPUTE.md")
+        return
+    if args.times:
+        write_all(args.times, {"README.md": times.make_page(args.times)}, lambda folder: None)
+        print(args.times / "README.md")
+        return
+    runs, left_out = read(args)
+    rows = rows_of(runs)
+    table = make_table(args, rows, left_out)
+    if label_efficiency.is_study(runs):
+        study = label_efficiency.study_of(runs)
+        comparisons = label_efficiency.primary(study)
+        text = masks_page.make_page(study, table, masks.SECONDS | dict(args.cost))
+        draw = figures.draw_study, study
     else:
-        comparisons = compare_rows(rows)
-        page, draw = (
-            make_page(rows, comparisons, left_out, not_paired),
-            lambda folder: draw_all(rows, folder),
-        )
-    write_all(args.out, rows, page, draw)
+        comparisons = table.comparisons
+        text = page.make_page(table)
+        draw = figures.draw_all, table
+    ordered = [run for of_row in rows.values() for run in of_row]
+    pages = {"README.md": text, "results.csv": csv_text(ordered)}
+    write_all(args.out, pages, lambda folder: draw[0](draw[1], folder))
     print(
         f"{args.out / 'README.md'}: {count(len(runs), 'run')} of {count(len(rows), 'experiment')}, "
         f"{len(left_out)} left out"
     )
     for found in comparisons:
-        print(sentence(found).replace("*", ""))
-
-
-def compare_rows(rows):
-    """Every row against the baseline, or where choices were varied against the row that differs in one alone."""
-    dice = {name: {run.seed: 100 * run.dice for run in of_row} for name, of_row in rows.items()}
-    return (
-        compare_pairs(dice, choices.pairs(rows))
-        if choices.is_varied(rows)
-        else compare(dice, BASELINE)
-    )
+        print(page.sentence(found).replace("*", ""))
 
 
 if __name__ == "__main__":

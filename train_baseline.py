@@ -7,20 +7,18 @@ after a minute and a quarter of training on half a core.
 """
 
 import cli
-from training.options import make_parser
-
-TASKS = ("seg",)
+from config import Config
 
 
-def main(args):
-    from models import MTLNet  # here, as PyTorch takes a while to import, and --help does without
-    from training import engine
-    from utils import EqualWeightedLoss
+def main(config):
+    # Here, as PyTorch takes seconds to import, and --help does without.
+    from recipe import EqualWeightedLoss, MTLNet, Seg, Trainer
 
-    model = MTLNet(TASKS, width=args.width, seed=args.seed)
-    criterion = EqualWeightedLoss(TASKS)
-    engine.run("baseline", model, criterion, args)
+    tasks = [Seg()]
+    model = MTLNet(tasks, width=config.width, seed=config.seed)
+    criterion = EqualWeightedLoss(tasks)
+    Trainer(config, model, criterion).run()
 
 
 if __name__ == "__main__":
-    cli.run(main, make_parser(__doc__).parse_args())
+    cli.run(main, Config.parse(__doc__, name="baseline"))

@@ -1,69 +1,103 @@
-"""Dice and IoU, the Dice loss, and the loss weightings, each with its formula and source.
+"""Dice and IoU, the Dice loss, and equal, fixed and uncertainty weighting of losses.
 
-Everything per task is a dict keyed by the task's name. A criterion returns the named losses unweighted; its weights are
-applied once, in `total`. Pixels of the value UNLABELLED take part in nothing.
+Everything per task is a dict keyed by the task's name. A criterion returns the named losses
+unweighted; its weights are applied once, in `total`. Pixels of the value UNLABELLED take no part.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-import registry
-from cli import InputError
-
-UNLABELLED = 255  # in masks, trimaps and labels: nothing is known there
+UNLABELLED = 255  # in masks, trimaps and labels
 BORDER_WIDTH = 0.02  # of the image's side, on either side of the contour
 
 
-# ---------------------------------------------------------------------------------------------------------- losses
+# ------------------------------------------------------------------------------------------ losses
 
 
 def dice_loss(logits, target, smooth=1.0):
-    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) per image, mean over the images that have a labelled pixel;
-    p = sigmoid(logits). At least one image has to have one.
+    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) per image; p = sigmoid(logits).
 
-    logits (B, 1, H, W) float, target (B, 1, H, W) of 0, 1 and UNLABELLED -> scalar in [0, 1].
-    Source: Milletari, Navab and Ahmadi, "V-Net", 2016, with plain instead of squared sums.
+    logits (B, 1, H, W) float, target (B, 1, H, W) of 0, 1 and UNLABELLED -> (B,) in [0, 1]; sums go
+    over labelled pixels. Source: Milletari, Navab and Ahmadi, "V-Net", 2016, with plain sums.
     """
-    p, t, known = (
-        logits.sigmoid().flatten(1),
-        target.to(logits.dtype).flatten(1),
-        (target != UNLABELLED).flatten(1),
-    )
-    if not known.all():
-        labelled = known.any(1)
-        p, t = (p * known)[labelled], torch.where(known, t, 0)[labelled]
-    return (1 - (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)).mean()
+    p = logits.sigmoid().flatten(1)
+    t = target.to(logits.dtype).flatten(1)
+    labelled = (target != UNLABELLED).flatten(1)
+    if not labelled.all():
+        p, t = p * labelled, t * labelled
+    return 1 - (2 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
 
 
-# ------------------------------------------------------------------------------------------------------ weightings
+def mean_over_pixels(values, labelled):
+    """(B, ...) values -> (B,) means over each image's labelled pixels; NaN where it has none."""
+    if labelled.all():
+        return values.flatten(1).mean(1)
+    labelled = labelled.flatten(1)
+    counts = labelled.sum(1)
+    sums = torch.where(labelled, values.flatten(1), 0).sum(1)
+    return blank(sums / counts.clamp(min=1), counts > 0)
+
+
+def blank(values, labelled):
+    """(B,) values with NaN, which has no gradient, where an image is not labelled."""
+    if labelled.all():
+        return values
+    if not values.is_floating_point():
+        values = values.double()
+    return values.masked_fill(~labelled, torch.nan)
+
+
+# ---------------------------------------------------------------------------------- loss weighting
 
 
 class WeightedLoss(nn.Module):
-    """Named losses of some tasks under fixed weights; `spec` is what make_criterion makes the same from.
+    """Named losses of some tasks under fixed weights.
 
-    tasks    names of the tasks, or tasks themselves, in order.
+    tasks    objects of tasks/, in order.
     weights  one positive number per task; they are normalised to sum to one.
-    teacher  a network that is imitated (training/others.py), or None.
+    spec     the text that --weighting has for it.
+    world    the processes that share each batch (training/dist.py); None for one process.
+    counts   {task: labelled images of the last global batch}.
     Raises ValueError where the numbers do not fit.
     """
 
-    teacher = None
-
     def __init__(self, tasks, weights):
         super().__init__()
-        self.task = registry.tasks(tasks)
+        self.task = {task.name: task for task in tasks}
         self.tasks = tuple(self.task)
-        if len(weights) != len(self.tasks) or not all(0 < w < float("inf") for w in weights):
-            raise ValueError(
-                f"one positive weight is needed for each of {self.tasks}, and there are {tuple(weights)}"
-            )
-        self.fixed = {task: w / sum(weights) for task, w in zip(self.tasks, weights)}
+        are_positive = all(0 < w < float("inf") for w in weights)
+        if len(weights) != len(self.tasks) or not are_positive:
+            raise ValueError(f"{self.tasks} need one positive weight each, not {tuple(weights)}")
+        self.set_weights(weights)
         self.spec = "-".join(f"{w:g}" for w in weights)
+        self.world, self.counts = None, {}
+
+    def set_weights(self, values):
+        """Let each task's loss weigh its share of some positive numbers from now on."""
+        total = float(sum(values))
+        shares = [float(value) / total for value in values]
+        self.fixed = dict(zip(self.tasks, shares, strict=True))
 
     def forward(self, outputs, targets):
-        """Dicts of outputs and targets -> dict of unweighted scalar losses."""
-        return {name: task.loss(outputs[name], targets[name]) for name, task in self.task.items()}
+        """Dicts of outputs and targets -> dict of unweighted scalar losses.
+
+        Each is the mean over the labelled images of the global batch; zero, and still part of the
+        graph, where none is labelled. With several processes it is this process's part, scaled so
+        that the mean over the processes is the loss.
+        """
+        labelled = {n: task.labelled(targets[n]) for n, task in self.task.items()}
+        counts = torch.stack([labelled[name].sum() for name in self.tasks])
+        processes = 1
+        if self.world is not None:
+            counts, processes = self.world.sum(counts), self.world.size
+        self.counts = dict(zip(self.tasks, counts.tolist(), strict=True))
+        losses = {}
+        for name, task in self.task.items():
+            values = task.loss(outputs[name], targets[name])  # (B,)
+            total = torch.where(labelled[name], values, 0).sum()
+            losses[name] = total * (processes / max(self.counts[name], 1))
+        return losses
 
     def weights(self):
         """Dict of what each loss is multiplied with, as floats."""
@@ -74,24 +108,29 @@ class WeightedLoss(nn.Module):
         return sum(self.fixed[task] * losses[task] for task in self.tasks)
 
     def prepare(self, model):
-        """Look at the network before it trains; raises cli.InputError where the weighting cannot work with it."""
+        """Before training; raises cli.InputError where the weighting cannot work with the model."""
 
     def begin_step(self, epoch, step, history):
-        """What precedes a training step, both counted from 0. history: the log's rows of the epochs before. Random numbers
-        drawn here or in `backward` depend on the seed, the epoch and the step alone."""
+        """Before a training step; both count from 0. history: the log's rows of earlier epochs.
+
+        Random numbers drawn here or in `backward` depend on the seed, the epoch and the step alone.
+        """
 
     def backward(self, losses, model):
-        """Dict of unweighted losses -> the scalar of `total`, detached, with the gradients of all parameters accumulated."""
+        """Accumulate the gradients of all parameters; returns `total`, detached."""
         total = self.total(losses)
         total.backward()
         return total.detach()
+
+    def end_step(self, measure):
+        """After the optimizer's step; measure() -> the same batch's losses after the update."""
 
 
 class EqualWeightedLoss(WeightedLoss):
     """Every loss weighs 1/n, n the number of tasks."""
 
     def __init__(self, tasks):
-        tasks = tuple(tasks)
+        tasks = list(tasks)
         super().__init__(tasks, [1.0] * len(tasks))
         self.spec = "equal"
 
@@ -99,16 +138,15 @@ class EqualWeightedLoss(WeightedLoss):
 class UncertaintyWeightedLoss(EqualWeightedLoss):
     """sum over tasks of exp(-s) L + s, one learned s per task, from 0.
 
-    s is the logarithm of the task's noise variance up to a factor. Source: Kendall, Gal and Cipolla, "Multi-Task Learning
-    Using Uncertainty to Weigh Losses", 2018, in the form of the study that this repository redoes.
-    """
+    s is the logarithm of the task's noise variance up to a factor. Source: Kendall, Gal and
+    Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses", 2018, in the published study's
+    form."""
 
     def __init__(self, tasks):
         super().__init__(tasks)
         self.spec = "uncertainty"
-        self.log_variance = nn.ParameterDict(
-            {task: nn.Parameter(torch.zeros(())) for task in self.tasks}
-        )
+        parameters = {task: nn.Parameter(torch.zeros(())) for task in self.tasks}
+        self.log_variance = nn.ParameterDict(parameters)
 
     def weights(self):
         return {task: torch.exp(-s).item() for task, s in self.log_variance.items()}
@@ -117,27 +155,7 @@ class UncertaintyWeightedLoss(EqualWeightedLoss):
         return sum(torch.exp(-s) * losses[task] + s for task, s in self.log_variance.items())
 
 
-def make_criterion(spec, tasks):
-    """The criterion that a text stands for: "equal", "uncertainty", a name of weighting/, or a positive number for each task, as
-    in "0.8-0.1-0.1".
-
-    Raises cli.InputError for any other text.
-    """
-    tasks = tuple(tasks)
-    if spec in ("equal", "uncertainty"):
-        return {"equal": EqualWeightedLoss, "uncertainty": UncertaintyWeightedLoss}[spec](tasks)
-    if spec.partition(":")[0] in registry.names("weighting"):
-        return registry.find("weighting", spec, tasks)
-    try:
-        return WeightedLoss(tasks, [float(number) for number in spec.split("-")])
-    except ValueError:
-        raise InputError(
-            f"--weighting {spec[:60]!r} is neither equal nor uncertainty nor {len(tasks)} positive numbers "
-            f"joined by '-', one for each task, nor one of weighting/: {', '.join(registry.names('weighting'))}"
-        ) from None
-
-
-# --------------------------------------------------------------------------------------------------------- metrics
+# ----------------------------------------------------------------------------------------- metrics
 
 
 def mask_counts(logits, target):
@@ -145,70 +163,48 @@ def mask_counts(logits, target):
 
     logits and target (B, 1, H, W) -> (B, 3) int64.
     """
-    known = (target != UNLABELLED).flatten(1)
-    predicted, target = (logits > 0).flatten(1) & known, (target == 1).flatten(1)
+    labelled = (target != UNLABELLED).flatten(1)
+    predicted = (logits > 0).flatten(1) & labelled
+    target = (target == 1).flatten(1)
     return torch.stack([(predicted & target).sum(1), predicted.sum(1), target.sum(1)], dim=1)
 
 
 def border_counts(logits, target):
-    """Pixels per image in the intersection and the union of prediction and target near the target's contour.
+    """Pixels per image in intersection and union of prediction and target near the contour.
 
-    Near is what has a pet pixel and a background pixel within BORDER_WIDTH of the side (at least one pixel), along rows and
-    columns. logits and target (B, 1, H, W) -> (B, 2) int64; the union is 0 where the target has no contour.
+    Near is what has a pet pixel and a background pixel within BORDER_WIDTH of the side (at least
+    one pixel), along rows and columns. logits and target (B, 1, H, W) -> (B, 2) int64; the union is
+    0 where the target has no contour.
 
-    The trimap's border band is not used for it even where there is one: with the border counted as pet it holds pet only, so
-    that whoever says pet everywhere would score 1. Source: the idea of counting near the contour only, Kohli, Ladicky and
-    Torr 2009, and Cheng et al., "Boundary IoU", 2021.
-    """
+    The trimap's border band is not used even where there is one: with the border counted as pet it
+    holds pet only, and a prediction of pet everywhere would score 1. Source: Kohli, Ladicky and
+    Torr 2009; Cheng et al., "Boundary IoU", 2021."""
     reach = max(1, round(BORDER_WIDTH * max(target.shape[-2:])))
-    pet, ground = target == 1, target == 0
-    near = _grow(pet, reach) & _grow(ground, reach) & (pet | ground)
+    pet, background = target == 1, target == 0
+    near = _dilate(pet, reach) & _dilate(background, reach) & (pet | background)
     predicted = (logits > 0) & near
     pet = pet & near
-    return torch.stack(
-        [(predicted & pet).flatten(1).sum(1), (predicted | pet).flatten(1).sum(1)], dim=1
-    )
+    intersection = (predicted & pet).flatten(1).sum(1)
+    union = (predicted | pet).flatten(1).sum(1)
+    return torch.stack([intersection, union], dim=1)
 
 
-def _grow(mask, reach):
-    """(B, 1, H, W) bool, true where it is within `reach` pixels: a square's rows, then its columns."""
-    grown = F.max_pool2d(mask.float(), (1, 2 * reach + 1), 1, (0, reach))
-    return F.max_pool2d(grown, (2 * reach + 1, 1), 1, (reach, 0)) > 0
+def _dilate(mask, reach):
+    """(B, 1, H, W) bool, true where it is within `reach` pixels: a square's rows, then columns."""
+    dilated = F.max_pool2d(mask.float(), (1, 2 * reach + 1), 1, (0, reach))
+    return F.max_pool2d(dilated, (2 * reach + 1, 1), 1, (reach, 0)) > 0
 
 
 def dice_score(intersection, predicted, target):
-    """2 I / (P + T) from pixel counts, elementwise in float64; 1 where prediction and target are both empty.
+    """2 I / (P + T) from pixel counts, elementwise in float64; 1 where both are empty.
 
     Source: Dice, "Measures of the Amount of Ecologic Association Between Species", 1945.
     """
-    union = (predicted + target).double()
-    return torch.where(union > 0, 2 * intersection / union.clamp(min=1), 1.0)
+    total = (predicted + target).double()
+    return torch.where(total > 0, 2 * intersection / total.clamp(min=1), 1.0)
 
 
 def iou_score(intersection, predicted, target):
-    """I / (P + T - I) from pixel counts, elementwise in float64; 1 where prediction and target are both empty."""
+    """I / (P + T - I) from pixel counts, elementwise in float64; 1 where both are empty."""
     union = (predicted + target - intersection).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
-
-
-def measure(tasks, outputs, targets):
-    """Measure a batch image by image: {name: (B,) tensor on the CPU}, of all tasks; NaN where an image is unlabelled."""
-    measured = {}
-    for name, task in tasks.items():
-        measured |= task.measure(outputs[name], targets[name])
-    return {key: value.cpu() for key, value in measured.items()}
-
-
-def summarise(tasks, measured):
-    """{metric: number or None} of a whole split from the measurements of all its images, each a sum divided once.
-
-    The metrics of the published study's tasks are always there: None where the task is absent or nothing can be measured.
-    """
-    metrics = {
-        metric: None
-        for task in registry.tasks(registry.PUBLISHED).values()
-        for metric in task.metrics
-    }
-    for task in tasks.values():
-        metrics |= task.summarise(measured)
-    return metrics

@@ -1,194 +1,147 @@
-"""Validation Dice against seconds of training: one run of as many epochs as fit some minutes, from a cold start.
+"""Time to a result: one fixed training command, several seeds; mean and spread of wall time and
+test Dice.
 
-    python benchmarks/bench_quality.py [--data datasets/data_new] [--minutes 2] [--experiment mtl] [--runs runs/quality]
+    python benchmarks/bench_quality.py --data D --seeds 0-9 --epochs 6 --runs results/time/runs90
+    python benchmarks/bench_quality.py --data D --seeds 0-9 --epochs 24 --runs results/time/runs93
 
-A short run of two epochs at each side that the training images grow through, like the long one in all else, says how many epochs
-should fit, and so many follow (--epochs says how many instead). Seconds count training alone, as the run's log does, not the validation
-after each epoch. Beside the run's usual files its folder gets quality.csv and quality.png. Every option of the
-training scripts works here too. The defaults here are what gets far in a short time (QUICK, SIDES);
-the study's are `--optimizer adamw --lr 0.002 --width 48 --sides 128:0.6,192:0.8,256:1`.
+Each seed is one run of `train_mtl.py` with the options of RECIPE, a fixed number of epochs and no
+early stopping. Options after `--` go to every run. The network of the last epoch is tested,
+whatever validation chose. Wall time is that of training and validation, without start-up and test.
+The row's p is that of a one-sided t test that the mean pooled Dice is at least --target: the chance
+of such a mean or a higher one, were the true mean the target itself.
+
+Each finished seed leaves a record, time.json, in its run folder; the row is made of the records.
+Run again, the command goes on with the seeds that lack one. An interrupted run is deleted and
+starts anew, as its wall time would not count.
 """
 
-import argparse
-import contextlib
-import csv
 import json
+import re
+import shutil
+import statistics
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import common
-from matplotlib.figure import Figure
 
 import cli
-from data import contract
-from dataloader_mtl import MTLDataset
-from models import MTLNet
-from training import engine, run_folder
-from utils import EqualWeightedLoss
+from cli import InputError
 
-EXPERIMENTS = {
-    "mtl": ("seg", "cls", "bbox"),
-    "baseline": ("seg",),
-    "ablation_cls": ("seg", "cls"),
-    "ablation_bbox": ("seg", "bbox"),
-}
-FIELDS = ("epoch", "seconds", "side", "val_dice_pooled", "val_dice", "val_accuracy", "val_box_iou")
-QUICK = {"optimizer": "muon", "lr": 0.006, "width": 32}
-SIDES = (
-    (0.5, 0.5),
-    (0.88, 0.75),
-    (1.0, 1.0),
-)  # as recipe.SIDES: until this share of the epochs, side relative to the data's
-TIMED_BATCHES = 16  # an epoch of the short run
-MARGIN = 0.97  # of the time is planned for, because the estimate rests on a few seconds
+RECIPE = (
+    *("--optimizer", "muon", "--lr", "0.006", "--width", "32"),
+    *("--resize-schedule", "128:0.5,192:0.88,256:1"),
+)
+TARGETS = {6: 0.90, 24: 0.93}  # of results/time/PROTOCOL.md, by epochs
+RECORD = "time.json"
 
 
 def parse_args(argv=None):
-    parser = engine.make_parser(__doc__)
-    parser.add_argument("--minutes", type=cli.positive_float, default=2.0, help="of training")
-    parser.add_argument("--experiment", choices=EXPERIMENTS, default="mtl")
-    parser.set_defaults(data=None, runs=Path("runs/quality"), epochs=None, **QUICK)
-    return parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    at = argv.index("--") if "--" in argv else len(argv)
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="re-chunked data folder")
+    parser.add_argument("--seeds", type=seed_range, default=seed_range("0-9"), help="e.g. 0-9")
+    parser.add_argument("--epochs", type=cli.integer(1), default=6)
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--target", type=cli.positive_float, help="pooled test Dice, e.g. 0.90")
+    args = parser.parse_args(argv[:at])
+    args.options = ["--epochs", str(args.epochs), *RECIPE, *argv[at + 1 :]]
+    args.target = args.target or TARGETS.get(args.epochs)
+    if args.target is None:
+        parser.error("--target is missing; name the pooled Dice to reach, e.g. --target 0.90")
+    return args
+
+
+def seed_range(text):
+    """0-9 -> the seeds 0 to 9; 3 -> the seed 3."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if not match or int(match[1]) > int(match[2] or match[1]):
+        raise cli.argparse.ArgumentTypeError(f"{text!r} is no range of seeds, e.g. 0-9")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
 def main(args):
-    args.data = common.data_folder(args.data)
-    tasks = EXPERIMENTS[args.experiment]
-    args.sides = args.sides or quick_sides(contract.describe(args.data)["size"])
-    if args.epochs is None:
-        args.precision, args.epochs = plan(args, tasks)
-        print(f"{args.epochs} epochs should fit {args.minutes:g} minutes of training", flush=True)
-    train(args, tasks)
-    folder = args.runs / args.experiment / f"seed{args.seed}"
-    rows = curve(read_log(folder))
-    run_folder.write_csv(
-        FIELDS,
-        (["" if value is None else value for value in row.values()] for row in rows),
-        folder / "quality.csv",
-    )
-    best = max(rows, key=lambda row: row["val_dice_pooled"])
-    draw_curve(rows, best, f"{args.experiment}, seed {args.seed}", folder / "quality.png")
-    common.report(
-        FIELDS,
-        [row.values() for row in rows],
-        {
-            "experiment": args.experiment,
-            "seed": args.seed,
-            "minutes": args.minutes,
-            "epochs": args.epochs,
-            "train_seconds": rows[-1]["seconds"],
-            "best_epoch": best["epoch"],
-            **{field.removeprefix("val_"): best[field] for field in FIELDS[3:]},
-        },
-    )
+    records = []
+    for seed in args.seeds:
+        folder = args.runs / "mtl" / f"seed{seed}"
+        if not (folder / RECORD).exists():
+            train(folder, seed, args)
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["options"] != args.options:
+            raise InputError(f"{folder} was trained with other options; choose other --runs")
+        records.append(record)
+        print(f"seed {seed}: {record['dice_pooled']:.4f} in {record['seconds']:.0f} s", flush=True)
+    report(records, args)
 
 
-def quick_sides(size):
-    """SIDES for --sides; None, the recipe's, where they would be under 128 px or no multiples of 32."""
-    return (
-        None
-        if size % 128 or size < 256
-        else ",".join(f"{round(share * size)}:{until:g}" for until, share in SIDES)
-    )
+def train(folder, seed, args):
+    """Train one seed and test its last epoch's network; writes the record."""
+    if folder.exists():
+        print(f"{folder} was interrupted; it starts anew", file=sys.stderr)
+        shutil.rmtree(folder)
+    run("train_mtl.py", "--data", args.data, "--runs", args.runs, "--seed", seed, *args.options)
+    # Written before the first step, and after the last epoch's validation.
+    begin = (folder / "config.json").stat().st_mtime
+    end = (folder / "last.pt").stat().st_mtime
+    options = "--checkpoint", folder / "last.pt", "--data", args.data, "--split", "test"
+    metrics = json.loads(run("evaluate.py", *options))
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
+    record = {
+        "options": args.options,
+        "seconds": round(end - begin, 2),
+        **{key: metrics[key] for key in ("dice_pooled", "dice", "n_images")},
+        **{key: facts[key] for key in ("processor", "precision", "processes", "commit")},
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def plan(args, tasks):
-    """(Precision, number of epochs that fit the minutes), from a short run as the long one will be, of two epochs at each side."""
-    with engine.open_folder(args.experiment, args).held():
-        pass  # refuses an existing run before it measures
-    size, some = contract.describe(args.data)["size"], TIMED_BATCHES * args.batch_size
-    sides = sorted(set(engine.training_sides(100, size, args.sides)))
-    with tempfile.TemporaryDirectory() as runs:
-        trial = argparse.Namespace(
-            **vars(args)
-            | {
-                "runs": Path(runs),
-                "epochs": 2 * len(sides),
-                "tensorboard": False,
-                "limit": min(args.limit or some, some),
-                "masks": args.masks and min(args.masks, some),
-                "sides": ",".join(f"{side}:{(k + 1) / len(sides)}" for k, side in enumerate(sides)),
-            }
-        )
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
-            train(trial, tasks)
-        folder = trial.runs / args.experiment / f"seed{args.seed}"
-        precision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"]
-        speeds = {
-            int(row["side"]): float(row["images_per_second"]) for row in read_log(folder)
-        }  # the second epoch's
-    print("; ".join(f"{side} px: {speed:.1f} images/s" for side, speed in speeds.items()))
-    images = len(MTLDataset(args.data, "train", limit=args.limit))
-    return precision, choose_epochs(60 * args.minutes * MARGIN, images, speeds, size, args.sides)
+def run(script, *options):
+    """Run a script; returns its standard output."""
+    command = [sys.executable, common.ROOT / script, *map(str, options)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
+    return done.stdout
 
 
-def train(args, tasks):
-    """The run that some options ask for."""
-    engine.run(
-        args.experiment,
-        MTLNet(tasks, width=args.width, seed=args.seed),
-        EqualWeightedLoss(tasks),
-        args,
-    )
+def report(records, args):
+    """Print a table of the seeds, then the row for a page."""
+    rows = []
+    for seed, record in zip(args.seeds, records, strict=True):
+        commit = (record["commit"] or "unknown")[:7]
+        where = record["processor"], record["precision"], record["processes"], commit
+        rows.append([seed, record["seconds"], record["dice_pooled"], record["dice"], *where])
+    header = ["seed", "wall time, s", "pooled Dice", "Dice"]
+    common.print_table([*header, "processor", "precision", "processes", "commit"], rows)
+    seconds, dice = summary(rows, 1), summary(rows, 2)
+    p = p_of_target([row[2] for row in rows], args.target)
+    cells = [args.target, args.epochs, len(rows), plus_minus(seconds, 0), plus_minus(dice, 4), p]
+    common.print_table(["target", "epochs", "n", "wall time, s", "pooled test Dice", "p"], [cells])
+    results = {"target": args.target, "epochs": args.epochs, "n": len(rows), "p": p}
+    common.print_results({**results, "seconds": seconds, "dice_pooled": dice})
 
 
-def choose_epochs(seconds, images, speeds, size, sides=None):
-    """The most epochs of so many images that fit some seconds, at least one; speeds is {side: images/s}."""
-
-    def needed(epochs):
-        return sum(images / speeds[side] for side in engine.training_sides(epochs, size, sides))
-
-    epochs = 1
-    while needed(epochs + 1) <= seconds:
-        epochs += 1
-    return epochs
+def summary(rows, column):
+    """(mean, standard deviation) of a column; of one row no deviation."""
+    values = [row[column] for row in rows]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def read_log(folder):
-    """The rows of a run's log as dicts of text."""
-    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def plus_minus(summary, digits):
+    mean, deviation = summary
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
-def curve(log):
-    """A log's rows with the fields of FIELDS as numbers, seconds summed up; None for what was not measured."""
-    rows, seconds = [], 0.0
-    for logged in log:
-        seconds += float(logged["seconds"])
-        row = {field: float(logged[field]) if logged[field] else None for field in FIELDS}
-        rows.append(
-            row
-            | {
-                "epoch": int(logged["epoch"]),
-                "side": int(logged["side"]),
-                "seconds": round(seconds, 2),
-            }
-        )
-    return rows
+def p_of_target(dice, target):
+    """One-sided p of the t test that the mean is at least the target (Student 1908); None for fewer
+    than two values.
+    """
+    from scipy import stats
 
-
-def draw_curve(rows, best, title, path):
-    """Pooled validation Dice over minutes of training."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [row["seconds"] / 60 for row in rows],
-        [row["val_dice_pooled"] for row in rows],
-        marker="o",
-        markersize=3,
-    )
-    axes.annotate(
-        f"{best['val_dice_pooled']:.4f}",
-        (best["seconds"] / 60, best["val_dice_pooled"]),
-        xytext=(0, 6),
-        textcoords="offset points",
-        ha="center",
-    )
-    axes.set(xlabel="minutes of training", ylabel="validation Dice, pooled", title=title)
-    axes.margins(y=0.12)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    if len(dice) < 2:
+        return None
+    return float(stats.ttest_1samp(dice, target, alternative="greater").pvalue)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
-"""What the benchmarks share: the way to the project's modules, synthetic data, timing in turns, cost, the report."""
+"""What the benchmarks share: the project on the import path, synthetic data, timing in turns,
+memory, the report.
+"""
 
 import contextlib
 import datetime
-import importlib
 import json
 import platform
-import re
 import statistics
-import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parent.parent
 # The one place that makes the project's modules importable from this folder.
 sys.path.insert(0, str(ROOT))
 
@@ -23,7 +21,6 @@ from tqdm import tqdm  # noqa: E402  (the path comes first)
 import cli  # noqa: E402
 import data_prepare  # noqa: E402
 import data_rechunk  # noqa: E402
-from cli import InputError  # noqa: E402
 
 CACHE = ROOT / "datasets" / "bench-synthetic"
 PETS = 1000
@@ -31,51 +28,38 @@ MEGA = 1e6
 
 
 def make_parser(doc):
-    """The option that all benchmarks have; `doc` is the script's docstring."""
+    """The options that benchmarks of training and loading have; `doc` is the script's docstring."""
     parser = cli.Parser(doc)
     parser.add_argument(
-        "--data",
-        type=Path,
-        help=f"a re-chunked data folder; default: {PETS} pets drawn in code, kept "
-        "in datasets/bench-synthetic",
+        "--data", type=Path, help=f"re-chunked data folder; default: {PETS} drawn pets in {CACHE}"
     )
+    parser.add_argument("--rounds", type=cli.integer(1), default=5, help="measurements of each row")
+    parser.add_argument("--batch-size", type=cli.integer(1, 4096), default=16)
     return parser
 
 
 def data_folder(asked=None):
-    """The data folder that was asked for, or the synthetic one, which is made where it is not there yet."""
+    """The data folder that was asked for, or the synthetic one, made where it is missing."""
     if asked:
         return asked
     with contextlib.redirect_stdout(sys.stderr):  # standard output is for the table
         if not CACHE.exists():
-            data_prepare.main(
-                data_prepare.parse_args(["--synthetic", str(PETS), "--out", str(CACHE)])
-            )
-        data_rechunk.main(
-            data_rechunk.parse_args(["--data", str(CACHE)])
-        )  # and where it was interrupted
+            words = ["--synthetic", str(PETS), "--out", str(CACHE)]
+            data_prepare.main(data_prepare.parse_args(words))
+        # And where that was interrupted.
+        data_rechunk.main(data_rechunk.parse_args(["--data", str(CACHE)]))
     return CACHE
 
 
-def load_segmenter(path):
-    """A checkpoint's network and what is known of it, as checkpoint.load_model; refused where it has no masks."""
-    from training import checkpoint  # here, as it takes PyTorch
-
-    model, info = checkpoint.load_model(path)
-    if "seg" not in model.tasks:
-        raise InputError(
-            f"{path} has no task seg, and what a network finds is measured by masks; name one that has it"
-        )
-    return model, info
-
-
-# ----------------------------------------------------------------------------------------------------- time and memory
+# ---------------------------------------------------------------------------------- time
 
 
 def interleave(ways, rounds, before=None):
-    """Time functions in turns: {name: function} -> {name: median seconds of `rounds` calls}, one untimed call first.
+    """Time functions in turns: {name: function} -> {name: median seconds of `rounds` calls}, one
+    untimed call first.
 
-    In turns, so that whatever else the machine does hits all of them alike. before(name) runs untimed ahead of each.
+    In turns, so that whatever else the machine does hits all of them alike. before(name) runs
+    untimed ahead of each.
     """
     seconds = {name: [] for name in ways}
     with tqdm(total=(rounds + 1) * len(ways), unit="call", leave=False, disable=None) as bar:
@@ -100,52 +84,7 @@ def read_through(path):
             pass
 
 
-def peak_memory():
-    """The most memory that this process, or one of its finished children, has had so far; bytes."""
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        raise InputError(
-            "this system does not tell how much memory a process had at most; run this benchmark on Linux "
-            "or macOS"
-        ) from None
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    with contextlib.suppress(OSError, TypeError):
-        # On Linux ru_maxrss begins with the size of the process that started this one; VmHWM begins with nothing.
-        own = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
-
-
-def cost(module, function, *args):
-    """(seconds, peak memory above start-up in MB) of one piece of work, in a process of its own.
-
-    `function` of `module`, by their names and with arguments that are text, prepares the work and returns it as a
-    function without arguments; only that one is measured.
-    """
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import common; common.report_cost()"
-    command = [sys.executable, "-c", code, module, function, *map(str, args)]
-    child = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if child.returncode:
-        sys.exit(child.returncode)  # it has said why
-    return tuple(json.loads(child.stdout.splitlines()[-1]))
-
-
-def report_cost():
-    """The other end of cost()."""
-    module, function, *args = sys.argv[1:]
-    sys.argv[0] = f"{module}.py"  # what an error message begins with
-
-    def measure(_):
-        work = getattr(importlib.import_module(module), function)(*args)
-        before, begin = peak_memory(), time.perf_counter()
-        work()
-        print(json.dumps([time.perf_counter() - begin, (peak_memory() - before) / MEGA]))
-
-    cli.run(measure, None)
-
-
-# ---------------------------------------------------------------------------------------------------------- the report
+# --------------------------------------------------------------------------------------- the report
 
 
 def report(header, rows, results):
@@ -157,31 +96,25 @@ def report(header, rows, results):
 
 def print_table(header, rows):
     """Print a Markdown table."""
-    rows = [header, *[[text(cell) for cell in row] for row in rows]]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in widths])
-    for row in rows:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+    cells = [header, *([text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("| " + " | ".join(padded) + " |")
     print()
 
 
 def print_results(results):
-    print(json.dumps(rounded(results), allow_nan=False))
+    """Print one line of JSON, four digits of every float: more would be noise."""
+    text = json.dumps(results, allow_nan=False)
+    print(json.dumps(json.loads(text, parse_float=lambda digits: float(f"{float(digits):.4g}"))))
 
 
 def text(cell):
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
     return "" if cell is None else str(cell)
-
-
-def rounded(value):
-    """Four digits of every float: more would be noise."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def machine():
@@ -192,6 +125,6 @@ def machine():
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "h5py", "numpy"))
     return (
-        f"{processor(torch.device('cpu'))}, {cli.usable_cores()} cores, "
-        f"{platform.system()}; Python {platform.python_version()}, {packages}; {datetime.date.today()}"
+        f"{processor(torch.device('cpu'))}, {cli.usable_cores()} cores, {platform.system()}; "
+        f"Python {platform.python_version()}, {packages}; {datetime.date.today()}"
     )

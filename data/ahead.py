@@ -13,7 +13,8 @@ def ahead(iterable, depth=2):
     began, stopped, ended = threading.Event(), threading.Event(), threading.Event()
 
     def put(item):
-        # The main thread has ended where somebody left the generator open; the program then waits for this thread.
+        # The main thread has ended where somebody left the generator open; the program then waits
+        # for this thread.
         while not stopped.is_set() and threading.main_thread().is_alive():
             with contextlib.suppress(queue.Full):
                 return items.put(item, timeout=0.1)
@@ -37,7 +38,8 @@ def ahead(iterable, depth=2):
         finally:
             ended.set()
 
-    # No daemon: a thread inside PyTorch while the interpreter goes down would bring it down with an abort.
+    # No daemon: a thread inside PyTorch while the interpreter goes down would bring it down with an
+    # abort.
     thread = threading.Thread(target=produce)
     try:
         thread.start()
@@ -50,8 +52,9 @@ def ahead(iterable, depth=2):
             yield item
     finally:
         stopped.set()
-        # Not join(): a Ctrl-C within it can make Python (3.11: Thread._wait_for_tstate_lock) take a running thread for ended, and no
-        # longer wait for it at exit. Cut off inside HDF5, it would leave a lock behind that the exit then waits for, for ever.
+        # Not join(): a Ctrl-C within it can make Python (3.11: Thread._wait_for_tstate_lock) take a
+        # running thread for ended, and no longer wait for it at exit. Cut off inside HDF5, it would
+        # leave a lock behind that the exit then waits for, for ever.
         if began.is_set():
             try:
                 ended.wait()

@@ -1,10 +1,12 @@
-"""torchvision's classification networks by their names: `torchvision:resnet18`, `torchvision:mobilenet_v3_small`, ...
+"""torchvision's classification networks by their names: `torchvision:resnet18`,
+`torchvision:mobilenet_v3_small`, ...
 
-    --encoder torchvision:resnet18 --encoder-weights hub        torchvision downloads its best weights
+    --encoder torchvision:resnet18 --encoder-weights hub    its best weights are downloaded
 
-The feature maps are the last ones of each size that all that follows is computed from, so none from inside a block with a
-bypass; they are found by looking through the network's graph. One that has no map at 1/2, as ConvNeXt, gets its map at 1/4
-enlarged; one that lacks another, or that takes one size of images only, is refused.
+The feature maps are the last ones of each size that all that follows is computed from, so none from
+inside a block with a bypass; they are found by looking through the network's graph. One that has no
+map at 1/2, as ConvNeXt, gets its map at 1/4 enlarged; one that lacks another, or that takes one
+size of images only, is refused.
 """
 
 import functools
@@ -29,13 +31,13 @@ class Torchvision(Encoder):
         known = [network for network in models.list_models(module=models) if network not in REFUSED]
         if argument not in known:
             raise InputError(
-                f"torchvision has no classification network {str(argument)[:60]!r}; it has {', '.join(known)}"
+                f"torchvision has no classification network {str(argument)[:60]!r}; it has "
+                f"{', '.join(known)}"
             )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()
-        self.mean, self.std = (
-            tuple(255 * value for value in values) for values in (made_for.mean, made_for.std)
-        )
+        self.mean = tuple(255 * value for value in made_for.mean)
+        self.std = tuple(255 * value for value in made_for.std)
 
     def channels(self, width):
         return Foreign.channels_of([channels for _, channels in _maps(self.network)])
@@ -52,14 +54,14 @@ class Torchvision(Encoder):
 
 
 class _Counted(TorchFunctionMode):
-    """RegNet computes how wide it is with small tensors, which have to have values even where a network has none."""
+    """RegNet computes how wide it is with small tensors, which have to have values even where a
+    network has none."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(
-            *args,
-            **({"device": "cpu"} if function in (torch.arange, torch.tensor) else {})
-            | (kwargs or {}),
-        )
+        kwargs = kwargs or {}
+        if function in (torch.arange, torch.tensor):
+            kwargs = {"device": "cpu"} | kwargs
+        return function(*args, **kwargs)
 
 
 def _random(network):
@@ -84,7 +86,8 @@ def _outputs(extractor):
 
 @functools.cache
 def _maps(network):
-    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to 1/32."""
+    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to
+    1/32."""
     from torchvision.models.feature_extraction import get_graph_node_names
 
     h, w = 128, 192
@@ -101,21 +104,18 @@ def _maps(network):
                 f"torchvision:{network}",
                 f"does not take images of any size ({type(error).__name__})",
             )
-    nodes = {
-        name: node
-        for name, node in _outputs(extractor).items()
-        if getattr(values[name], "ndim", 0) == 4
-    }
-    order, last, furthest = {node: k for k, node in enumerate(nodes.values())}, {}, 0
+    nodes = {}
+    for name, node in _outputs(extractor).items():
+        if getattr(values[name], "ndim", 0) == 4:
+            nodes[name] = node
+    order = {node: k for k, node in enumerate(nodes.values())}
+    last, furthest = {}, 0
     for k, (name, node) in enumerate(nodes.items()):
         if furthest <= k:  # nothing before it goes past it
-            last |= {
-                stride: (name, values[name].shape[1])
-                for stride in STRIDES
-                if values[name].shape[2:] == (h // stride, w // stride)
-            }
+            last[tuple(values[name].shape[2:])] = name, values[name].shape[1]
         furthest = max(furthest, *(order.get(user, 0) for user in node.users), 0)
-    lacking = [f"1/{stride}" for stride in STRIDES[1:] if stride not in last]
+    sizes = [(h // stride, w // stride) for stride in STRIDES]
+    lacking = [f"1/{h // size[0]}" for size in sizes[1:] if size not in last]
     if lacking:
         refuse_strides(f"torchvision:{network}", f"has no feature map at {', '.join(lacking)}")
-    return [last[stride] for stride in STRIDES if stride in last]
+    return [last[size] for size in sizes if size in last]

@@ -1,17 +1,23 @@
-"""Multi-Task Attention Network: one encoder for all, and a task's own soft attention on its maps, stage by stage.
+"""Multi-Task Attention Network: one encoder for all, and a task's own soft attention on its maps.
 
-Stage k of the encoder has a map p_k at its end and a map u_k before its last layer. A task looks at both:
+Stage k of the encoder has a map p_k at its end and a map u_k before its last layer. A task looks at
+both:
 
-    mask_k = sigmoid(bn(h(g([u_k, f_k]))))       g: 1 x 1 convolution, batch normalisation, ReLU; h: 1 x 1 convolution
+    mask_k = sigmoid(bn(h(g([u_k, f_k]))))    g: 1 x 1 convolution, batch normalisation, ReLU;
+                                              h: 1 x 1 convolution
     what the task gets: mask_k * p_k
-    f_k = f(mask_(k-1) * p_(k-1))                f: 3 x 3 convolution, batch normalisation, ReLU, shared by the tasks
+    f_k = f(mask_(k-1) * p_(k-1))             f: 3 x 3 convolution, batch normalisation, ReLU,
+                                              shared by the tasks
 
-Two things differ from the paper: f follows the pooling, as convolutions do in this project's encoder, which is four times
-cheaper than before it; and decoders are each task's own here, so only the encoder has attention. One task alone has nothing
-to choose from what others need, so it has no attention.
+Two things differ from the paper: f follows the pooling, as convolutions do in this project's
+encoder, which is four times cheaper than before it; and decoders are each task's own here, so only
+the encoder has attention. One task alone has nothing to choose from what others need, so it has no
+attention.
 
 Source: Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", 2019.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -22,41 +28,38 @@ from sharing import Sharing, of_each, run, stages
 
 
 class Mtan(Sharing):
-    def build(self, make_encoder, tasks, beside, seed):
+    def build(self, make_encoder, tasks, dropped, seed):
         parts = nn.Module()
         parts.encoder = make_encoder()
         stages(parts.encoder, self)
         p, u = parts.encoder.channels, parts.encoder.inner
-        has_attention = len(tasks) + len(beside) > 1
-        parts.passing = build(
-            lambda: nn.ModuleList(conv_bn_relu(a, b) for a, b in zip(p, p[1:]) if has_attention),
-            "attention",
-            seed,
-        )
+
+        def make_passing():
+            return nn.ModuleList(conv_bn_relu(a, b) for a, b in pairwise(p))
+
+        def make_attention():
+            layers = [_Attention(u[0], p[0])]
+            for k in range(1, 5):
+                layers.append(_Attention(u[k] + p[k], p[k]))
+            return nn.ModuleList(layers)
+
+        is_alone = len(tasks) + len(dropped) == 1
+        parts.passing = nn.ModuleList() if is_alone else build(make_passing, "attention", seed)
         parts.attention = of_each(
-            tasks if has_attention else (),
-            lambda task: build(
-                lambda: nn.ModuleList(
-                    _Attention(u[k] + (p[k] if k else 0), p[k]) for k in range(5)
-                ),
-                f"attention/{task}",
-                seed,
-            ),
+            () if is_alone else tasks, lambda task: build(make_attention, f"attention/{task}", seed)
         )
         return parts
 
-    def features(self, encoder, image, tasks, cut):
+    def features(self, encoder, image, tasks, record):
         x, before, after = image, [], []
-        for layers in encoder.encoder.stages:
-            u = run(layers[:-1], x) if len(layers) > 1 else None
-            x = layers[-1](x if u is None else u)
-            after.append(cut(x))
-            before.append(after[-1] if u is None else cut(u))
+        for *layers, last in encoder.encoder.stages:
+            u = run(layers, x)
+            x = last(u)
+            after.append(record(x))
+            before.append(record(u) if layers else after[-1])
         if not encoder.attention:
             return dict.fromkeys(tasks, after)
-        return {
-            task: self._attend(encoder, encoder.attention[task], before, after) for task in tasks
-        }
+        return {task: attend(encoder, task, before, after) for task in tasks}
 
     def encoders(self, encoder):
         return [encoder.encoder]
@@ -64,19 +67,16 @@ class Mtan(Sharing):
     def shared(self, encoder):
         return list(encoder.encoder.parameters())
 
-    def _attend(self, encoder, attention, before, after):
-        """What a task gets of the maps before and at the end of the stages."""
-        found = []
-        for k, (mask, u, p) in enumerate(zip(attention, before, after)):
-            seen = (
-                u
-                if k == 0
-                else torch.cat(
-                    [u, encoder.passing[k - 1](F.max_pool2d(found[-1], 2, ceil_mode=True))], dim=1
-                )
-            )
-            found.append(mask(seen) * p)
-        return found
+
+def attend(encoder, task, before, after):
+    """What a task gets of the maps before and at the end of the stages."""
+    found = []
+    for k, (u, p) in enumerate(zip(before, after, strict=True)):
+        if found:
+            pooled = F.max_pool2d(found[-1], 2, ceil_mode=True)
+            u = torch.cat([u, encoder.passing[k - 1](pooled)], dim=1)
+        found.append(encoder.attention[task][k](u) * p)
+    return found
 
 
 class _Attention(nn.Sequential):

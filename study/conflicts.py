@@ -1,108 +1,81 @@
-"""Where tasks pull apart, from the logs of runs with --conflicts; and what a sharing learned, where its log says it.
+"""Where the tasks' gradients conflict, and what cross-stitch units learned, from the logs.
 
-A log has a column conflict_A_B_STAGE for each two tasks and each stage of the shared encoder: an epoch's mean cosine of the
-angle between the gradients of their losses (training/conflicts.py).
+A log of a run with --conflicts has a column conflict_A_B_STAGE for each two tasks and each stage
+of the shared encoder: an epoch's mean cosine between the gradients of their losses.
 """
 
-import warnings
 from itertools import combinations
 
 import numpy as np
 
-from study.text import count, paragraph
-
 
 def conflicts_of(rows):
-    """{row: {"A, B": {stage: (n,) cosines, means over the epochs of a run}}} of the rows whose logs hold some."""
-    return {
-        name: found
-        for name, runs in rows.items()
-        if (found := by_stage(runs, "conflict", combinations(runs[0].tasks, 2), mean_over_epochs))
-    }
+    """{row: {"A, B": {stage: (n,) cosines, means over a run's epochs}}} of rows that have some."""
+    return by_stage(rows, "conflict", lambda tasks: combinations(tasks, 2), mean_of_known)
 
 
 def stitches_of(rows):
-    """{row: {task: {stage: (n,) weights of a task's own map in the last epoch}}} of the rows whose logs hold some."""
-    return {
-        name: found
-        for name, runs in rows.items()
-        if (
-            found := by_stage(
-                runs, "stitch", ((task, task) for task in runs[0].tasks), lambda values: values[-1]
-            )
-        )
-    }
+    """{row: {task: {stage: (n,) weights of a task's own map in the last epoch}}}, as above."""
+    return by_stage(rows, "stitch", lambda tasks: zip(tasks, tasks, strict=True), lambda v: v[-1])
 
 
-def by_stage(runs, what, pairs, reduce):
-    """{pair, or task: {stage: (n,)}} of the columns WHAT_A_B_STAGE, from the runs that have them; what was never measured is
-    left out."""
+def by_stage(rows, kind, pairs, reduce):
+    """The columns KIND_A_B_STAGE of the logs, reduced over the epochs; what is NaN is left out."""
     found = {}
-    for a, b in pairs:
-        beginning = f"{what}_{a}_{b}_"
-        keys = dict.fromkeys(
-            key for run in runs for key in run.history if key.startswith(beginning)
-        )
-        for stage in (key.removeprefix(beginning) for key in keys):
-            if not stage.isalnum():  # a column of other tasks, whose names begin alike
-                continue
-            values = np.array(
-                [
-                    reduce(run.history[beginning + stage])
-                    for run in runs
-                    if beginning + stage in run.history
-                ]
-            )
-            if (known := values[np.isfinite(values)]).size:
-                found.setdefault(f"{a}, {b}" if a != b else a, {})[stage] = known
+    for row, runs in rows.items():
+        for a, b in pairs(runs[0].tasks):
+            for run in runs:
+                for key, values in run.history.items():
+                    _, is_it, stage = key.partition(f"{kind}_{a}_{b}_")
+                    # A column of other tasks, whose names begin alike, has more than a stage left.
+                    if is_it and stage.isalnum() and not np.isnan(reduce(values)):
+                        of_row = found.setdefault(row, {}).setdefault(
+                            a if a == b else f"{a}, {b}", {}
+                        )
+                        of_row[stage] = np.append(of_row.get(stage, []), reduce(values))
     return found
 
 
-def mean_over_epochs(values):
-    """The mean of what is known of (epochs,); NaN where nothing is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a mean of nothing
-        return np.nanmean(values)
+def mean_of_known(values):
+    known = values[~np.isnan(values)]
+    return known.mean() if len(known) else np.nan
 
 
 def section(rows):
-    """The page's section, none where no record has it."""
-    found = conflicts_of(rows)
+    """The page's sections, none where no record has them."""
+    text, found = "", conflicts_of(rows)
     if found:
-        yield "## Where tasks pull apart"
-        yield paragraph(sentence(found))
-        yield paragraph(
-            "Cosine of the angle between the gradients of two tasks' losses at each stage of the encoder that "
-            "they share, means over the epochs of a run; below 0, what lowers one loss raises the other. Stage "
-            "1 is the finest."
-        )
-        yield "![Cosine between the tasks' gradients over the stages of the encoder](conflicts.png)"
+        text = f"""
+## Gradient conflicts
+
+{sentence(found)}
+
+Cosine between the gradients of two tasks' losses at each stage of the shared encoder, mean over
+the epochs of a run; below 0, what lowers one loss raises the other. Stage 1 is the finest.
+
+![Cosine between the tasks' gradients over the stages of the encoder](conflicts.png)"""
     if stitches_of(rows):
-        yield "## What tasks take of each other"
-        yield paragraph(
-            "What the feature map of a task's own encoder weighs in what the task gets, after the last epoch, "
-            "mean over channels; what the others' weigh stands in log.csv."
-        )
-        yield "![Weights of the tasks' own maps over the stages of the encoders](stitch.png)"
+        text += """
+
+## Cross-stitch weights
+
+Weight of a task's own feature map in what the task gets, after the last epoch, mean over
+channels; the weights of the others' maps are in log.csv.
+
+![Weights of the tasks' own maps over the stages of the encoders](stitch.png)"""
+    return text
 
 
 def sentence(found):
-    """The stage and the pair with the lowest mean cosine, in words."""
-    every = (
-        (name, pair, stage, values)
-        for name, pairs in found.items()
-        for pair, stages in pairs.items()
-        for stage, values in stages.items()
-    )
-    name, pair, stage, values = min(every, key=lambda one: one[3].mean())
-    where = "in the encoder" if not stage[-1].isdigit() else f"at {stage[:-1]} {stage[-1]}"
-    spread = (
-        f"{values.min():+.3f} to {values.max():+.3f} in {count(len(values), 'run')}"
-        if len(values) > 1
-        else "one run"
-    )
-    figures = f"the cosine between their gradients is {values.mean():+.3f} on average ({spread})"
-    a, b = pair.split(", ")
-    if values.mean() < 0:
-        return f"**{a} and {b} pull apart most {where}, in the row {name}**: {figures}."
-    return f"**No two tasks pull apart on average.** {a} and {b} agree least {where}, in the row {name}: {figures}."
+    """The stage and the pair with the lowest mean cosine."""
+    every = []
+    for row, pairs in found.items():
+        for pair, stages in pairs.items():
+            every += [(values.mean(), row, pair, stage) for stage, values in stages.items()]
+    mean, row, pair, stage = min(every)
+    values = found[row][pair][stage]
+    where = f"at {stage[:-1]} {stage[-1]}" if stage[-1].isdigit() else "in the encoder"
+    tasks = f"{pair.replace(', ', ' and ')} {where}, in the row {row}"
+    ends = f"{values.min():+.3f} to {values.max():+.3f}, n = {len(values)}"
+    verdict = "Strongest conflict:" if mean < 0 else "No conflict on average; lowest:"
+    return f"**{verdict} {tasks}**: mean cosine {mean:+.3f} ({ends})."

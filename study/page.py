@@ -1,637 +1,633 @@
-"""The page of the results as Markdown that also reads well as it is: short lines, tables of few columns, the answer first.
+"""The page of a study as Markdown: answer first, then tables, figures and the protocol.
 
-It takes rows, a dict of experiment -> list of records.Run by seed, and the comparisons of study/verdict.py, and returns
-text: a function of the records, without a date or a path.
+A function of the records (Table): no date, no path.
 """
+
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 import registry
 from cli import listed
-from study import choices, conflicts, verdict
-from study.mixture import FREE_OPTIONS, SEEDWISE, as_text, grouped
-from study.records import dice_score
-from study.table import BASELINE, DICE, EXPERIMENTS, METRICS
-from study.text import bullets, count, in_words, interval, paragraph, table
-from study.verdict import MAX_SEEDS, MIN_SEEDS
+from config import RESULT
+from study import compare, conflicts, official, verdict
+from study.records import dice_score, figures
+from study.table import ALL, BASELINE, DICE, EXPERIMENTS, METRICS
+from study.text import bullets, count, each, fill, in_words, interval, spread, table
+from study.verdict import MAX_SEEDS
 
 PUBLISHED_BATCH = 32
 
 
-def make_page(rows, comparisons, left_out, not_paired):
-    """The whole page."""
-    runs = [run for of_row in rows.values() for run in of_row]
-    parts = [
-        "# Does multi-task learning help segmentation?",
-        *answer(rows, comparisons),
-        *warnings(runs, left_out, not_paired),
-        "![Test Dice of every run, and means with intervals](dice.png)",
-        "## Test Dice",
-        paragraph(
-            "Percent, mean and standard deviation over seeds (n runs a row). Per image: mean over images. Pooled: all "
-            "pixels of the test split at once."
-        ),
-        table(
-            ("experiment", "n", "per image", "pooled"),
-            [
-                (name, len(of_row), spread(of_row, "dice"), spread(of_row, "dice_pooled"))
-                for name, of_row in rows.items()
-            ],
-        ),
-        *own_rows(rows),
-    ]
-    if comparisons:
-        varied = choices.is_varied(rows)
-        parts += (
-            ["## One choice at a time", *choice_section(rows, comparisons)]
-            if varied
-            else ["## Against the baseline"]
-        )
-        parts += verdict_section(rows, comparisons)
-        parts += equal_time_section(rows, comparisons) if varied else []
-    parts += (
-        []
-        if choices.is_varied(rows) and not any(map(is_published, rows.values()))
-        else [
-            "## Beside the published study",
-            paragraph(
-                "Dice per image here; the published test Dice, from one run a row; and that figure corrected for "
-                "the formula behind it, which grows with an incomplete last batch. The corrected figures are "
-                "inferred: they divide by 1.0407, for the likely number of test images, which the study does "
-                "not state. In the published uncertainty row no weights were learned (they never reached the "
-                "optimizer): it repeats mtl, and the 2.48 points between the two are noise. Its 75-15-15 was "
-                "run as 70-15-15."
-            ),
-            table(
-                ("experiment", "here", "published", "corrected"),
-                [
-                    (name, f"{mean_of(of_row, 'dice', 100):.2f}", *published(of_row))
-                    for name, of_row in rows.items()
-                ],
-            ),
-        ]
-    )
-    parts += [
-        "## Other measures",
-        *measures(rows),
-        table(
-            ("experiment", "parameters", "minutes"),
-            [
-                (
-                    name,
-                    f"{mean_of(of_row, 'parameters', 1e-6):.2f}",
-                    f"{mean_of(of_row, 'train_seconds', 1 / 60):.1f}",
-                )
-                for name, of_row in rows.items()
-            ],
-        ),
-        *further_measures(rows),
-        "## Training curves",
-        paragraph("One panel a row. The vertical axes leave the first fifth of the epochs out."),
-        "![Validation Dice over epochs, one panel a row](curves.png)",
-        "![Training loss of the segmentation over epochs, one panel a row](losses.png)",
-    ]
-    parts += conflicts.section(rows)
-    learned = [name for name, of_row in rows.items() if of_row[0].learns_weights]
-    moved = [name for name, of_row in rows.items() if all(run.moves_weights for run in of_row)]
-    if learned:
-        parts += [
-            "## Learned loss weights",
-            paragraph(
-                f"What multiplies each loss in the {in_words(learned)} runs, mean over the batches of an epoch. "
-                "All start at 1; what matters is how they stand to each other."
-            ),
-            "![Learned weights over epochs](weights.png)",
-        ]
-    if moved:
-        parts += [
-            "## Weights that a method chose",
-            paragraph(
-                f"What multiplied each loss, or each task's gradient, in the {in_words(moved)} runs, mean over "
-                "the batches of an epoch."
-            ),
-            "![Weights over epochs](moved_weights.png)",
-        ]
-    parts += [
-        "## One network, four Dice figures",
-        *audit_section(rows, runs),
-        "## Protocol",
-        *protocol(runs),
-    ]
-    if left_out or not_paired:
-        parts += ["## Left out"]
-    if left_out:
-        parts.append(
-            bullets("Of everything:", [f"{folder}: {reason}" for folder, reason in left_out])
-        )
-    if not_paired:
-        parts.append(
-            bullets(
-                "Of the comparison with the baseline, though not of the tables:",
-                [f"{folder}: {reason}" for folder, reason in not_paired],
-            )
-        )
-    parts.append(
-        paragraph(
-            "Every run stands in [results.csv](results.csv). This page is made by `python results.py` from "
-            "the runs' records alone; the same records give the same page."
-        )
-    )
-    return "\n\n".join(parts) + "\n"
+@dataclass
+class Table:
+    """What a page is made of.
+
+    rows {experiment: [Run]}, runs by seed; left_out [(folder, reason)]; looks of verdict.py;
+    half: of the primary outcome, test or official; duplicates: near-duplicates of the official
+    half; tuning {experiment: tuning.json}; noise: baseline Dice in percent of another study, for
+    a table of single runs; note: a paragraph under the answer.
+    """
+
+    rows: dict
+    left_out: list = field(default_factory=list)
+    looks: tuple = (verdict.Look(),)
+    half: str = "test"
+    duplicates: dict = field(default_factory=dict)
+    tuning: dict = field(default_factory=dict)
+    noise: list = field(default_factory=list)
+    note: str = ""
+
+    def __post_init__(self):
+        # Single-task rows without segmentation take part in delta-m alone.
+        self.segmenting = official.measured(self.rows, "test")
+        self.runs = [run for of_row in self.rows.values() for run in of_row]
+        self.is_single = len(self.runs) == len(self.rows)
+        self.is_varied = compare.is_varied(self.segmenting)
+        self.pairs = verdict.against(self.segmenting, BASELINE)
+        if self.is_varied:
+            self.pairs = compare.pairs(self.segmenting)
+
+    @cached_property
+    def comparisons(self):
+        """The tests of the primary outcome."""
+        return verdict.compare(official.dice(self.segmenting, self.half), self.pairs, self.looks)
+
+    @property
+    def tested(self):
+        return [found for found in self.comparisons if found.verdict is not None]
+
+    @property
+    def unpaired(self):
+        """Labels of runs whose seed the baseline lacks."""
+        seeds = {run.seed for run in self.rows.get(BASELINE, self.runs)}
+        return [run.label for run in self.runs if run.seed not in seeds and not self.is_varied]
 
 
-def answer(rows, comparisons):
-    """The first paragraphs: what can be said, in plain sentences."""
-    varied = choices.is_varied(rows)
-    if varied and not comparisons:
-        return [
-            paragraph(
-                "**No two rows here differ in one choice alone and share a seed, so nothing can be compared and "
-                "there are no verdicts.**"
-            )
-        ]
-    if BASELINE not in rows and not varied:
-        return [
-            paragraph(
-                "**There are no baseline runs here, so nothing can be compared and there are no verdicts.**"
-            )
-        ]
-    tested = [found for found in comparisons if found.verdict is not None]
-    whose = "its baseline" if varied else "the baseline"
-    floor = noise_floor(rows, comparisons[0].baseline if varied else BASELINE)
-    if not tested:
-        return [
-            paragraph(
-                f"**No verdict yet**: it takes {MIN_SEEDS} seeds that a row shares with {whose}, and no "
-                "row has them."
-            ),
-            floor,
-        ]
-    named = {
-        sign: [name_of(found) for found in tested if found.verdict == sign] for sign in (1, -1, 0)
-    }
-    words = {
-        1: f"better than {whose}",
-        -1: f"worse than {whose}",
-        0: f"cannot be told apart from {whose}",
-    }
-    said = [f"{words[sign]}: {', '.join(names)}" for sign, names in named.items() if names]
-    text = "; ".join(said)
-    candidates = (
-        map(name_of, comparisons) if varied else (name for name in rows if name != BASELINE)
-    )
-    others = [name for name in candidates if name not in sum(named.values(), [])]
-    more = f" No verdict, for want of seeds: {', '.join(others)}." if others else ""
-    return [
-        paragraph(
-            f"**{text[0].upper() + text[1:]}.** That is test Dice, "
-            f"{count(len(tested), 'pair' if varied else 'row')} judged over "
-            f"{seeds_in_words(tested)}.{more}"
-        ),
-        floor,
-    ]
+def make_page(page):
+    """The whole page of a Table."""
+    return fill(f"""
+# Does multi-task learning help segmentation?
+
+{tuned_unequally(page)}
+
+{answer(page)}
+
+{page.note}
+
+{caveats(page)}
+
+![Test Dice of every run, and means with intervals](dice.png)
+
+## Test Dice
+
+Percent, mean and standard deviation over seeds (n runs a row). Per image: mean over images.
+Pooled: all pixels of the test split at once.
+
+{table(("experiment", "n", "per image", "pooled"), each(page.segmenting, dice_cells))}
+
+{own_rows(page.rows)}
+
+{comparison_section(page)}
+
+{official.section(page.segmenting, page.pairs, page.looks, page.duplicates)}
+
+{delta_section(page)}
+
+{published_section(page)}
+
+{measures(page.rows)}
+
+{curves_section(page.segmenting)}
+
+{audit_section(page.segmenting)}
+
+{tuning_section(page.tuning)}
+
+{ending(page)}
+""")
+
+
+# ---------------------------------------------------------------------------------------- answer
+
+
+def answer(page):
+    """The first paragraphs: verdicts in plain sentences, and the noise floor."""
+    rows = page.segmenting
+    if page.is_single:
+        floor = noise_floor(BASELINE, page.noise, " of the first study") if len(page.noise) else ""
+        return f"**One run a row: no comparison and no verdict.**\n\n{floor}"
+    if not page.comparisons:
+        lack = "two rows that differ in one option" if page.is_varied else "baseline runs"
+        return (
+            f"**There are no {lack} and share a seed, so there is no comparison and no verdict.**"
+        )
+    name = page.comparisons[0].baseline
+    text = verdicts(page)
+    if not page.tested:
+        text = f"**No verdict yet**: it takes {page.looks[0].least} seeds shared with the baseline."
+    return f"{text}\n\n{noise_floor(name, 100 * figures(rows[name], 'dice'))}"
+
+
+def verdicts(page):
+    named = {"better than the baseline": [], "worse than the baseline": [], "inconclusive": []}
+    for found in page.tested:
+        named[list(named)[(0, 1, -1).index(found.verdict) - 1]].append(name_of(found))
+    text = "; ".join(f"{words}: {', '.join(names)}" for words, names in named.items() if names)
+    few = [name_of(found) for found in page.comparisons if found.verdict is None]
+    half = "Dice on the official test half" if page.half == "official" else "Test Dice"
+    seeds = in_words(sorted({found.n for found in page.tested}))
+    tests = count(len(page.tested), "pair" if page.is_varied else "row")
+    more = f" No verdict, too few seeds: {', '.join(few)}." if few else ""
+    return f"**{text[:1].upper() + text[1:]}.** {half}, {tests} tested, {seeds} paired seeds.{more}"
 
 
 def name_of(found):
-    """What a comparison is called: by its row, and of several of a row by the choice."""
-    return (
-        f"{found.number}. {found.experiment} ({found.choice.replace('_', ' ')})"
-        if found.choice
-        else found.experiment
-    )
+    """Name of a comparison: its row, and the number and axis of a pair."""
+    if not found.number:
+        return found.experiment
+    return f"{found.number}. {found.experiment} ({found.choice.replace('_', ' ')})"
 
 
-def seeds_in_words(tested):
-    counts = sorted({found.n for found in tested})
-    return (
-        f"{counts[0]} paired seeds each"
-        if len(counts) == 1
-        else f"{counts[0]} to {counts[-1]} paired seeds"
-    )
-
-
-def noise_floor(rows, baseline):
+def noise_floor(name, values, whose=""):
     """What the seed alone does to the baseline."""
-    values = [100 * run.test["dice"] for run in rows[baseline]]
     if len(values) < 2:
-        return paragraph(f"The noise floor is unknown: there is one {baseline} run.")
+        return f"The noise floor is unknown: there is one {name} run."
     floor = verdict.pairwise_differences(values)
-    if len(floor) <= 15:
-        listed = ", ".join(f"{value:.2f}" for value in floor)
-    else:
-        listed = "smallest {:.2f}, quartiles {:.2f}, {:.2f} and {:.2f}, largest {:.2f}".format(
-            *np.quantile(floor, (0, 0.25, 0.5, 0.75, 1))
-        )
-    return paragraph(
-        f"Noise floor: two {baseline} runs that differ in the seed alone differ by up to {floor[-1]:.2f} "
-        f"points of Dice (every two of {len(values)} runs: {listed})."
-    )
-
-
-def warnings(runs, left_out, not_paired, of_study=False):
-    """What a reader must know before trusting the figures; of_study: numbers of masks are what it is about."""
-    said = []
-    for what, value in (
-        ("commits of the code", lambda run: str(run.config.get("commit"))[:12]),
-        ("training precisions", lambda run: run.test["precision"]),
-        ("devices", lambda run: run.test["device"]),
-        ("processors", lambda run: run.config.get("processor", "unknown")),
-        ("ways to compute convolutions", lambda run: run.config.get("convolution", "direct")),
-        ("versions", lambda run: versions(run)),
-        (
-            "numbers of training masks",
-            lambda run: None if of_study else run.config["options"].get("masks") or "all",
-        ),
-        ("sets of options", options_of),
-    ):
-        groups = grouped({run.label: value(run) for run in runs})
-        if len(groups) > 1:
-            said.append(
-                f"The runs are of different {what}: "
-                + "; ".join(f"{text} ({listed(labels, 6)})" for text, labels in groups.items())
-                + "."
-            )
-    for name in dict.fromkeys(name for run in runs for name in run.tasks):
-        groups = grouped(
-            {run.label: as_text(run.tasks[name].settings) for run in runs if name in run.tasks}
-        )
-        if len(groups) > 1:
-            said.append(
-                f"The task {name} found other values (classes, mean) in its training images in "
-                + " than in ".join(listed(labels, 6) for labels in groups.values())
-                + "."
-            )
-    dirty = [run.label for run in runs if str(run.config.get("commit")).endswith("-dirty")]
-    if dirty:
-        said.append(f"The code had changes that are in no commit: {listed(dirty, 6)}.")
-    if left_out:
-        said.append(f"{count(len(left_out), 'run folder')} left out; the reasons stand at the end.")
-    if not_paired:
-        said.append(
-            f"{count(len(not_paired), 'run')} without a baseline run of the same seed; named at the end."
-        )
-    return [bullets("**Mind:**", said)] if said else []
-
-
-def options_of(run):
-    """Names of the options of a run, as text. What an earlier version did not have, as nobody asked for it, is none."""
-    options = run.config["options"]
-    later = set() if options.get("convolution") else {"convolution"}
-    return ", ".join(sorted(options.keys() - FREE_OPTIONS - later))
-
-
-def own_rows(rows):
-    """What the rows are that the table of experiments does not have, from their own records."""
-    own = [
-        f"{name}: {own_words(of_row[0])}."
-        for name, of_row in rows.items()
-        if not is_published(of_row)
-    ]
-    if own:
-        yield bullets("Rows beside those of the published study:", own)
-
-
-def is_published(runs):
-    """Whether a row is an experiment of the table, by its name, tasks and weighting."""
-    return runs[0].experiment in EXPERIMENTS and all(
-        EXPERIMENTS[run.experiment].fits(run.config) for run in runs
-    )
-
-
-def own_words(run):
-    weighting, chosen = (
-        run.config.get("weighting"),
-        {key: run.config["options"].get(key) for key in registry.CHOSEN},
-    )
-    words = {"masks": "masks of {} training images"}
-    return (
-        in_words(list(run.tasks))
-        + (f"; loss weights: {weighting}" if weighting else "")
-        + "".join(
-            "; " + words.get(key, key + ": {}").format(value)
-            for key, value in chosen.items()
-            if value
-        )
-        + "".join(
-            f"; {key.replace('_', ' ')}: {str(run.config[key])[:60]}"
-            for key, usual in registry.AXES.items()
-            if run.config.get(key, usual) != usual
-        )
-    )
-
-
-def measures(rows):
-    """What the tasks of the published study measure beside Dice; a column each, whether or not a run has them."""
-    shown = {
-        key: metric
-        for task in registry.tasks(registry.PUBLISHED).values()
-        for key, metric in task.metrics.items()
-        if key in METRICS and key not in DICE
-    }
-    described = in_words([describe(metric) for metric in shown.values()])
-    yield paragraph(
-        f"{described[0].upper() + described[1:]}, mean and standard deviation over "
-        "seeds; parameters in millions; minutes of training, mean, on whatever machine it was."
-    )
-    yield table(
-        ("experiment", *(metric.label for metric in shown.values())),
-        [
-            (name, *(spread_of(of_row, key, metric) for key, metric in shown.items()))
-            for name, of_row in rows.items()
-        ],
-    )
-
-
-def further_measures(rows):
-    """A table for each task that measures more than METRICS: of the rows that have it, with unit and direction."""
-    found = {}
-    for name, of_row in rows.items():
-        for task in of_row[0].tasks.values():
-            for key, metric in task.metrics.items():
-                if key not in METRICS and any(key in run.test for run in of_row):
-                    shown, of_task = found.setdefault(task.name, ({}, {}))
-                    shown.setdefault(key, metric)
-                    of_task[name] = of_row
-    for name, (shown, of_task) in found.items():
-        described = [
-            f"{describe(metric)}, {'higher' if metric.higher else 'lower'} is better"
-            for metric in shown.values()
-        ]
-        yield paragraph(f"Task {name}: {'; '.join(described)}.")
-        yield table(
-            ("experiment", *(metric.label for metric in shown.values())),
-            [
-                (row, *(spread_of(of_row, key, metric) for key, metric in shown.items()))
-                for row, of_row in of_task.items()
-            ],
-        )
-
-
-def describe(metric):
-    """A metric as the text beside a table names it: with its unit, and what it is the mean of."""
-    return (
-        metric.text
-        + (" in percent" if metric.percent else "")
-        + (f" ({metric.note})" if metric.note else "")
-    )
-
-
-def spread_of(runs, key, metric):
-    if metric.percent:
-        return spread(runs, key)
-    largest = max((abs(run.test[key]) for run in runs if run.test.get(key) is not None), default=0)
-    return spread(runs, key, 1, 3 if not metric.unit else 2 if largest >= 1 else 4)
-
-
-def verdict_section(rows, comparisons):
-    tested = [found for found in comparisons if found.verdict is not None]
-    varied = bool(comparisons[0].choice)
-    header = "pair" if varied else "experiment"
-    which = (lambda found: found.number) if varied else (lambda found: found.experiment)
-    yield bullets("", [sentence(found) for found in comparisons])
-    compared = {name for found in comparisons for name in (found.experiment, found.baseline)}
-    absent = [name for name in rows if name != BASELINE and name not in compared]
-    if absent:
-        yield paragraph(
-            f"{'No row to be compared with' if varied else 'No seed in common with the baseline'}, "
-            f"so no comparison: {', '.join(absent)}."
-        )
-    yield paragraph(
-        "Points of Dice per image (%), row minus baseline, over the seeds that both have; 95% interval of "
-        "the paired t test over seeds, for each row by itself."
-    )
-    yield table(
-        (header, "n", "difference", "95% interval"),
-        [
-            (which(found), found.n, f"{found.mean:+.2f}", interval(found.interval))
-            for found in comparisons
-        ],
-    )
-    if tested:
-        yield paragraph(
-            f"Holm p is p corrected for judging {count(len(tested), 'pair' if varied else 'row')} at "
-            f"once (rows with fewer than {MIN_SEEDS} paired seeds are not judged); a verdict needs it at "
-            f"{verdict.ALPHA} or below. Seeds: about how many it would take to find the observed difference "
-            f"with {verdict.POWER:.0%} power, were difference and spread the true ones, at the strictest level "
-            f"of Holm's correction ({verdict.ALPHA} / {len(tested)})."
-        )
-        yield table(
-            (header, "p", "Holm p", "seeds"),
-            [
-                (which(found), f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found))
-                for found in tested
-            ],
-        )
-    yield paragraph(
-        f"Other test images would have given other figures too. The interval below is from the choice of "
-        f"images alone: the differences of each image, averaged over the seeds, "
-        f"{verdict.RESAMPLES:,} times drawn anew with replacement. It is no part of the verdict, which is "
-        "about training again and testing on these images."
-    )
-    yield table(
-        (header, "difference", "over images"),
-        [(which(found), f"{found.mean:+.2f}", interval(found.images)) for found in comparisons],
-    )
-
-
-def choice_section(rows, comparisons):
-    """Which rows are compared, and in what their networks differ beside the choice."""
-    yield paragraph(
-        "Each row is compared with the row that differs from it in one choice alone and has the usual there: "
-        "one task alone, equal weights, one shared encoder, this project's, from random weights, all masks, no scenes. "
-        "One task alone shares and weighs nothing, so it stands for all sharings and weightings. Parameters "
-        "and time of training, of seeds that one kind of processor made of both, are named where they differ by "
-        f"more than {choices.SAME:.0%}."
-    )
-    if any(run.config["options"].get("conflicts") for of_row in rows.values() for run in of_row):
-        yield paragraph(
-            "Time includes what --conflicts took in the runs that had it, here and at equal time below."
-        )
-    yield bullets(
-        "",
-        [
-            f"{found.number}. {found.experiment} against {found.baseline} ("
-            f"{choices.in_words(found.choice, rows[found.experiment], rows[found.baseline])}). "
-            + choices.unlike(rows[found.experiment], rows[found.baseline])
-            for found in comparisons
-        ],
-    )
-
-
-def equal_time_section(rows, comparisons):
-    """What the pairs differ in once both have trained as long, from the logs."""
-    found = {
-        pair.number: choices.at_equal_time(rows[pair.experiment], rows[pair.baseline])
-        for pair in comparisons
-    }
-    found = {number: figures for number, figures in found.items() if figures}
-    if found:
-        yield "### At equal time"
-        yield paragraph(
-            "Validation Dice, not test, as the test split is measured once, at the end: points that a row's "
-            "best epoch is above its baseline's, after all epochs of both, and at the epoch that the row had "
-            "reached when its baseline had ended; means over the seeds that one kind of processor made of "
-            "both. A row that is stopped early has not lowered its learning rate, so one that was planned for "
-            "that time would do better. No verdict is drawn from it."
-        )
-        yield table(
-            ("pair", "epoch", "equal epochs", "equal time"),
-            [
-                (
-                    number,
-                    f"{epoch:.1f}",
-                    f"{at_end:+.2f}",
-                    "-" if np.isnan(at_time) else f"{at_time:+.2f}",
-                )
-                for number, (epoch, at_end, at_time) in found.items()
-            ],
-        )
+    texts = ", ".join(f"{value:.2f}" for value in floor)
+    if len(floor) > 15:
+        texts = "smallest {:.2f}, quartiles {:.2f}, {:.2f} and {:.2f}, largest {:.2f}"
+        texts = texts.format(*np.quantile(floor, (0, 0.25, 0.5, 0.75, 1)))
+    return f"""Noise floor: two {name} runs{whose} that differ in the seed alone differ by up to
+        {floor[-1]:.2f} points of Dice (every two of {len(values)} runs: {texts})."""
 
 
 def sentence(found):
-    """The verdict on one row in plain words."""
-    n = found.n
+    """The verdict on one row, in bold, with its figures."""
+    points = f"{found.mean:+.2f} points"
     if found.verdict is None:
-        return (
-            f"**{name_of(found)}: no verdict** from {count(n, 'paired seed')} (it takes {MIN_SEEDS}); "
-            f"{found.mean:+.2f} points so far."
-        )
-    figures_ = f"{found.mean:+.2f} points ({interval(found.interval)}, {n} paired seeds, Holm p {found.adjusted:.2g})"
-    if found.verdict == 0:
-        about = "about " if found.needed else ""
-        return (
-            f"**{name_of(found)}: cannot be told** at {n} seeds: {figures_}. To tell a difference of this size would "
-            f"take {about}{needed(found)} seeds."
-        )
-    return f"**{name_of(found)} {'helps' if found.verdict > 0 else 'hurts'}**: {figures_}."
+        return f"**{name_of(found)}: no verdict** (n = {found.n}, too few seeds): {points}."
+    test = f"(n = {found.n}, p = {found.adjusted:.2g}): {points} ({interval(found.interval)})"
+    if found.verdict:
+        return f"**{name_of(found)} {'helps' if found.verdict > 0 else 'hurts'}** {test}."
+    return (
+        f"**{name_of(found)}: inconclusive** {test}. Seeds to find a difference of this size: "
+        f"{'about ' if found.needed else ''}{needed(found)}."
+    )
 
 
 def needed(found):
-    return str(found.needed) if found.needed else f"more than {MAX_SEEDS}"
+    return found.needed or f"more than {MAX_SEEDS}"
 
 
-def audit_section(rows, runs):
-    n = len(runs[0].counts)
-    factor = -(-n // PUBLISHED_BATCH) * PUBLISHED_BATCH / n
-    yield paragraph(
-        "The same predictions by four formulas, percent, mean over seeds. Image: mean over images (the figure "
-        f"of this page). Pooled: all pixels at once. Batch: mean over batches of {PUBLISHED_BATCH} images, each "
-        f"pooled over its pixels. Published: sum of these batch figures / N x {PUBLISHED_BATCH}, the formula of "
-        f"the published study. For N = {n} it is the batch figure times ceil(N / {PUBLISHED_BATCH}) x "
-        f"{PUBLISHED_BATCH} / N = {factor:.4f}, and can pass 100."
-    )
-    yield table(
-        ("experiment", "image", "pooled", "batch", "published"),
-        [
-            (name, *(f"{value:.2f}" for value in np.mean([audit(run) for run in of_row], 0)))
-            for name, of_row in rows.items()
-        ],
-    )
-
-
-def protocol(runs):
-    first = runs[0]
-    images = first.config["images"]
-    shared = {
-        key: value
-        for key, value in first.config["options"].items()
-        if key not in FREE_OPTIONS
-        and all(run.config["options"].get(key, runs) == value for run in runs)
+def caveats(page, has_sizes=False):
+    """What to know before trusting the figures; has_sizes: numbers of masks are the subject."""
+    differing = {
+        "commits of the code": lambda run: str(run.info.get("commit"))[:12],
+        "training precisions": lambda run: run.info["precision"],
+        "devices": lambda run: run.info["device"],
+        "processors": lambda run: run.processor,
+        "convolution algorithms": lambda run: run.info.get("convolution"),
+        "versions": versions,
+        "numbers of training masks": lambda run: has_sizes or run.config["num_masks"] or "all",
     }
-    for key in registry.CHOSEN:
-        values = {run.config["options"].get(key) for run in runs}
-        shared |= {key: values.pop()} if len(values) == 1 else {}
-    options = " ".join(
-        f"--{key.replace('_', '-')} {value}"
-        for key, value in sorted(shared.items())
-        if value is not None
-    )
-    differing = sorted(
-        {key for run in runs for key in run.config["options"]}
-        & {
-            "seed",
-            "split",
-            "processes",
-            "threads",
-            "workers",
-            "device",
-            *SEEDWISE,
-            *registry.CHOSEN,
-        }
-    )
-    differing = [
-        key for key in differing if len({str(run.config["options"].get(key)) for run in runs}) > 1
-    ]
-
-    def of_runs(value):
-        return "; ".join(grouped({run.label: value(run) for run in runs}))
-
-    yield bullets(
-        "",
-        [
-            f"Runs: {len(runs)}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}.",
-            f"Images of {first.test['size']} px: "
-            + ", ".join(
-                f"{images[split]} {split}" for split in ("train", "val", "test") if split in images
-            )
-            + f"; Dice is over the {len(first.counts)} test images with a mask"
-            * (len(first.counts) < first.test["n_images"])
-            + ".",
-            f"Split hash {first.test['split_hash']}; the trimap's border counts as {first.test['border']}.",
-            f"Epochs: {first.test['epochs']}; the checkpoint with the best validation {of_runs(chosen_by)} is tested once.",
-            f"Options of all runs: `{options}`.",
-            *(
-                [f"Initial weights: SHA-256 {str(first.config['init'])[:12]} (`--init`)."]
-                if first.config.get("init")
-                else []
-            ),
-            f"Options that differ: {', '.join('--' + key for key in differing) or 'none'}.",
-            f"Device: {of_runs(lambda run: run.test['device'])}; precision: {of_runs(lambda run: run.test['precision'])}.",
-            f"Processor: {of_runs(lambda run: run.config.get('processor', 'unknown'))}.",
-            f"Versions: {of_runs(versions)}.",
-            f"Commit: {of_runs(lambda run: str(run.config.get('commit'))[:12])}.",
-        ],
-    )
-
-
-def chosen_by(run):
-    """What chose a run's checkpoint: the first metric of its first task."""
-    return next(iter(next(iter(run.tasks.values())).metrics.values())).label
+    items = []
+    for what, value in differing.items():
+        groups = compare.grouped(page.runs, value)
+        texts = [f"{text} ({listed(labels, 6)})" for text, labels in groups.items()]
+        if len(groups) > 1:
+            items.append(f"The runs are of different {what}: {'; '.join(texts)}.")
+    dirty = [run.label for run in page.runs if str(run.info.get("commit")).endswith("-dirty")]
+    if dirty:
+        items.append(f"The code had changes that are in no commit: {listed(dirty, 6)}.")
+    if page.left_out:
+        items.append(f"{count(len(page.left_out), 'run folder')} left out; reasons at the end.")
+    if page.unpaired and not has_sizes:
+        items.append(f"No baseline run of the same seed: {listed(page.unpaired, 6)}.")
+    return f"**Caveats:**\n\n{bullets(items)}" if items else ""
 
 
 def versions(run):
-    return ", ".join(f"{name} {value}" for name, value in sorted(run.config["versions"].items()))
+    return ", ".join(f"{name} {value}" for name, value in sorted(run.info["versions"].items()))
 
 
-def published(runs):
-    if not is_published(runs):
-        return "-", "-"
-    figure, corrected = EXPERIMENTS[runs[0].experiment].published
-    return f"{figure:.2f}", f"{corrected:.1f}"
+# ------------------------------------------------------------------------------------- verdicts
 
 
-def mean_of(runs, key, scale=1.0):
-    return scale * np.mean([run.test[key] for run in runs])
+def dice_cells(runs):
+    return len(runs), spread(figures(runs, "dice")), spread(figures(runs, "dice_pooled"))
 
 
-def spread(runs, key, scale=100.0, digits=2):
-    """Mean and standard deviation over seeds as text; a dash where the task is absent."""
-    values = [scale * run.test[key] for run in runs if run.test.get(key) is not None]
-    if len(values) < len(runs):
-        return "-" if not values else f"only in {len(values)} of {len(runs)} runs"
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{deviation}"
+def is_published(runs):
+    """Whether a row is an experiment of the published table, by name, tasks and weighting."""
+    experiment = EXPERIMENTS.get(runs[0].experiment)
+    return bool(experiment) and all(experiment.fits(run.config) for run in runs)
+
+
+def own_rows(rows):
+    """What the rows are that the published table does not have."""
+    own = [own_words(name, runs[0]) for name, runs in rows.items() if not is_published(runs)]
+    return f"Rows beside those of the published study:\n\n{bullets(own)}" if own else ""
+
+
+def own_words(name, run):
+    """A row by the options that are not default."""
+    text = f"{name}: {in_words(run.tasks)}; loss weights: {run.config['weighting']}"
+    for axis in compare.AXES[2:]:
+        if compare.value_of(run, axis) not in (None, compare.usual(axis)):
+            text += f"; {axis.replace('_', ' ')}: {compare.shown(run, axis)[:60]}"
+    return f"{text}."
+
+
+def comparison_section(page):
+    """Verdicts, differences, p and the interval over images of the primary outcome."""
+    if not page.comparisons or page.is_single:
+        return ""
+    compared = {name for found in page.comparisons for name in (found.experiment, found.baseline)}
+    absent = [name for name in page.segmenting if name not in (*compared, BASELINE)]
+    tests, secondary = "", ""
+    if page.tested:
+
+        def cells(found):
+            return f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)
+
+        tests = comparison_table(page, ("p", "Holm p", "seeds"), cells, page.tested)
+        tests = f"{levels(page)}\n\n{tests}"
+
+    def seeds(found):
+        return found.n, f"{found.mean:+.2f}", interval(found.interval)
+
+    def images(found):
+        return f"{found.mean:+.2f}", interval(found.images)
+
+    if page.half == "official":
+        others = verdict.compare(official.dice(page.segmenting), page.pairs, page.looks)
+        secondary = f"""### On the run's own test split
+
+Secondary outcome, no part of the verdicts.
+
+{official.differences(others)}"""
+    return f"""
+## {"One option at a time" if page.is_varied else "Against the baseline"}
+
+{pairs_section(page) if page.is_varied else ""}
+
+{"Primary outcome: Dice per image on the official test half." if secondary else ""}
+
+{bullets(map(sentence, page.comparisons))}
+
+{f"No row or no seed to be compared with: {', '.join(absent)}." if absent else ""}
+
+Points of Dice per image (%), row minus baseline, over the seeds of both; 95% interval of the
+paired t test over seeds, each row by itself.
+
+{comparison_table(page, ("n", "difference", "95% interval"), seeds, page.comparisons)}
+
+{tests}
+
+Interval over test images: the differences of each image, averaged over the seeds, drawn
+{verdict.RESAMPLES:,} times with replacement. It is no part of the verdict, which is about
+training again and testing on these images.
+
+{comparison_table(page, ("difference", "over images"), images, page.comparisons)}
+
+{secondary}
+
+{equal_time_section(page) if page.is_varied else ""}"""
+
+
+def comparison_table(page, header, cells, comparisons):
+    """A line a comparison: its number or row, and cells(comparison)."""
+    lines = [(found.number or found.experiment, *cells(found)) for found in comparisons]
+    return table(("pair" if page.is_varied else "experiment", *header), lines)
+
+
+def levels(page):
+    """What the verdicts were tested at."""
+    tests, last = len(page.tested), page.looks[-1]
+    text = f"a verdict needs {last.alpha:g} or below"
+    if len(page.looks) > 1:
+        shares = [f"{look.alpha:g} at {look.least} seeds" for look in page.looks]
+        text = f"two looks share the 5%: a verdict needs {in_words(shares)} or below"
+    return f"""Holm p: p corrected for {count(tests, "test")} (rows with fewer than
+        {page.looks[0].least} paired seeds are not tested); {text}. Seeds: how many would find the
+        observed difference with {verdict.POWER:.0%} power, were difference and spread the true
+        ones, at the strictest level of Holm's correction ({last.alpha:g} / {tests})."""
+
+
+def pairs_section(page):
+    """Which rows are compared, and in what their networks differ besides."""
+    items = []
+    for found in page.comparisons:
+        row, baseline = page.rows[found.experiment], page.rows[found.baseline]
+        difference = compare.in_words(found.choice, row, baseline)
+        text = f"{found.number}. {found.experiment} against {found.baseline} ({difference})."
+        for ratio, what in zip(compare.ratios(row, baseline), ("parameters", "time"), strict=True):
+            if abs(ratio - 1) > compare.SAME:
+                text += f" {ratio:.2f} times the {what}."
+        items.append(text)
+    has_conflicts = any(run.config["conflicts"] for run in page.runs)
+    return f"""
+Each row is compared with the row that differs from it in one option alone and has the usual value
+there: the first task alone, equal weights, hard sharing, this project's encoder, random weights,
+all masks, no hard augmentation. One task alone stands for all sharings and weightings. Parameters
+and training time (pairs made on one kind of processor) are named where they differ by more than
+{compare.SAME:.0%}. {"Time includes that of --conflicts." if has_conflicts else ""}
+
+{bullets(items)}"""
+
+
+def equal_time_section(page):
+    """Differences once both rows of a pair have trained as long, from the logs."""
+    lines = []
+    for found in page.comparisons:
+        row, baseline = page.rows[found.experiment], page.rows[found.baseline]
+        reached = compare.at_equal_time(row, baseline)
+        if reached:
+            early = "-" if np.isnan(reached[2]) else f"{reached[2]:+.2f}"
+            lines.append((found.number, f"{reached[0]:.1f}", f"{reached[1]:+.2f}", early))
+    if not lines:
+        return ""
+    return f"""
+### At equal time
+
+Validation Dice, best epoch, row minus baseline: after all epochs of both, and at the epoch that
+the row had reached when its baseline had ended; means over the pairs made on one kind of
+processor. A row that is stopped early has not lowered its learning rate, so one planned for that
+time would do better. No verdict is drawn from it.
+
+{table(("pair", "epoch", "equal epochs", "equal time"), lines)}"""
+
+
+# ------------------------------------------------------------------------------ delta-m, tuning
+
+
+def delta_section(page):
+    """Mean relative change over all tasks against the single-task rows."""
+    found = compare.delta_m(page.rows)
+    least = page.looks[0].least
+    tested = {name: verdict.paired_p(v) for name, v in found.items() if len(v) >= max(least, 2)}
+    adjusted = dict(zip(tested, verdict.holm(list(tested.values())), strict=True))
+
+    def cells(name):
+        values = found[name]
+        ends = verdict.t_interval(values)[1:] if len(values) > 1 else None
+        p = f"{adjusted[name]:.3g}" if name in adjusted else "-"
+        ms = f"{np.mean(1000 / figures(page.rows[name], 'images_per_second')):.1f}"
+        return len(values), f"{np.mean(values):+.2f}", interval(ends), p, ms
+
+    if not found:
+        return ""
+    lines = [(name, *cells(name)) for name in found]
+    return f"""
+## All tasks at once: delta-m
+
+Mean relative change over a row's tasks against the single-task rows of the same seed, in percent,
+by each task's first metric on the test split; above 0 is better (Maninis et al. 2019). 95%
+interval over paired seeds; Holm p over {count(len(tested), "row")} with {least} seeds or more.
+ms: training time of an image.
+
+{table(("row", "n", "delta-m", "95% interval", "Holm p", "ms"), lines)}
+
+![Delta-m over the training time of an image](delta_m.png)"""
+
+
+def tuned_unequally(page):
+    """The first words of a page whose rows had different budgets of tuning."""
+    budgets = {}
+    for name in page.rows:
+        values = page.tuning.get(name, {}).get("values", {})
+        budgets.setdefault(", ".join(values) or "none", []).append(name)
+    if len(budgets) < 2:
+        return ""
+    texts = [f"{values} ({', '.join(names)})" for values, names in budgets.items()]
+    return f"**The rows were tuned unequally.** Values tried: {'; '.join(texts)}."
+
+
+def tuning_section(tuning):
+    def cells(of_row):
+        return ", ".join(of_row["values"]), *(
+            of_row[k] for k in ("chosen", "metric", "runs", "seed")
+        )
+
+    if not tuning:
+        return ""
+    return f"""
+## Tuning
+
+Values tried for each row with one seed that no comparison uses; chosen by the best epoch's
+validation figure.
+
+{table(("row", "values tried", "chosen", "by", "runs", "seed"), each(tuning, cells))}"""
+
+
+# --------------------------------------------------------------------------------- other figures
+
+
+def published_section(page):
+    if page.is_varied and not any(map(is_published, page.rows.values())):
+        return ""
+    has_official = bool(official.measured(page.segmenting))
+
+    def cells(runs):
+        published = ("-", "-")
+        if is_published(runs):
+            published = "{:.2f} {:.1f}".format(*EXPERIMENTS[runs[0].experiment].published).split()
+        there = spread(figures(runs, "dice", "official")).split(" ")[0] if has_official else ""
+        here = f"{100 * figures(runs, 'dice').mean():.2f}"
+        return here, *([there] if there else []), *published
+
+    middle = ("official half",) if has_official else ()
+    header = ("experiment", "here", *middle, "published", "corrected")
+    return f"""
+## Beside the published study
+
+Dice per image here; the published test Dice, from one run a row; and that figure corrected for
+its formula, which grows with an incomplete last batch. The corrected figures are inferred: they
+divide by 1.0407, for the likely number of test images, which the study does not state. In the
+published uncertainty row no weights were learned (they never reached the optimizer): it repeats
+mtl, and the 2.48 points between the two are noise. Its 75-15-15 was run as 70-15-15.
+
+{table(header, each(page.segmenting, cells))}"""
+
+
+def measures(rows):
+    """Other metrics than Dice: those of the published tasks, parameters, minutes, then by task."""
+    shown, further = {}, {}
+    for task in registry.find_tasks(ALL):
+        shown |= {key: task.metrics[key] for key in METRICS[len(DICE) :] if key in task.metrics}
+    for name, runs in rows.items():
+        for task, metrics in runs[0].metrics.items():
+            for key in metrics.keys() - METRICS & {key for run in runs for key in run.test}:
+                further.setdefault(task, ({}, {}))[0][key] = metrics[key]
+                further[task][1][name] = runs
+    described = in_words(describe(metric) for metric in shown.values())
+    by_task = []
+    for task, (metrics, having) in further.items():
+        texts = [
+            f"{describe(m)}, {'higher' if m.higher else 'lower'} is better"
+            for m in metrics.values()
+        ]
+        by_task.append(f"Task {task}: {'; '.join(texts)}.\n\n{measures_table(having, metrics)}")
+    return f"""
+## Other measures
+
+{described[0].upper() + described[1:]}, mean and standard deviation over seeds; parameters in
+millions; minutes of training, mean, on whatever machine it was.
+
+{measures_table(rows, shown)}
+
+{table(("experiment", "parameters", "minutes"), each(rows, size_cells))}
+
+{(chr(10) * 2).join(by_task)}"""
+
+
+def measures_table(rows, metrics):
+    def cells(runs):
+        return [metric_cell(runs, key, metric) for key, metric in metrics.items()]
+
+    return table(("experiment", *(metric.label for metric in metrics.values())), each(rows, cells))
+
+
+def size_cells(runs):
+    parameters, seconds = figures(runs, "parameters"), figures(runs, "train_seconds")
+    return f"{parameters.mean() / 1e6:.2f}", f"{seconds.mean() / 60:.1f}"
+
+
+def describe(metric):
+    """A metric with its unit, and what the mean is taken over."""
+    percent = " in percent" if metric.percent else ""
+    return metric.text + percent + (f" ({metric.note})" if metric.note else "")
+
+
+def metric_cell(runs, key, metric):
+    """Mean and spread of a metric, with digits that fit its size."""
+    values = figures(runs, key)
+    if metric.percent:
+        return spread(values)
+    digits = 2 if np.nanmax([0, *np.abs(values)]) >= 1 else 4
+    return spread(values, 1, digits if metric.unit else 3)
+
+
+def curves_section(rows):
+    learned, moved = weight_rows(rows)
+    weights = ""
+    if learned:
+        weights = f"""## Learned loss weights
+
+Factor of each loss in the {in_words(learned)} runs, mean over the batches of an epoch. All start
+at 1; their ratios matter.
+
+![Learned weights over epochs](weights.png)
+
+"""
+    if moved:
+        weights += f"""## Weights that a method chose
+
+Factor of each loss, or of each task's gradient, in the {in_words(moved)} runs, mean over the
+batches of an epoch.
+
+![Weights over epochs](moved_weights.png)"""
+    return f"""
+## Training curves
+
+A panel for each row. The vertical axes leave the first fifth of the epochs out.
+
+![Validation Dice over epochs, one panel a row](curves.png)
+
+![Training loss of the segmentation over epochs, one panel a row](losses.png)
+
+{conflicts.section(rows)}
+
+{weights}"""
+
+
+def weight_rows(rows):
+    """Names of the rows that learned their loss weights, and of those whose method moved them."""
+    learned = [n for n, runs in rows.items() if runs[0].config["weighting"] == "uncertainty"]
+    moved = [n for n, runs in rows.items() if all(run.moves_weights for run in runs)]
+    return learned, moved
+
+
+def audit_section(rows):
+    def cells(runs):
+        return [f"{value:.2f}" for value in np.mean([audit(run) for run in runs], 0)]
+
+    n, batch = len(next(iter(rows.values()))[0].images.names), PUBLISHED_BATCH
+    lines = each(rows, cells)
+    return f"""
+## One network, four Dice figures
+
+The same predictions by four formulas, percent, mean over seeds. Image: mean over images (the
+figure of this page). Pooled: all pixels at once. Batch: mean over batches of {batch} images, each
+pooled over its pixels. Published: sum of these batch figures / N x {batch}, the formula of the
+published study. For N = {n} it is the batch figure times ceil(N / {batch}) x {batch} / N = {
+        -(-n // batch) * batch / n:.4f}, and can pass 100.
+
+{table(("experiment", "image", "pooled", "batch", "published"), lines)}"""
 
 
 def audit(run):
-    """The test Dice (%) of one run by four formulas: per image, pooled, mean over batches of 32, and as published."""
-    starts = range(0, len(run.counts), PUBLISHED_BATCH)
-    batches = dice_score(np.array([run.counts[k : k + PUBLISHED_BATCH].sum(0) for k in starts]))
-    return 100 * np.array(
-        [
-            run.dice.mean(),
-            dice_score(run.counts.sum(0)),
-            batches.mean(),
-            batches.sum() / len(run.counts) * PUBLISHED_BATCH,
-        ]
-    )
+    """Test Dice (%) of one run: per image, pooled, mean over batches of 32, and as published."""
+    counts = run.images.counts
+    starts = range(0, len(counts), PUBLISHED_BATCH)
+    batches = dice_score([counts[k : k + PUBLISHED_BATCH].sum(0) for k in starts])
+    published = batches.sum() / len(counts) * PUBLISHED_BATCH
+    pooled = dice_score(counts.sum(0))
+    return 100 * np.array([run.images.dice.mean(), pooled, batches.mean(), published])
+
+
+# -------------------------------------------------------------------------------------- protocol
+
+
+def ending(page):
+    """How the runs were made, and what was left out."""
+    runs, first = page.runs, page.runs[0]
+    images = first.info["images"]
+    sizes = [f"{images[split]} {split}" for split in ("train", "val", "test") if split in images]
+    if first.images and len(first.images.names) < first.test["n_images"]:
+        sizes[-1] += f"; Dice is over the {len(first.images.names)} test images with a mask"
+    same, differing = options_of(runs)
+    init = first.info.get("init_sha256")
+    start = f" Initial weights: SHA-256 {init[:12]} (`--init`)." if init else ""
+
+    def of(value):
+        return "; ".join(compare.grouped(runs, value))
+
+    left_out = [f"{name}: {reason}" for name, reason in page.left_out]
+    return f"""
+## Protocol
+
+- Runs: {len(runs)}, seeds {", ".join(map(str, sorted({run.seed for run in runs})))}.
+- Images of {first.test["size"]} px: {", ".join(sizes)}.
+- Split hash {first.test["split_hash"]}; the trimap's border counts as {first.test["border"]}.
+- Epochs: {first.test["epochs"]}; the checkpoint with the best validation
+  {of(lambda run: run.chosen_by[1].label)} is tested once.
+- Options of all runs: `{" ".join(same)}`.
+- Options that differ: {", ".join(differing) or "none"}.{start}
+- Device: {of(lambda run: run.info["device"])}; precision: {of(lambda run: run.info["precision"])}.
+- Processor: {of(lambda run: run.processor)}.
+- Versions: {of(versions)}.
+- Commit: {of(lambda run: str(run.info.get("commit"))[:12])}.
+
+{"## Left out" if left_out else ""}
+
+{bullets(left_out)}
+
+Every run is in [results.csv](results.csv). This page is made by `python results.py` from the
+runs' records alone; the same records give the same page.
+"""
+
+
+def options_of(runs):
+    """The options that all runs have, as "--key value", and those that differ, as "--key"."""
+    same, differing = [], []
+    for key, one in sorted(compare.FIELDS.items()):
+        if one.metadata["role"] == RESULT and "component" not in one.metadata and key != "init":
+            option, value = f"--{key.replace('_', '-')}", runs[0].config[key]
+            if len(compare.grouped(runs, lambda run, key=key: run.config[key])) > 1:
+                differing.append(option)
+            elif value not in (None, False) and key != "seed":
+                same.append(f"{option} {value}")
+    return same, differing

@@ -1,30 +1,33 @@
-"""Every experiment once: its name, the command that trains it, words for pages, and its published figure.
+"""Every experiment once: its name, the command that trains it, and its published figure.
 
-experiments.py, the page of results.py and README's table are made from this. In the order of the published table.
+experiments.py, the pages of results.py and README's table are made from this, in the order of the
+published table.
 
     python -m study.table        the table as Markdown, as it stands in README.md
 """
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
-from registry import AXES
+from config import Config
 
 BASELINE = "baseline"
-# Figures that the records of every version have, in the order of results.csv. Without those of the segmentation a run has no
-# place in a table; the others are null where their task is absent.
+COMPONENTS = [
+    one for one in fields(Config) if "component" in one.metadata and one.name != "experiment"
+]
+# Figures that records of every version have, in the order of results.csv; null without their task.
 DICE = ("dice", "dice_pooled", "iou_pooled")
 METRICS = (*DICE, "accuracy", "box_iou")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """command: script and its own options; tasks and weighting as its config.json has them, trains and weights in words.
+    """One row of the study.
 
-    published: test Dice in percent after 60 epochs, from one run, and the same without the inflation of its formula: divided
-    by 1.0407 = ceil(N / 32) 32 / N for the likely N of 738 or 369 test images, which the study does not say, so this figure
-    is inferred."""
+    command: script and its own options; tasks, weighting: as config.json has them; trains,
+    weights: the same in words; published: test Dice in percent after 60 epochs, from one run, and
+    without the inflation of its formula: divided by 1.0407 = ceil(N / 32) 32 / N. N, the number
+    of test images, is inferred (738 or 369): the published study does not state it.
+    """
 
     name: str
     command: tuple
@@ -39,12 +42,9 @@ class Experiment:
         return self.trains if self.weights == "1" else f"{self.trains}, {self.weights}"
 
     def fits(self, config):
-        """Whether a run's config.json is of this experiment; those of earlier versions do not say the weighting."""
-        return (
-            config["tasks"] == list(self.tasks)
-            and config.get("weighting", self.weighting) == self.weighting
-            and all(config.get(key, usual) == usual for key, usual in AXES.items())
-        )
+        """Whether a run's config.json is of this experiment, and no component is another."""
+        asked = Config(tasks=self.tasks, weighting=self.weighting).to_json()
+        return all(config[one.name] == asked[one.name] for one in COMPONENTS)
 
 
 def _split(text, *published):
@@ -109,31 +109,6 @@ EXPERIMENTS = {
         _split("25-50-25", 89.83, 86.3),
     )
 }
-
-
-def default_name(args):
-    """What train.py calls an experiment by its options: seg_bbox, seg_column-breed_uncertainty,
-    seg_bbox_mtan_0.8-0.2_masks100, of what differs from the defaults."""
-    parts = [
-        *args.tasks,
-        *(
-            part
-            for part, usual in (
-                (args.sharing, "hard"),
-                (args.weighting, "equal"),
-                (args.encoder, "unet"),
-                (Path(args.encoder_weights).stem, "none"),
-                (f"encoder-lr{args.encoder_lr}", "encoder-lrNone"),
-                (f"bn-{args.encoder_bn}", "bn-train"),
-                (args.optimizer, None),
-                (f"masks{args.masks}", "masksNone"),
-                (f"scenes-{args.scenes}", "scenes-None"),
-                (f"teacher-{args.teacher and args.teacher.stem}", "teacher-None"),
-            )
-            if part != usual
-        ),
-    ]
-    return "_".join(re.sub(r"[^\w.]+", "-", part) for part in parts)[:100]
 
 
 def markdown():

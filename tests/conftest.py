@@ -1,4 +1,9 @@
-"""Shared by the tests: the repository root on the import path, and small data folders in the contract's form."""
+"""Shared by the tests: the project on the import path, small data folders, trained runs, 200 real
+photographs.
+
+Each shared folder is made once for all processes of the suite (`once`). Read them; copy what you
+change.
+"""
 
 import os
 import shutil
@@ -6,33 +11,173 @@ import signal
 import sys
 from pathlib import Path
 
-# Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that tests start inherit it.
+# Tiny tensors gain nothing from threads, and lose much where the machine is busy. Scripts that
+# tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests start and interrupt.
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would be what tests
+# start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import h5py
-import numpy as np
-import pytest
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import data_rechunk  # noqa: E402  (the path comes first)
+import warm  # noqa: E402  (the path comes first)
+from tiny import TINY  # noqa: E402
+
+import data_rechunk  # noqa: E402
+from training.figures import Figures  # noqa: E402
+
+SHARED = "shared"  # folder of `once`, beside the processes' own temporary folders
+PHOTOGRAPHS = 200
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_memory(tmp_path_factory):
-    """What runs remember of this machine for later ones stays among the tests; scripts that they start inherit it."""
+    """What runs remember of this machine for later ones stays among the tests; scripts that they
+    start inherit it.
+    """
     os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(
         tmp_path_factory.mktemp("cache")
     )
 
 
-def write_data(folder, counts, size=64, seed=0):
-    """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head box in it.
+# -------------------------------------------------------------------------------- made once for all
 
-    A cat's square is reddish, a dog's bluish, so there is something to learn. The last image of each split has no box.
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, make) -> the folder that make(folder) fills, in whichever process of the suite
+    asks first.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    place = place / SHARED
+    place.mkdir(exist_ok=True)
+
+    def folder_of(name, make):
+        folder, done = place / name, place / f"{name}.done"
+        with FileLock(place / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # by a process that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def data(once):
+    """A re-chunked data folder of 24, 10 and 10 images of 64 px."""
+    return once("data", lambda folder: rechunk(write_data(folder, COUNTS)))
+
+
+@pytest.fixture(scope="session")
+def rich(once):
+    """The images of `data`, with a trimap each, and breed and age of most."""
+    return once("rich", lambda folder: rechunk(write_more(write_data(folder, COUNTS))))
+
+
+@pytest.fixture(scope="session")
+def trained(once, data):
+    """trained("train_mtl.py") -> the runs folder of that script's run on `data` with the options of
+    tiny.TINY.
+
+    More words are more options, as in trained("train.py", "--tasks", "seg", "--name", "own").
+    """
+
+    def runs_of(script, *options):
+        def train(folder):
+            words = "--data", data, "--runs", folder, *TINY, *options
+            outcome = warm.run_script(script, *words, cwd=folder)
+            assert outcome.returncode == 0, outcome.stderr
+
+        return once("-".join(["runs", script, *options]).replace("/", "_"), train)
+
+    return runs_of
+
+
+@pytest.fixture
+def trained_copy(trained, tmp_path):
+    """The same as a copy in tmp_path / "runs", to be changed."""
+    return lambda *words: shutil.copytree(trained(*words), tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def photographs(once):
+    """200 of the photographs of PETS_ROOT with their annotations, in the layout of the archives."""
+    root = os.environ.get("PETS_ROOT")
+    if not root:
+        pytest.skip("PETS_ROOT does not name a folder")
+    return once("photographs", lambda folder: link_photographs(Path(root), folder))
+
+
+def link_photographs(root, folder):
+    """Fill a folder with links to an even choice of the photographs that have a trimap, and to what
+    belongs to them.
+    """
+    names = sorted(path.stem for path in (root / "annotations" / "trimaps").glob("[!.]*.png"))
+    chosen = set(names[:: len(names) // PHOTOGRAPHS][:PHOTOGRAPHS])
+    for part in ("images", "annotations/trimaps", "annotations/xmls"):
+        (folder / part).mkdir(parents=True)
+        for path in (root / part).iterdir():
+            if path.stem in chosen:
+                (folder / part / path.name).symlink_to(path.resolve())
+    for path in (root / "annotations").glob("*.txt"):
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.split()[0] in chosen]
+        (folder / "annotations" / path.name).write_text("".join(kept))
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+DRAW = Figures.on_end
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_figures():
+    """Runs in the tests' own process draw no figures, which take most of so short a run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figures, "on_end", touch_figures)
+        yield
+
+
+def touch_figures(figures, trainer):
+    for name in ("curves.png", "mask.png"):
+        (trainer.folder.path / name).touch()
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """For a module or a test that looks at the figures of runs in its own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figures, "on_end", DRAW)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """What `no_figures` does for all modules."""
+
+
+# --------------------------------------------------------------------------------------------- data
+
+COUNTS = {"train": 24, "val": 10, "test": 10}
+
+
+def write_data(folder, counts, size=64, seed=0):
+    """A data folder as somebody else might prepare it: a bright square pet on a dark ground, a head
+    box in it.
+
+    A cat's square is reddish, a dog's bluish, so there is something to learn. The last image of
+    each split has no box.
     """
     rng = np.random.default_rng(seed)
     for split, n in counts.items():
@@ -60,11 +205,14 @@ def write_data(folder, counts, size=64, seed=0):
 
 
 def copy_project(folder):
-    """Copy all that runs, and the guides that lie in its folders, without the network, records and tests."""
+    """Copy all that runs, and the guides that lie in its folders, without the network, records and
+    tests.
+    """
     for path in ROOT.glob("*.py"):
         shutil.copy(path, folder)
-    for room in ("data", "encoders", "sharing", "study", "tasks", "training", "weighting"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ROOT.glob("*/__init__.py"):
+        room = package.parent
+        shutil.copytree(room, folder / room.name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -74,7 +222,9 @@ def rechunk(folder):
 
 
 def write_more(folder):
-    """Add to a folder of write_data what only tasks of one's own need: trimaps, and columns breed and age with empty cells."""
+    """Add to a folder of write_data what only tasks of one's own need: trimaps, and columns breed
+    and age with empty cells.
+    """
     for split in (path for path in folder.iterdir() if path.is_dir()):
         with h5py.File(split / "masks.h5", "r") as file:
             masks = file["masks"][:]
@@ -89,32 +239,3 @@ def write_more(folder):
         lines = [f"{k},{split.name}_{k},{breed},{age}" for k, (breed, age) in enumerate(cells)]
         (split / "index.csv").write_text("\n".join(["row,name,breed,age", *lines, ""]))
     return folder
-
-
-@pytest.fixture(scope="session")
-def rich(tmp_path_factory):
-    """The images of `data`, with a trimap each, and breed and age of most. Read it, do not change it."""
-    return rechunk(
-        write_more(
-            write_data(
-                tmp_path_factory.mktemp("rich") / "pets", {"train": 24, "val": 10, "test": 10}
-            )
-        )
-    )
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """A re-chunked data folder of 24, 10 and 10 images of 64 px. Read it, do not change it."""
-    return rechunk(
-        write_data(tmp_path_factory.mktemp("data") / "pets", {"train": 24, "val": 10, "test": 10})
-    )
-
-
-@pytest.fixture(scope="module")
-def no_pictures():
-    """Drawing takes most of so short a run's time, and other tests look at pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.pictures.draw_curves", lambda history, tasks, path: path.touch())
-        patch.setattr("training.pictures.draw_pictures", lambda pictures, path: path.touch())
-        yield

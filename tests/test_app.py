@@ -42,7 +42,18 @@ needs_gradio = pytest.mark.skipif(
 MISSING += [] if CHROMIUM else ["Chromium"]
 MISSING += [] if shutil.which("chromedriver") else ["its chromedriver"]
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"there is no {', no '.join(MISSING)}")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=1280,900"]
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=1280,900",
+]
 # Runs the script with a note of every address that it asks for or connects to.
 CODE = """
 import runpy, sys

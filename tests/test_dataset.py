@@ -1,4 +1,5 @@
-"""MTLDataset as any dataset of PyTorch's: rows as keys, ordinary loaders; files that are missing; what targets can teach."""
+"""MTLDataset as any dataset of PyTorch's: rows as keys, ordinary loaders; files that are missing;
+what targets can teach."""
 
 import shutil
 from collections import Counter
@@ -8,24 +9,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import rechunk, write_data
-from test_dataloader import all_batches, assert_equal
+from test_dataloader import all_batches, assert_equal, open_split
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+import registry
 from cli import InputError
 from data import contract
 from data.store import Store
-from dataloader_mtl import MTLDataset
-from training.targets import survey
-
-FILES = {
-    "seg": "masks",
-    "cls": "binary",
-    "bbox": "bboxes",
-}  # that each of the published tasks needs
+from dataloader_mtl import MTLDataset, Sampling
 
 
 def test_a_row_alone_is_that_row_of_epoch_0(data):
-    dataset = MTLDataset(data, "train", seed=3, augment="full", sides=[32, 64])
+    dataset = open_split(data, sampling=Sampling(3, "full", (32, 64)))
     for key in (5, np.int64(5), np.uint8(5), torch.tensor(5), -19, (0, 5)):
         assert_equal([dataset[key]], [dataset[0, 5]])
     assert not torch.equal(dataset[5]["image"], dataset[0, 6]["image"])
@@ -46,14 +41,16 @@ def test_what_is_no_row_is_a_type_error(data, key):
 
 def test_a_loop_over_it_sees_each_sample_once_and_ends(data):
     assert [int(sample["row"]) for sample in MTLDataset(data, "val")] == list(range(10))
-    assert [int(sample["row"]) for sample in MTLDataset(data, "val", limit=3)] == [0, 1, 2]
+    assert [
+        int(sample["row"]) for sample in MTLDataset(data, "val", sampling=Sampling(limit=3))
+    ] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_ordinary_dataloader_gives_the_same_batches(data, workers, held, monkeypatch):
-    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: held)
-    dataset = MTLDataset(data, "val", augment="flip")
+    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self, processes=1: held)
+    dataset = open_split(data, "val", Sampling(augment="flip"))
     assert_equal(
         all_batches(dataset, batch_size=4),
         list(DataLoader(dataset, batch_size=4, num_workers=workers)),
@@ -78,7 +75,7 @@ def test_subsets_and_concatenations_of_it_work_in_an_ordinary_dataloader(data):
     ] * 2
 
 
-# -------------------------------------------------------------------------------------------------- what is not known
+# -------------------------------------------------------------------------------- what is not known
 
 
 @pytest.fixture
@@ -96,53 +93,11 @@ def partial(data, tmp_path):
 
 @pytest.mark.parametrize("augment", ["none", "full"])
 @pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize(
-    "missing",
-    [["masks"], ["bboxes"], ["binary"], ["bboxes", "binary"], ["masks", "bboxes", "binary"]],
-)
-def test_a_batch_has_no_key_for_what_is_missing_and_all_else_is_the_same(
-    missing, held, augment, data, partial, monkeypatch
-):
-    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: held)
-    whole = all_batches(
-        MTLDataset(data, "train", augment=augment, sides=[64, 48]), (0, 1), shuffle=True
-    )
-    dataset = MTLDataset(
-        partial(*(f"train/{kind}" for kind in missing)), "train", augment=augment, sides=[64, 48]
-    )
-    gone = [task for task, kind in FILES.items() if kind in missing]
-    expected = [{key: value for key, value in batch.items() if key not in gone} for batch in whole]
-    assert_equal(expected, all_batches(dataset, (0, 1), shuffle=True))
-    assert dataset[0, 3].keys() == expected[0].keys()
-
-
-def test_only_the_files_of_the_tasks_have_to_be_there(partial):
-    folder = partial("train/bboxes", "val/binary")
-    for split, tasks in (
-        ("train", ("seg",)),
-        ("train", ("seg", "cls")),
-        ("val", ("seg", "bbox")),
-        ("train", None),
-    ):
-        contract.require(folder, split, MTLDataset(folder, split, tasks=tasks).tasks.values())
-    contract.require(
-        folder, "test", MTLDataset(folder, "test", tasks=("seg", "cls", "bbox")).tasks.values()
-    )
-    for split, tasks, words in (
-        ("train", ("seg", "bbox"), "train/bboxes.h5 is missing, which the task bbox needs"),
-        ("val", ("cls",), "val/binary.h5 is missing, which the task cls needs"),
-    ):
-        with pytest.raises(InputError, match=words):
-            contract.require(folder, split, MTLDataset(folder, split, tasks=tasks).tasks.values())
-
-
-@pytest.mark.parametrize("augment", ["none", "full"])
-@pytest.mark.parametrize("held", [True, False])
 def test_what_a_missing_file_would_tell_is_unlabelled(held, augment, data, partial, monkeypatch):
-    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self: held)
+    monkeypatch.setattr(MTLDataset, "fits_in_memory", lambda self, processes=1: held)
     folder = partial("train/masks", "train/binary", "train/bboxes")
-    dataset = MTLDataset(folder, "train", augment=augment, sides=[48], tasks=FILES)
-    whole = MTLDataset(data, "train", augment=augment, sides=[48], tasks=FILES)
+    sampling = Sampling(augment=augment, sizes=(48,))
+    dataset, whole = open_split(folder, "train", sampling), open_split(data, "train", sampling)
     for batch, known in zip(all_batches(dataset), all_batches(whole), strict=True):
         assert torch.equal(batch["image"], known["image"])
         for name, task in dataset.tasks.items():
@@ -165,71 +120,28 @@ def test_a_file_that_goes_away_while_the_dataset_is_made_is_no_missing_file(
         MTLDataset(folder, "train")
 
 
-def test_a_survey_counts_what_teaches_each_task(data, partial):
-    with h5py.File(data / "train/binary.h5") as file:
-        labels = file["binary"][:, 0]
-    dogs = int(labels.sum())
-    assert survey(MTLDataset(data, "train")) == {
-        "seg": {"pet": 24},
-        "cls": {"cat": 24 - dogs, "dog": dogs},
-        "bbox": {True: 23},
-    }
-    dogs = int(labels[:5].sum())
-    assert survey(MTLDataset(data, "train", limit=5)) == {
-        "seg": {"pet": 5},
-        "cls": {"cat": 5 - dogs, "dog": dogs},
-        "bbox": {True: 5},
-    }
-    assert survey(MTLDataset(partial("train/masks", "train/binary"), "train")) == {
-        "bbox": {True: 23}
-    }
-    assert survey(MTLDataset(partial("train/bboxes"), "train")).keys() == {"seg", "cls"}
+def test_a_stream_sees_each_image_once_as_it_is_stored(data):
+    sampling = Sampling(augment="full", sizes=(32,), limit=19)
+    raws = list(open_split(data, sampling=sampling).stream())
+    assert [len(raw["image"]) for raw in raws] == [16, 3]
+    with h5py.File(data / "train/masks.h5") as m, h5py.File(data / "train/bboxes.h5") as b:
+        masks, boxes = m["masks"][:19], b["bboxes"][:19]
+    found = {name: torch.cat([raw[name] for raw in raws]).numpy() for name in raws[0]}
+    assert np.array_equal(found["masks"], masks.transpose(0, 3, 1, 2))
+    assert np.allclose(found["bboxes"] * 64, boxes, equal_nan=True)
+    assert found["image"].shape == (19, 3, 64, 64) and found["binary"].shape == (19,)
 
 
-@pytest.mark.parametrize(
-    "n, limit, empty", [(8, 7, [0, 3, 4, 7]), (40, 39, [0, 15, 16, 38, 39]), (17, 17, [])]
-)
-def test_a_survey_of_targets_that_are_empty_reads_each_mask_once(
-    n, limit, empty, tmp_path, monkeypatch
-):
-    folder = write_data(tmp_path / "d", {"train": n})
-    for kind, rows, value in (
-        ("masks", empty, 0),
-        ("bboxes", slice(None), np.nan),
-        ("binary", slice(None), 1),
-    ):
-        with h5py.File(folder / f"train/{kind}.h5", "r+") as file:
-            array = file[kind][:]
-            array[rows] = value
-            file[kind][:] = array
-    dataset, read, seen = MTLDataset(rechunk(folder), "train", limit=limit), Store.read, []
-    monkeypatch.setattr(
-        Store, "read", lambda store, rows, hold=True: seen.extend(rows) or read(store, rows, hold)
-    )
-    without = len([row for row in empty if row < limit])
-    assert survey(dataset) == {
-        "seg": Counter({"pet": limit - without, "no pet": without}),
-        "cls": {"dog": limit},
-        "bbox": {},
-    }
-    assert seen == list(range(limit))
-
-
-def test_a_survey_opens_no_file_twice_and_leaves_what_follows_held_in_memory(tmp_path, monkeypatch):
-    folder, opened, open_file = (
-        rechunk(write_data(tmp_path / "d", {"train": 40})),
-        [],
-        contract.open_rechunked,
-    )
-    dataset = MTLDataset(folder, "train")
+def test_a_stream_opens_no_file_twice_and_leaves_what_follows_held_in_memory(tmp_path, monkeypatch):
+    folder, opened = rechunk(write_data(tmp_path / "d", {"train": 40})), []
+    open_file = contract.open_rechunked
+    dataset = open_split(folder)
     monkeypatch.setattr(
         contract, "open_rechunked", lambda *place: opened.append(place[2]) or open_file(*place)
     )
-    survey(dataset)
-    assert Counter(opened) == {
-        "images": 1,
-        "masks": 1,
-    }  # of 40 images, 16 at a time; boxes and labels are known already
+    list(dataset.stream())
+    # Boxes and labels are known already.
+    assert Counter(opened) == {"images": 1, "masks": 1}
     read, rows_read = Store._read_file, []
     monkeypatch.setattr(
         Store,
@@ -241,11 +153,76 @@ def test_a_survey_opens_no_file_twice_and_leaves_what_follows_held_in_memory(tmp
     assert rows_read == [1, 2, 1, 2]  # images and masks, once each
 
 
-def test_masks_that_changed_since_are_not_counted(tmp_path):
+def test_masks_that_changed_since_are_refused(tmp_path):
     folder = rechunk(write_data(tmp_path / "d", {"train": 8}))
-    dataset = MTLDataset(folder, "train")
+    dataset = open_split(folder)
     with h5py.File(folder / "train/masks.h5", "r+") as file:
         file["masks"][:] = 0
     for _ in range(2):
         with pytest.raises(InputError, match="masks.h5 was changed"):
-            survey(dataset)
+            list(dataset.stream())
+
+
+# -------------------------------------------------------------------------------------- which masks
+
+
+def masked(batch):
+    return (batch["seg"] != contract.UNLABELLED).flatten(1).any(1)
+
+
+def test_as_many_masks_are_shown_as_asked_for_and_all_other_labels(data):
+    dataset = open_split(data, sampling=Sampling(num_masks=5))
+    (batch,) = all_batches(dataset, batch_size=24)
+    (whole,) = all_batches(open_split(data), batch_size=24)
+    assert masked(batch).sum() == 5
+    assert torch.equal(batch["seg"][masked(batch)], whole["seg"][masked(batch)])
+    assert torch.equal(batch["cls"], whole["cls"])
+    for epoch in range(2):
+        for batch in all_batches(dataset, (epoch,), shuffle=True):
+            assert masked(batch).sum() == 4
+
+
+@pytest.mark.parametrize("num_masks", [None, 24, 20])
+def test_half_of_a_batch_may_show_its_masks_though_more_have_one(data, num_masks):
+    sampling = Sampling(num_masks=num_masks, half_masked=True, augment="full")
+    dataset, seen = open_split(data, sampling=sampling), set()
+    for epoch in range(5):
+        found = all_batches(dataset, (epoch,), shuffle=True)
+        assert [masked(batch).sum() for batch in found] == [4] * 3
+        rows = torch.cat([batch["row"] for batch in found])
+        assert sorted(rows.tolist()) == list(range(24))
+        seen.update(rows[torch.cat([masked(batch) for batch in found])].tolist())
+    assert len(seen) > 15
+
+
+@pytest.mark.parametrize("num_masks", [25, 10**6])
+def test_more_masks_than_there_are_are_refused(data, num_masks):
+    with pytest.raises(InputError, match="--num-masks"):
+        open_split(data, sampling=Sampling(num_masks=num_masks))
+
+
+# ------------------------------------------------------------------------------- cells of index.csv
+
+
+def test_cells_are_texts_and_those_of_no_value_are_empty(rich, tmp_path):
+    folder = shutil.copytree(rich, tmp_path / "pets")
+    path = folder / "train/index.csv"
+    lines = path.read_text().splitlines()
+    lines[1], lines[2] = "0,train_0, NA ,3", "1,train_1,None,n/a"
+    path.write_text("\n".join(lines) + "\n")
+    dataset = MTLDataset(folder, "train")
+    assert dataset.column("breed")[:4] == ["", "", "sphynx", ""]
+    assert dataset.column("age")[:3] == ["3", "", "3"]
+    with pytest.raises(InputError, match="index.csv.*'fur'"):
+        dataset.column("fur")
+
+
+def test_shuffled_cells_are_the_same_in_other_places_for_every_seed(rich):
+    placebo, column = registry.find_tasks(["placebo:breed", "column:breed"])
+    found = []
+    for seed in (0, 1):
+        dataset = MTLDataset(rich, "train", [placebo, column], Sampling(seed))
+        found.append([cell for raw in dataset.stream() for cell in raw["shuffled:breed"]])
+    cells = dataset.column("breed")
+    assert found[0] == found[1] != cells and sorted(found[0]) == sorted(cells)
+    assert [not cell for cell in found[0]] == [not cell for cell in cells]

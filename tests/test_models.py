@@ -1,83 +1,88 @@
-"""The networks: outputs of the contract, shared initial weights, boxes that can reach every place."""
+"""The networks: outputs of the contract, shared initial weights, boxes that reach every place."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from cli import InputError
+import models
+import registry
 from models import BoxHead, MTLNet, count_parameters, standardised
-from registry import PUBLISHED
 
-CONFIGURATIONS = [("seg", "cls", "bbox"), ("seg",), ("seg", "cls"), ("seg", "bbox")]
+PUBLISHED = ("seg", "cls", "bbox")
+CONFIGURATIONS = [PUBLISHED, ("seg",), ("seg", "cls"), ("seg", "bbox")]
 
 
-@pytest.mark.parametrize("tasks", CONFIGURATIONS)
+def network(names=PUBLISHED, **options):
+    return MTLNet(registry.find_tasks(names), **{"width": 2, **options})
+
+
+def images(n, height=64, width=64):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("names", CONFIGURATIONS)
 @pytest.mark.parametrize("height, width", [(64, 64), (50, 77), (32, 160)])
-def test_outputs_have_the_contracts_keys_and_shapes(tasks, height, width):
-    model = MTLNet(tasks, width=4).eval()
-    outputs = model(torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8))
+def test_outputs_have_the_contracts_keys_and_shapes(names, height, width):
+    outputs = network(names, width=4).eval()(images(2, height, width))
     shapes = {"seg": (2, 1, height, width), "cls": (2, 2), "bbox": (2, 4)}
-    assert {task: tuple(value.shape) for task, value in outputs.items()} == {
-        task: shapes[task] for task in tasks
-    }
-    assert all(value.dtype == torch.float32 for value in outputs.values())
+    assert list(outputs) == list(names)
+    for name, value in outputs.items():
+        assert value.shape == shapes[name] and value.dtype == torch.float32
 
 
-@pytest.mark.parametrize("tasks", CONFIGURATIONS)
-def test_only_the_asked_tasks_exist(tasks):
-    assert {name for name, _ in MTLNet(tasks, width=2).named_children()} == {"encoder", *tasks}
+@pytest.mark.parametrize("names", CONFIGURATIONS)
+def test_only_the_asked_tasks_exist(names):
+    assert {name for name, _ in network(names).named_children()} == {"encoder", *names}
 
 
 def test_default_width_has_about_three_million_parameters():
-    assert 3.0e6 < count_parameters(MTLNet(PUBLISHED)) < 3.5e6
+    assert 3.0e6 < count_parameters(MTLNet(registry.find_tasks(PUBLISHED))) < 3.5e6
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("shape", [(2, 3, 33, 47), (1, 3, 32, 32), (2, 3, 1, 5)])
+@pytest.mark.parametrize("shape", [(2, 33, 47), (1, 32, 32), (2, 1, 5)])
 def test_images_are_standardised_to_the_bit_and_left_as_they_are(shape, dtype, layout):
-    image = (
-        torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-        .to(dtype)
-        .contiguous(memory_format=layout)
-    )
-    mean, std, before = (
-        torch.tensor([123.7, 116.3, 103.5]).view(3, 1, 1),
-        torch.tensor([58.4, 57.1, 57.4]).view(3, 1, 1),
-        image.clone(),
-    )
-    found, wanted = standardised(image, mean, std), (image.float() - mean) / std
-    assert (
-        torch.equal(found, wanted)
-        and found.stride() == wanted.stride()
-        and torch.equal(image, before)
-    )
+    image = images(*shape).to(dtype).contiguous(memory_format=layout)
+    before = image.clone()
+    mean = torch.tensor([123.7, 116.3, 103.5]).view(3, 1, 1)
+    std = torch.tensor([58.4, 57.1, 57.4]).view(3, 1, 1)
+    pixels, expected = standardised(image, mean, std), (image.float() - mean) / std
+    assert torch.equal(pixels, expected) and pixels.stride() == expected.stride()
+    assert torch.equal(image, before)
 
 
 def test_bytes_and_floats_give_the_same():
-    model = MTLNet(PUBLISHED, width=2).eval()
-    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    for a, b in zip(model(image).values(), model(image.float()).values()):
+    model, image = network().eval(), images(1)
+    for a, b in zip(model(image).values(), model(image.float()).values(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_configurations_of_one_seed_share_their_initial_weights():
-    full = MTLNet(PUBLISHED, width=4, seed=3).state_dict()
-    for tasks in CONFIGURATIONS[1:]:
-        other = MTLNet(tasks, width=4, seed=3).state_dict()
+    full = network(width=4, seed=3).state_dict()
+    for names in CONFIGURATIONS[1:]:
+        other = network(names, width=4, seed=3).state_dict()
         assert all(torch.equal(full[name], value) for name, value in other.items())
-    assert not torch.equal(
-        full["encoder.stem.0.weight"],
-        MTLNet(PUBLISHED, width=4, seed=4).state_dict()["encoder.stem.0.weight"],
-    )
+    other = network(width=4, seed=4).state_dict()
+    assert not torch.equal(full["encoder.stem.0.weight"], other["encoder.stem.0.weight"])
+
+
+def test_a_seed_may_be_an_integer_of_numpy_and_no_other_number():
+    expected = network(seed=3).state_dict()
+    weights = network(seed=np.int64(3)).state_dict()
+    assert models.digest(weights) == models.digest(expected)
+    with pytest.raises(TypeError):
+        network(seed=3.0)
 
 
 def test_initialisation_leaves_the_global_random_state_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    MTLNet(PUBLISHED, width=2, seed=9)
+    network(seed=9)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -115,7 +120,7 @@ def test_boxes_reach_every_place(target):
 
 @pytest.mark.parametrize("scale", [0.1, 1, 10, 100])
 def test_no_score_can_throw_the_box_about(scale):
-    """A side lies between -1.125 and 2.125 whatever the weights, and d box / d score = p (side - box), p (1 - p) <= 1/4."""
+    """A side lies in -1.125 to 2.125, and d box / d score = p (side - box), p (1 - p) <= 1/4."""
     torch.manual_seed(0)
     head, kept = BoxHead(8), []
     torch.nn.init.normal_(head.cells.weight, std=scale)
@@ -138,29 +143,69 @@ def test_a_box_outside_the_frame_still_learns():
 
 
 def test_evaluation_is_deterministic_and_gradients_reach_every_parameter():
-    model = MTLNet(PUBLISHED, width=2)
-    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    model, image = network(), images(4)
     sum(value.sum() for value in model(image).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
     model.eval()
-    assert all(torch.equal(a, b) for a, b in zip(model(image).values(), model(image).values()))
+    first, second = model(image), model(image)
+    assert all(torch.equal(first[name], second[name]) for name in PUBLISHED)
 
 
-@pytest.mark.parametrize(
-    "tasks, width, error",
-    [
-        ((), 4, ValueError),
-        (("seg", "seg"), 4, ValueError),
-        (("seg",), 0, ValueError),
-        (("seg", "depth"), 4, InputError),
-    ],
-)
-def test_wrong_configurations_are_refused(tasks, width, error):
-    with pytest.raises(error):
-        MTLNet(tasks, width=width)
+def test_recorded_features_are_all_that_the_losses_take_from_the_encoder():
+    model = network()
+    model(images(2))
+    assert model.split_features == []
+    model.record_features = True
+    outputs = model(images(2))
+    total = sum(value.sum() for value in outputs.values())
+    gradients = torch.autograd.grad(total, model.split_features, retain_graph=True)
+    torch.autograd.backward(model.split_features, gradients, retain_graph=True)
+    through = [p.grad.clone() for p in model.shared_parameters()]
+    model.zero_grad()
+    total.backward()
+    for a, b in zip(through, model.shared_parameters(), strict=True):
+        assert torch.equal(a, b.grad)
+    with torch.no_grad():
+        model(images(2))
+    assert model.split_features == []
+
+
+def test_the_network_of_some_of_its_tasks_answers_as_the_whole():
+    model = network().eval()
+    part, image = model.subset(["bbox", "seg"]), images(2)
+    whole, answers = model(image), part(image)
+    assert not part.training and part.tasks == ("bbox", "seg") and part.dropped == ("cls",)
+    assert all(torch.equal(answers[name], whole[name]) for name in answers)
+    with pytest.raises(ValueError):
+        model.subset(["seg", "depth"])
+
+
+def test_frozen_statistics_stay_in_training():
+    model = network()
+    model.freeze_statistics = True
+    model.train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(images(2))
+    for name, value in model.named_buffers():
+        if "num_batches" in name:
+            assert (value == before[name]) == name.startswith("encoder")
+
+
+@pytest.mark.parametrize("names, width", [((), 4), (("seg", "seg"), 4), (("seg",), 0)])
+def test_wrong_configurations_are_refused(names, width):
+    with pytest.raises(ValueError):
+        MTLNet([registry.find("tasks", name) for name in names], width)
+
+
+def test_a_task_may_not_be_called_as_a_part_of_the_network():
+    task = registry.find("tasks", "seg")
+    task.name = "encoder"
+    with pytest.raises(ValueError):
+        MTLNet([task], 2)
 
 
 def test_every_subset_of_tasks_can_be_built():
     for n in (1, 2, 3):
-        for tasks in itertools.combinations(PUBLISHED, n):
-            assert set(MTLNet(tasks, width=1).eval()(torch.zeros(1, 3, 32, 32))) == set(tasks)
+        for names in itertools.combinations(PUBLISHED, n):
+            model = network(names, width=1).eval()
+            assert set(model(torch.zeros(1, 3, 32, 32))) == set(names)

@@ -1,6 +1,8 @@
-"""One process at a time: a lock file whose lock dies with the process that holds it, however that ends.
+"""One process at a time: a lock file whose lock dies with the process that holds it, however that
+ends.
 
-The operating system keeps the lock, not the file's presence: a file that a killed process left behind is in nobody's way.
+The operating system keeps the lock, not the file's presence: a file that a killed process left
+behind is in nobody's way.
 """
 
 import os
@@ -11,16 +13,20 @@ from pathlib import Path
 import cli
 from cli import InputError
 
-# The byte that is locked, beyond what is written: Windows lets nobody read a locked one, and the file says who holds it.
+# The byte that is locked, beyond what is written: Windows lets nobody read a locked one, and the
+# file says who holds it.
 LOCKED_BYTE = 1 << 30
 
 
 @contextmanager
 def hold(path, what):
-    """Hold the lock file `path` while the block runs; its folder is made, and unmade where nothing else was put into it.
+    """Hold the lock file `path` while the block runs; its folder is made, and unmade where nothing
+    else was put into it.
 
-    what  names the thing that is locked in the messages. Raises cli.InputError where another process holds the lock, naming
-          it, and where the file cannot be made. On a file system without locks it warns and goes on.
+    what  names the thing that is locked in the messages. Raises cli.InputError where another
+    process holds the lock, naming
+          it, and where the file cannot be made. On a file system without locks it warns and goes
+          on.
     """
     path = Path(path)
     missing = [folder for folder in path.parents if not folder.exists()]
@@ -28,8 +34,8 @@ def hold(path, what):
         descriptor = acquire(path, what)
     except OSError as error:
         raise InputError(
-            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); choose "
-            "another place"
+            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); "
+            "choose another place"
         ) from None
     try:
         yield
@@ -64,10 +70,11 @@ def acquire(path, what):
             ) from None
         except OSError as error:
             cli.warn(
-                f"{path.parent} is on a file system without locks ({error.strerror}); see to it yourself that no "
-                "second process uses it"
+                f"{path.parent} is on a file system without locks ({error.strerror}); see to it "
+                "yourself that no second process uses it"
             )
-        # Where the process before us removed the file after we had opened it, our lock is on a file that nobody else sees.
+        # Where the process before us removed the file after we had opened it, our lock is on a file
+        # that nobody else sees.
         if os.name == "nt" or is_same_file(descriptor, path):
             os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(
@@ -86,7 +93,8 @@ def is_same_file(descriptor, path):
 
 
 def lock(descriptor):
-    """Lock an open file for this process alone, or raise PermissionError or BlockingIOError at once."""
+    """Lock an open file for this process alone, or raise PermissionError or BlockingIOError at
+    once."""
     if os.name == "nt":
         import msvcrt
 
@@ -98,12 +106,14 @@ def lock(descriptor):
     else:
         import fcntl
 
-        # lockf, not flock: forked workers that outlive a killed process for a moment do not inherit this one.
+        # lockf, not flock: forked workers that outlive a killed process for a moment do not inherit
+        # this one.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, LOCKED_BYTE)
 
 
 def release(path, descriptor):
-    """Remove the lock file and let go of it: in this order, or another process might lock what is then removed."""
+    """Remove the lock file and let go of it: in this order, or another process might lock what is
+    then removed."""
     if (
         os.name == "nt"
     ):  # removes no open file; nor, then, one that another process has opened meanwhile

@@ -1,12 +1,11 @@
-"""The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints and results.
+"""The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints,
+results.
 
-config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch before), best.pt (the chosen
-network), test.json, test_per_image.csv, curves.png, mask.png; while a process works on it, lock.
+config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch
+before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png; while a
+process works on it, .lock.
 """
 
-import csv
-import io
-import json
 import os
 import platform
 import subprocess
@@ -14,28 +13,24 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import filelock
 import torch
 
 import cli
 from cli import InputError
-from registry import AXES
-from training import checkpoint, lock
+from config import diff
+from files import read_json, write_csv, write_json
+from legacy import from_legacy
+from training import checkpoint
 from training.devices import processor
-from training.options import CONVOLUTIONS
 
-# Options that may differ between a run and its resumption without changing the result.
-FREE_OPTIONS = {
-    "resume",
-    "data",
-    "runs",
-    "workers",
-    "device",
-    "init",
-    "teacher",
-    "processes",
-    "tensorboard",
-}
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
+# What a resumed run has to agree in beside the options that change the result.
+SAME_FACTS = ("split_hash", "label_digest", "border", "settings", "init_sha256", "teacher_sha256")
+# Options of which the digest counts, not the name.
+BY_DIGEST = ("init", "teacher", "encoder_weights")
+# What a resumed run keeps of its beginning.
+KEPT_FACTS = ("precision", "convolution", "images_on")
 RESUME_KEYS = {
     "model": dict,
     "criterion": dict,
@@ -52,87 +47,121 @@ RESUME_KEYS = {
 
 
 class RunFolder:
-    """Paths and records of one run. `held` comes before anything is read from it or written to it."""
+    """Paths and records of one run. `lock` comes before anything is read or written."""
 
     def __init__(self, path, resume):
         self.path, self.resume = Path(path), resume
         self.config_path, self.test_path = self.path / "config.json", self.path / "test.json"
         self.last_path, self.previous_path = self.path / "last.pt", self.path / "previous.pt"
-        self.best_path, self.lock_path = self.path / "best.pt", self.path / "lock"
+        self.best_path = self.path / "best.pt"
 
     @contextmanager
-    def held(self):
-        """For this process alone while the block runs. Refuses a run that another process works on, and an existing one
-        unless it is to be resumed."""
-        with lock.hold(self.lock_path, self.path):
-            if not self.resume and any(path != self.lock_path for path in self.path.iterdir()):
+    def lock(self):
+        """Keep the folder for this process while the block runs.
+
+        Refuses a run that another process works on, and an existing one unless it is resumed.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.path} is in use by another process; wait for it, or use another --seed or "
+                "--runs"
+            ) from None
+        try:
+            content = [
+                path.name for path in self.path.iterdir() if path.name not in (".lock", "lock")
+            ]
+            if content and not self.resume:
                 raise InputError(
-                    f"{self.path} holds a run already; go on with --resume, choose another --seed or --runs, "
-                    "or delete it"
+                    f"{self.path} holds a run already; go on with --resume, choose another --seed "
+                    "or --runs, or delete it"
                 )
-            for left_over in (
-                *self.path.glob("*.partial"),
-                *self.path.glob("*.partial.png"),
-            ):  # by a run that was killed
+            for left_over in self.path.glob("*.partial*"):  # by a run that was killed
                 left_over.unlink()
             yield
+        finally:
+            lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
 
     def is_finished(self):
         return self.test_path.exists()
 
-    def begin(self, config):
-        """Write config.json, or check that a run begun earlier was configured alike.
+    def has_begun(self):
+        paths = (self.config_path, self.last_path, self.previous_path, self.test_path)
+        return any(path.exists() for path in paths)
 
-        Returns the configuration in force: a resumed run keeps the precision that was measured at its start, how convolutions
-        were computed and where images were augmented. What may change the last digits, though nobody chose it, is warned of.
+    def begin(self, record):
+        """Write config.json, or check that the run was begun with the same options.
+
+        Returns the record in force: a resumed run keeps its precision and how it computed.
         """
-        if not self.config_path.exists() and not any(
-            path.exists() for path in (self.last_path, self.previous_path, self.test_path)
-        ):
-            write_json(config, self.config_path)
-            return config
-        with self.earlier_config() as earlier:
-            refuse_changes(self, earlier, config)
-            warn_of_changes(self.path, earlier, config)
-            kept = {
-                "precision": earlier["precision"],
-                "convolution": earlier.get("convolution", "direct"),
-            }
-            if earlier["device"] == config["device"]:
-                kept["images_on"] = earlier.get("images_on", "cpu")
-            if kept["precision"] not in ("fp32", "bf16") or kept["convolution"] not in CONVOLUTIONS:
-                raise ValueError
-        return config | kept
+        if not self.has_begun():
+            write_json(self.config_path, record)
+            return record
+        earlier = self.read_config()
+        self.refuse_changes(earlier, record)
+        warn_of_changes(self.path, earlier["run"], record["run"])
+        for key in KEPT_FACTS:
+            if earlier["run"].get(key) is not None:
+                record["run"][key] = earlier["run"][key]
+        return record
 
-    def earlier_processes(self):
-        """In how many processes the run was begun, or None where it was not."""
-        if not self.config_path.exists():
-            return None
-        with self.earlier_config() as earlier:
-            return processes_of(earlier)
-
-    @contextmanager
-    def earlier_config(self):
-        """The content of config.json; what the block finds wrong in it becomes an InputError."""
+    def read_config(self):
+        """config.json in the present form."""
         try:
-            yield json.loads(self.config_path.read_text(encoding="utf-8"))
+            record = from_legacy(read_json(self.config_path))
+            record["run"]["versions"].items()  # as a record has it
+            return record
         except FileNotFoundError:
             raise InputError(
-                f"{self.config_path} is missing, so nobody knows how the run was configured; delete the "
-                f"folder {self.path} and start again"
+                f"{self.config_path} is missing; delete the folder {self.path} and start again"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"{self.config_path} is damaged; delete the folder {self.path} and start again"
             ) from None
 
-    def check_finished(self, config):
-        """Refuse to call a run finished that was configured otherwise, or whose test.json cannot be read. `config` holds
-        what is known without its data: split_hash and border may be missing."""
-        with self.earlier_config() as earlier:
-            refuse_changes(self, earlier, config)
+    def refuse_changes(self, earlier, record):
+        """Refuse to go on where an option or the data differ in what changes the result."""
+        changed = diff(earlier, record)
+        if "auto" in changed.get("precision", ()):  # then the run's own precision holds
+            changed.pop("precision")
+        for key in BY_DIGEST:
+            changed.pop(key, None)
+        for key in (*SAME_FACTS, "encoder_weights_sha256"):
+            values = earlier["run"].get(key), record["run"].get(key)
+            is_new = key == "label_digest" and values[0] is None  # of an earlier version
+            if key in record["run"] and values[0] != values[1] and not is_new:
+                changed[key] = values
+        if not changed:
+            return
+        what = "is finished" if self.is_finished() else "was begun"
+        way = "use the earlier ones or another --runs"
+        if "epochs" in changed:
+            # The learning rate has fallen to zero by the last epoch.
+            way += f"; to train longer, fine-tune: --init {self.best_path} with another --runs"
+        if "label_digest" in changed:
+            way = "bring the earlier labels back or use another --runs"
+            old, new = changed.pop("label_digest")
+            for need in new:
+                if new[need] != old.get(need):
+                    changed[f"digest of the label {need}"] = old.get(need), new[need]
+        words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
+        raise InputError(f"{self.path} {what} with other settings: {', '.join(words)}; {way}")
+
+    def check_finished(self, record):
+        """Refuse to call a run finished that had other options, or whose test.json is damaged.
+
+        record: without `run` facts where the data are gone.
+        """
+        self.refuse_changes(self.read_config(), record)
         try:
-            json.loads(self.test_path.read_text(encoding="utf-8"))["dice"]
+            read_json(self.test_path)["dice"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
                 f"{self.test_path} is damaged; delete it, and the same command tests the network "
@@ -140,12 +169,11 @@ class RunFolder:
             ) from None
 
     def draw(self, name, function, *args):
-        """Draw a picture with function(*args, path). One that fails, whatever it raises, is a warning: the records are
-        there."""
+        """Draw a figure that is missing with function(*args, path). One that fails is a warning."""
         path = self.path / name
-        partial = path.with_suffix(
-            ".partial" + path.suffix
-        )  # an ending that says which kind of picture it is
+        if path.exists():
+            return
+        partial = path.with_suffix(".partial" + path.suffix)
         try:
             function(*args, partial)
             os.replace(partial, path)
@@ -153,8 +181,8 @@ class RunFolder:
             partial.unlink(missing_ok=True)
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             cli.warn(
-                f"{path} could not be drawn ({reason}); nothing else is missing, and the same command with --resume "
-                "tries again"
+                f"{path} could not be drawn ({reason}); nothing else is missing, and the same "
+                "command with --resume tries again"
             )
 
     def save_last(self, state):
@@ -164,8 +192,8 @@ class RunFolder:
     def load_last(self):
         """The state of the last finished epoch, or None where no epoch was finished.
 
-        Where last.pt is damaged, or missing because the run was killed as it was replaced, previous.pt takes its place: the
-        epoch between them is repeated, with the same result.
+        Where last.pt is damaged, or missing because the run was killed as it was replaced,
+        previous.pt takes its place: the epoch between them is repeated, with the same result.
         """
         if not self.last_path.exists() and not self.previous_path.exists():
             return None
@@ -177,140 +205,82 @@ class RunFolder:
             state = checkpoint.load(self.previous_path, RESUME_KEYS)
         except InputError:
             raise InputError(
-                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; delete the "
-                f"folder {self.path} and start again"
+                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; "
+                f"delete the folder {self.path} and start again"
             ) from None
-        # At once: the next epoch's save would otherwise put the damaged one in the good one's place.
+        # At once: the next epoch would otherwise put the damaged one in the good one's place.
         os.replace(self.previous_path, self.last_path)
-        cli.warn(
-            f"{self.last_path} was missing or damaged; going on from the one before, so an epoch is repeated"
-        )
+        cli.warn(f"{self.last_path} was missing or damaged; an epoch is repeated")
         return state
 
     def write_log(self, history):
-        """Write log.csv anew from all rows, so that each epoch stands in it once, however often the run was resumed."""
-        write_csv(history[0].keys(), (row.values() for row in history), self.path / "log.csv")
+        """Write log.csv from all rows, so that each epoch stands in it once."""
+        columns = list(history[0])
+        rows = [[row[column] for column in columns] for row in history]
+        write_csv(self.path / "log.csv", columns, rows)
 
-    def write_test(self, results, names, measured, tasks):
-        """Write test_per_image.csv, then test.json, whose presence says that the run is complete.
+    def write_test(self, results, names, measured):
+        """Write test_per_image.csv, then test.json, which completes the run.
 
-        measured: {value: (N,) tensor} of N test images; tasks: {name: Task}, which say what is a whole number.
+        names: of the N images; measured: {value: (N,) tensor}.
         """
-        counts = {key for task in tasks.values() for key in task.counts}
-        columns = {
-            "name": names,
-            **{key: cells(value, key in counts) for key, value in measured.items()},
-        }
-        write_csv(columns, zip(*columns.values()), self.path / "test_per_image.csv")
-        write_json(results, self.test_path)
+        write_per_image(self.path / "test_per_image.csv", names, measured)
+        write_json(self.test_path, results)
 
 
-def refuse_changes(folder, earlier, now):
-    """Refuse to go on with a run, or to call it finished, where something differs that changes the result."""
-    before, after = earlier["options"], now["options"]
-    changed = {
-        f"--{key.replace('_', '-')}": (before.get(key), value)
-        for key, value in after.items()
-        if key not in FREE_OPTIONS and before.get(key) != value
-    }
-    asked = now.get(
-        "processes", after.get("processes")
-    )  # of a finished run only what was asked for is known
-    if asked not in ("auto", None, processes_of(earlier)):
-        changed["--processes"] = processes_of(earlier), asked
-    # A run of an earlier version does not say how it was weighted, and its tasks had nothing to learn; it had one encoder.
-    earlier = {"weighting": now["weighting"], "settings": {}, **AXES} | earlier
-    changed |= {
-        key: (earlier[key], now[key])
-        for key in ("tasks", "weighting", "settings", *AXES, "split_hash", "border")
-        if key in now and earlier[key] != now[key]
-    }
-    for key, words in (("init", "what --init starts from"), ("teacher", "what --teacher imitates")):
-        if earlier.get(key) != now[key]:  # a run of an earlier version does not have it
-            changed[words] = earlier.get(key), now[key]
-    if changed:
-        listed = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
-        what = (
-            "is finished, and with other settings"
-            if folder.is_finished()
-            else "cannot be resumed with other settings"
-        )
-        # The learning rate has fallen to zero by the last epoch, so more of them would have been another run from the first.
-        longer = f"; to train longer, begin another run from its network with --init {folder.best_path} and another --runs"
-        raise InputError(
-            f"{folder.path} {what}: {listed}; use the earlier ones or another --runs"
-            + (longer if "--epochs" in changed else "")
-        )
+def write_per_image(path, names, measured):
+    """A table of values per image; an empty cell where a value is NaN."""
+    columns = [names, *(cells(values) for values in measured.values())]
+    write_csv(path, ["name", *measured], zip(*columns, strict=True))
 
 
-def processes_of(config):
-    """In how many processes a run trained; those of an earlier version had one."""
-    processes = config.get("processes", 1)
-    if type(processes) is not int or processes < 1:
-        raise ValueError
-    return processes
+def cells(values):
+    """The values of a tensor for a table: nothing for NaN, counts without a decimal point."""
+    values = values.double()
+    known = values[~values.isnan()]
+    are_counts = bool((known == known.round()).all())
+    found = []
+    for value in values.tolist():
+        if value != value:
+            found.append("")
+        else:
+            found.append(int(value) if are_counts else value)
+    return found
 
 
 def warn_of_changes(path, earlier, now):
-    """Say where something differs that may change the last digits of the result."""
-    before, after = (
-        {
-            "device": config["device"],
-            "threads": config["threads"],
-            "commit": config["commit"],
-            **config["versions"],
-        }
-        | ({"processor": config["processor"]} if "processor" in earlier else {})
-        for config in (earlier, now)
-    )  # an earlier version does not say the processor
-    changed = [
-        f"{key} was {before.get(key)} and is {after[key]}"
-        for key in after
-        if before.get(key) != after[key]
-    ]
+    """Warn where something differs that may change the last digits of the result."""
+    changed = []
+    for key in ("device", "processes", "threads", "commit", "processor"):
+        old, new = earlier.get(key), now.get(key)
+        if old is not None and old != new:
+            changed.append(f"{key} was {old} and is {new}")
+    for name, new in now["versions"].items():
+        old = earlier["versions"].get(name)
+        if old != new:
+            changed.append(f"{name} was {old} and is {new}")
     if changed:
         cli.warn(
-            f"{path} goes on under other conditions ({', '.join(changed)}): it may not end with exactly the numbers of "
-            "a run that was never interrupted"
+            f"{path} goes on under other conditions ({', '.join(changed)}): its last digits may "
+            "differ from those of a run that was never interrupted"
         )
 
 
-def environment(device=None):
-    """Versions of what computes, its number of threads, and the git commit of the code (None outside a checkout); with a device
-    the name of its processor."""
-
-    def git(*command):
-        here = Path(__file__).parent
-        result = subprocess.run(
-            ["git", *command], cwd=here, capture_output=True, text=True, check=True
-        )
-        return result.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    more = {"processor": processor(device)} if device else {}
-    return {"versions": versions, "threads": torch.get_num_threads(), "commit": commit, **more}
+def environment(device):
+    """Versions of what computes, the processor, and the git commit (None outside a checkout)."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: version(name) for name in PACKAGES}
+    return {"versions": versions, "commit": commit(), "processor": processor(device)}
 
 
-def write_json(content, path):
-    checkpoint.replace((json.dumps(content, indent=2, allow_nan=False) + "\n").encode(), path)
-
-
-def write_csv(fields, rows, path):
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(fields)
-    writer.writerows(rows)
-    checkpoint.replace(text.getvalue().encode(), path)
-
-
-def cells(values, are_counts):
-    """A column of measurements for a table: nothing where a value is NaN."""
-    return [
-        "" if value != value else int(value) if are_counts else value for value in values.tolist()
-    ]
+def commit():
+    """The git commit of the code, with "-dirty" where files differ from it; None without git."""
+    here = Path(__file__).parent
+    results = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        results.append(done.stdout.decode().strip())
+    return results[0] + ("-dirty" if results[1] else "")

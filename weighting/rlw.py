@@ -1,4 +1,5 @@
-"""Random loss weighting: in every step each task weighs its share of the softmax of standard normal numbers.
+"""Random loss weighting: in every step each task weighs its share of the softmax of standard normal
+numbers.
 
 Source: Lin, Ye, Zhang and Tsang, "Reasonable Effectiveness of Random Weighting", 2022.
 """
@@ -10,4 +11,4 @@ from weighting import Weighting
 
 class Rlw(Weighting):
     def begin_step(self, epoch, step, history):
-        self.share(torch.randn(len(self.tasks)).softmax(dim=0))
+        self.set_weights(torch.randn(len(self.tasks)).softmax(dim=0).tolist())

@@ -1,111 +1,21 @@
-"""Kills, damaged input and files that change under workers: a little of what benchmarks/soak.py does by the hour."""
+"""HDF5 files that change under workers: right data or one sentence. tests/benchmarks/test_soak.py
+kills runs.
+"""
 
 import gc
-import json
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, rechunk, write_data
+from conftest import rechunk, write_data
 from torch.utils.data import DataLoader
 
 from cli import InputError
 from dataloader_mtl import EpochBatches, MTLDataset, as_it_is, batches, make_loader
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="soak.py forks")
-
-
-# -------------------------------------------------------------------------------------------------- the soak, short
-
-
-@forks
-def test_runs_that_were_killed_and_input_that_was_damaged(tmp_path):
-    """The seed begins with an evaluation, a re-chunking, a preparation and a training; the fuzz tries each kind of input."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks/soak.py",
-            "--kills",
-            "4",
-            "--fuzz",
-            "31",
-            "--seed",
-            "4",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
-    assert (
-        results["kills"] >= 4
-        and all(results["kills_by_phase"].values())
-        and results["kills_at_saves"] > 0
-    )
-    assert (
-        results["inputs"] == 31 and len(results["inputs_by_kind"]) == 30 and results["refused"] > 10
-    )
-    assert results["failures"] == results["wrong"] == 0
-    assert list(tmp_path.iterdir()) == []
-
-
-@forks
-def test_the_soak_finds_what_it_looks_for(tmp_path):
-    """A difference of one bit, an unreadable record, a script that hangs, crashes, fails or accepts what is wrong."""
-    from soaking import fuzz, kills
-    from soaking.server import Outcome
-
-    weights = {"a": [1, {"w": torch.tensor([1.0, 2.0])}], "seconds": 3}
-    other = {"a": [1, {"w": torch.tensor([1.0, 2.0]).nextafter(torch.tensor(9.0))}], "seconds": 4}
-    assert kills.difference(weights, weights, "x") is None
-    assert "w: tensors differ" in kills.difference(weights, other, "x")
-    assert kills.without_times(weights).keys() == {"a"}
-
-    (tmp_path / "log.csv").write_text("epoch,loss\n1,0.5\n2\n")
-    with pytest.raises(ValueError, match="incomplete"):
-        kills.read(tmp_path / "log.csv")
-    torch.save(weights, tmp_path / "last.pt")
-    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:-300])
-    with pytest.raises(RuntimeError):
-        kills.read(tmp_path / "last.pt")
-
-    def judge(status, err, expect="any"):
-        return fuzz.judge(Outcome(status, "", err, 0.1), expect, tmp_path)
-
-    assert judge(0, "") is None and judge(2, "evaluate.py: the file is wrong") is None
-    assert judge(2, "evaluate.py: the file is wrong", "refuse") is None
-    assert "hangs" in judge(None, "") and "status -11" in judge(-11, "")
-    assert "status 1" in judge(1, "") and "Traceback" in judge(
-        0, "Traceback (most recent call last)"
-    )
-    assert "does not say why" in judge(2, "some words") and "not refused" in judge(0, "", "refuse")
-    assert (
-        "refused: a.py: no" in judge(2, "a.py: no", "accept")
-        and judge(0, "a.py: warning: so", "accept") is None
-    )
-    assert "none of ours: lib.c" in judge(0, "a.py: warning: so\nlib.c: Warning, incorrect count")
-
-
-@forks
-@pytest.mark.parametrize(
-    "argv, words", [([], "nothing to do"), (["--kills", "-1"], "is not from 0")]
-)
-def test_the_soak_says_what_it_takes(argv, words, capsys):
-    import soak
-
-    with pytest.raises(SystemExit) as end:
-        soak.parse_args(argv)
-    assert end.value.code == 2 and words in capsys.readouterr().err
-
-
-# ----------------------------------------------------------------------------------- HDF5 files under workers
+# ------------------------------------------------------------------------- HDF5 files under workers
 
 
 CONTEXTS = torch.multiprocessing.get_all_start_methods()
@@ -154,7 +64,9 @@ def test_every_epoch_is_the_same_with_and_without_workers(data, workers, context
 
 
 def replace_by_others(folder, path):
-    """Another data set of the same size takes the file's place, as data_prepare.py and data_rechunk.py put it there."""
+    """Another data set of the same size takes the file's place, as data_prepare.py and
+    data_rechunk.py put it there.
+    """
     other = rechunk(write_data(folder.with_name("other"), {"train": 24}, seed=9))
     os.replace(other / "train" / path.name, path)
 
@@ -209,7 +121,9 @@ def test_files_that_change_under_workers_give_right_data_or_one_sentence(
 
 
 def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_changed(folder):
-    """One test, as each of these workers imports torch anew; test_dataloader.py has those that live for several epochs."""
+    """One test, as each of these workers imports torch anew; test_dataloader.py has those that live
+    for several epochs.
+    """
     dataset = MTLDataset(folder, "train")
     expected = list(batches(make_loader(dataset, 4, shuffle=True)))
     loader = loader_of(dataset, 2, "spawn", False)
@@ -230,7 +144,9 @@ def test_spawned_workers_give_right_data_and_notice_between_epochs_that_a_file_c
 
 
 def changes_in_use(folder, path, change, moment, workers, context, persistent):
-    """Two epochs whose file changes on the way; what comes is the data of the beginning, or an InputError of the file."""
+    """Two epochs whose file changes on the way; what comes is the data of the beginning, or an
+    InputError of the file.
+    """
     dataset = MTLDataset(folder, "train")
     expected = [
         batch
