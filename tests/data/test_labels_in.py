@@ -551,7 +551,7 @@ def half(height, width):
 
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])
 def test_orientation_is_weighed_over_all_photographs(drawn_on, tmp_path, capsys):
-    """Three that fit one way, and two that EXIF turns by 180 degrees, which fit both: they follow."""
+    """Three that fit one way, and two turned by 180 degrees, which fit both: they follow."""
     turned(tmp_path, 3)
     turned(tmp_path, 2, orientation=3, first=3)
     for k in range(5):
@@ -643,8 +643,7 @@ def test_boxes_from_0_to_1_are_parts_of_the_sides(tmp_path):
     assert found["p03"]["bboxes"].tolist() == pytest.approx([6.4, 12.8, 38.4, 57.6], rel=1e-6)
     shutil.rmtree(tmp_path / "D")
     with pytest.raises(InputError, match="line 2"):
-        small = "0.1,0.2,0.6,0.9"
-            with_table(tmp_path, lines(lambda k: "9,9,20,20" if k else small, head))
+        with_table(tmp_path, lines(lambda k: "9,9,20,20" if k else "0.1,0.2,0.6,0.9", head))
 
 
 @pytest.mark.parametrize(
