@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import pytest
@@ -125,6 +126,9 @@ def test_quality_makes_its_row_of_records_that_it_goes_on_from(quality, tmp_path
     logs = sorted(tmp_path.glob("mtl/*/log.csv"))
     before = [path.stat().st_mtime_ns for path in logs]
     (tmp_path / "mtl/seed4/time.json").unlink()  # as if it had been interrupted
+    with pytest.raises(InputError, match="seed4"):
+        run(bench_quality, capsys, *quality)
+    shutil.rmtree(tmp_path / "mtl/seed4")
     again = run(bench_quality, capsys, *quality)
     assert again["dice_pooled"] == first["dice_pooled"]
     now = [path.stat().st_mtime_ns for path in logs]
