@@ -145,9 +145,7 @@ def read(args):
     runs, left_out = records.read_runs(args.runs)
     if runs:
         tuning = records.read_tuning(args.runs)
-        compare.refuse_mixture(
-            runs, {option for of_row in tuning.values() for option in of_row["options"]}
-        )
+        compare.refuse_mixture(runs, {of_row["option"] for of_row in tuning.values()})
         runs, others = compare.same_images(runs)
         left_out = sorted(left_out + others)
     for folder, reason in left_out:

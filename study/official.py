@@ -61,8 +61,8 @@ def section(rows, pairs, looks, duplicates):
     return f"""
 ## On the official test half
 
-{len(images.names):,} photographs of the data set's own test list, at {figures["size"]} px, split hash
-{figures["split_hash"]}. Nothing was trained, tuned or chosen on them. {note} Percent, mean and
+{len(images.names):,} photographs of the data set's own test list, at {figures["size"]} px, split
+hash {figures["split_hash"]}. Nothing was trained, tuned or chosen on them. {note} Percent, mean and
 standard deviation over seeds.
 
 {table(("experiment", "n", "per image", "pooled", "border IoU"), each(there, figure_cells))}

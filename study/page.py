@@ -310,10 +310,10 @@ def levels(page):
     if len(page.looks) > 1:
         shares = [f"{look.alpha:g} at {look.least} seeds" for look in page.looks]
         text = f"two looks share the 5%: a verdict needs {in_words(shares)} or below"
-    return f"""Holm p: p corrected for {count(tests, "test")} (rows with fewer than {page.looks[0].least} paired
-        seeds are not tested); {text}. Seeds: how many would find the observed difference with
-        {verdict.POWER:.0%} power, were difference and spread the true ones, at the strictest
-        level of Holm's correction ({last.alpha:g} / {tests})."""
+    return f"""Holm p: p corrected for {count(tests, "test")} (rows with fewer than
+        {page.looks[0].least} paired seeds are not tested); {text}. Seeds: how many would find the
+        observed difference with {verdict.POWER:.0%} power, were difference and spread the true
+        ones, at the strictest level of Holm's correction ({last.alpha:g} / {tests})."""
 
 
 def pairs_section(page):
@@ -590,6 +590,7 @@ def ending(page):
         sizes[-1] += f"; Dice is over the {len(first.images.names)} test images with a mask"
     same, differing = options_of(runs)
     init = first.info.get("init_sha256")
+    start = f" Initial weights: SHA-256 {init[:12]} (`--init`)." if init else ""
 
     def of(value):
         return "; ".join(compare.grouped(runs, value))
@@ -604,8 +605,7 @@ def ending(page):
 - Epochs: {first.test["epochs"]}; the checkpoint with the best validation
   {of(lambda run: run.chosen_by[1].label)} is tested once.
 - Options of all runs: `{" ".join(same)}`.
-- Options that differ: {", ".join(differing) or "none"}.
-  {f"Initial weights: SHA-256 {init[:12]} (`--init`)." if init else ""}
+- Options that differ: {", ".join(differing) or "none"}.{start}
 - Device: {of(lambda run: run.info["device"])}; precision: {of(lambda run: run.info["precision"])}.
 - Processor: {of(lambda run: run.processor)}.
 - Versions: {of(versions)}.
@@ -628,6 +628,6 @@ def options_of(runs):
             option, value = f"--{key.replace('_', '-')}", runs[0].config[key]
             if len(compare.grouped(runs, lambda run, key=key: run.config[key])) > 1:
                 differing.append(option)
-            elif value not in (None, False):
+            elif value not in (None, False) and key != "seed":
                 same.append(f"{option} {value}")
     return same, differing

@@ -73,7 +73,7 @@ class Run:
     test: dict
     history: dict
     metrics: dict
-    images: Images | None
+    images: Images | None = None
     official: tuple | None = None
 
     @property
@@ -92,7 +92,7 @@ class Run:
         return digest if isinstance(digest, dict) else {"+".join(self.tasks): digest}
 
     def labelled(self, task):
-        """Training images labelled for a task; some versions counted each class, 0 if one has none."""
+        """Training images labelled for a task. Some versions counted classes: 0 if one has none."""
         n = (self.info.get("labelled") or {}).get(task, self.info["images"]["train"])
         counts = [n] if isinstance(n, int) else list(n.values() if isinstance(n, dict) else n)
         return sum(counts) if all(counts) else 0
@@ -172,24 +172,19 @@ def read_run(folder):
             hint = "; finish it with --resume" if name == "test.json" else ""
             raise Unusable(f"it has no {name}{hint}")
     try:
-        run = _read(folder)
+        config, test = read_config(folder / FILES[0]), read_json(folder / "test.json")
+        columns = read_columns(folder / "log.csv")
+        history = {key: numbers(cells) for key, cells in columns.items()}
+        run = Run(config["experiment"], config["seed"], config, test, history, read_metrics(config))
+        if any("dice" in metrics for metrics in run.metrics.values()):
+            run.images = read_images(folder / "test_per_image.csv", test)
+            if (folder / OFFICIAL[0]).is_file():
+                official = read_json(folder / OFFICIAL[0])
+                run.official = official, read_images(folder / OFFICIAL[1], official)
         _check(run, folder)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise Unusable(f"its records are damaged: {error!r}") from None
     return run
-
-
-def _read(folder):
-    config, test = read_config(folder / FILES[0]), read_json(folder / "test.json")
-    metrics, images, official = read_metrics(config), None, None
-    if any("dice" in of_task for of_task in metrics.values()):
-        images = read_images(folder / "test_per_image.csv", test)
-        if (folder / OFFICIAL[0]).is_file():
-            figures = read_json(folder / OFFICIAL[0])
-            official = figures, read_images(folder / OFFICIAL[1], figures)
-    columns = read_columns(folder / "log.csv")
-    history = {key: numbers(cells) for key, cells in columns.items()}
-    return Run(test["experiment"], test["seed"], config, test, history, metrics, images, official)
 
 
 def _check(run, folder):

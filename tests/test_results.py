@@ -206,7 +206,7 @@ def test_options_one_at_a_time_with_delta_m_and_tuning(tmp_path, no_drawing):
     make_runs(root, ("cls",), tasks=("cls",))
     make_runs(root, ("all",), tasks=("seg", "cls"), effects={"all": 0.05})
     make_runs(root, ("all_dwa",), tasks=("seg", "cls"), weighting="dwa")
-    tuning = {"options": ["lr"], "chosen": "lr=0.001", "metric": "val_dice", "seed": 1000}
+    tuning = {"option": "lr", "chosen": "lr=0.001", "metric": "val_dice", "seed": 1000}
     values = {"lr=0.001": 0.8, "lr=0.002": 0.7}
     write_json(root / "seg/tuning.json", {**tuning, "values": values, "runs": 2})
     text = run(root, tmp_path / "out")

@@ -160,7 +160,7 @@ def test_values_are_tried_on_a_seed_of_their_own_and_chosen_by_validation(tmp_pa
     place = "--", "--runs", tmp_path / "runs"
     found = listed(capsys, *words, *place)
     assert len(found) == 4 and all("1000" in words for words in found)
-    values = tune.values_of(["lr=0.001,0.004"])
+    values = tune.values_of("lr=0.001,0.004")
     experiments_ = grid.experiments(["tasks=seg,cls"], ["--runs", str(tmp_path / "runs")])
     dice = {"lr=0.001": [0.5, 0.9, 0.6, 0.6], "lr=0.004": [0.8] * 4}
     for name, run in experiments_.items():
@@ -172,7 +172,7 @@ def test_values_are_tried_on_a_seed_of_their_own_and_chosen_by_validation(tmp_pa
         tune.choose(run, tried)
         record = json.loads((tmp_path / "runs" / name / "tuning.json").read_text())
         assert record["chosen"] == "lr=0.001" and record["values"]["lr=0.001"] == 0.9
-        assert (record["seed"], record["runs"], record["options"]) == (1000, 2, ["lr"])
+        assert (record["seed"], record["runs"], record["option"]) == (1000, 2, "lr")
     assert json.loads((tmp_path / "runs/cls/tuning.json").read_text())["metric"] == "val_accuracy"
     found = listed(capsys, *words, *place)
     assert len(found) == 2 and all(words[words.index("--lr") + 1] == "0.001" for words in found)
@@ -187,34 +187,28 @@ def test_the_masks_study_as_commands(rich, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(masks, "LEAST", 10)
     place = "--", "--data", rich, "--runs", tmp_path / "runs"
     found = listed(capsys, "--study", "masks", *place)
-    by_name = {words[words.index("--name") + 1]: words for words in found}
-    # 24 masks: sizes above half of them are all masks.
-    sizes = {name.partition("_masks")[2] for name in by_name}
-    assert sizes == {"all", "all_half", ""}
+    names = [words[words.index("--name") + 1] for words in found]
+    by_name = dict(zip(names, found, strict=True))
+    # Of 24 masks all sizes are more than half, and so are all masks; the most important first.
+    assert {name.partition("_masks")[2] for name in names} == {"all", "all_half"}
+    assert names[:3] == ["seg_masksall", "label_masksall", "placebo_masksall"]
     label = by_name["label_masksall"]
     assert "column:breed" in label and "0.8-0.2" in label and "--num-masks" not in label
     assert "--half-masked" in by_name["seg_masksall_half"]
     assert by_name["pretrained_bbox_masksall"].count("efficientnet_lite0") == 1
     both = by_name["label_bbox_masksall"]
     assert both[both.index("--weighting") + 1] == "0.8-0.1-0.1"
-    first = found.index(next(words for words in found if "label_first_masksall" in words))
-    start = found.index(next(words for words in found if "label_first" in words))
-    assert start < first and "runs_first" in " ".join(found[first])
     assert all(words[words.index("--threads") + 1] == "1" for words in found)
+    seeds = [words[words.index("--seed") + 1] if "--seed" in words else "0" for words in found]
+    assert len(set(zip(names, seeds, strict=True))) == len(found)
 
 
-def test_the_order_of_the_masks_study_is_that_of_importance():
-    data = masks.Data(frozenset({"bboxes", masks.COLUMN}), "breed", 1000)
-    found = masks.cells(data)
-    assert [(cell.arm, cell.size, cell.seed) for cell in found[:3]] == [
-        ("seg", 50, 0),
-        ("label", 50, 0),
-        ("placebo", 50, 0),
-    ]
-    assert len(set(found)) == len(found)
-    few = masks.cells(masks.Data(frozenset(), "", 90))
-    assert {cell.arm for cell in few} == {"seg", "pretrained", "recon"}
-    assert {cell.size for cell in few} == {masks.ALL, masks.HALF}
+def test_arms_that_the_data_lack_labels_for_are_left_out(data, monkeypatch):
+    monkeypatch.setattr(masks, "LEAST", 10)
+    found = masks.runs(data, ["--data", str(data)])
+    names = {run.config.experiment.partition("_masks")[0] for run in found}
+    assert names == {"seg", "bbox", "pretrained", "pretrained_bbox"}
+    assert masks.run_of("seg", 50, "", ()).config.num_masks == 50
 
 
 @pytest.mark.parametrize(
@@ -233,12 +227,12 @@ def test_the_cheap_label_of_data(tmp_path, rows, column):
 
 def test_data_without_masks_or_with_few_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="24 training images"):
-        masks.look_at(data)
+        masks.runs(data, [])
     bare = shutil.copytree(data, tmp_path / "bare")
     for path in bare.glob("*/masks.h5"):
         path.unlink()
-    with pytest.raises(InputError, match=r"masks\.h5"):
-        masks.look_at(bare)
+    with pytest.raises(InputError, match="of 0 training images"):
+        masks.runs(bare, [])
 
 
 # ------------------------------------------------------------------------------------- repeating
