@@ -129,8 +129,13 @@ class Oddities:
     def look_at_mask(self, split, row, mask):
         count = self.counts[split]
         pets, known = np.count_nonzero(mask == 1), np.count_nonzero(mask != UNLABELLED)
-        count.update({"masks": known > 0, "pet": pets > 0, "ground": known > pets})
-        count["in part"] += 0 < known < mask.size
+        for what, is_so in (
+            ("masks", known > 0),
+            ("pet", pets > 0),
+            ("ground", known > pets),
+            ("in part", 0 < known < mask.size),
+        ):
+            count[what] += int(is_so)
         if known and not pets:
             self.note("masks without any pet", split, row)
         elif pets == mask.size:
@@ -256,10 +261,11 @@ class Oddities:
             if "masks" in kinds:
                 file, _ = contract.open_rechunked(self.data, split, "masks")
                 with file, naming(file.filename):
-                    pet += [split] * (convert.PET_WAS in file.attrs)
+                    was_pet = convert.PET_WAS in file.attrs
                 count = self.counts[split]
                 is_partial = count["in part"] or count["masks"] < summary["splits"][split]
-                unlabelled += [split] * bool(is_partial)
+                pet += [split] * was_pet
+                unlabelled += [split] * bool(is_partial and not was_pet)
         if not pet or not unlabelled:
             return []
         return [

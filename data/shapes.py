@@ -115,31 +115,27 @@ class Shapes:
             if one.is_crowd:
                 drawing.note(CROWD_BOX)
             else:
-                choose_box(one, extent, self.frame, drawing)
+                choose_box(one, extent, self.frame, mask.shape[::-1], drawing)
 
 
-def choose_box(one, extent, frame, drawing):
+def choose_box(one, extent, frame, size, drawing):
     """The box of a photograph's only object, from its annotation and its outline's extent."""
     corners = None
     if is_numbers(one.box) and len(one.box) == 4:
         x, y, width, height = one.box
         corners = (x, y, x + width, y + height)
-    if extent is None and corners is None:
-        drawing.reason = (
-            f"its bbox is {quoted(one.box)} and should be four numbers, x, y, width and height"
-        )
-        return
-    if extent is not None and one.box is not None:
-        is_other = corners is None
-        if not is_other:
-            is_other = max(abs(a - b) for a, b in zip(corners, extent, strict=True)) > MOST_OVER
-        if is_other:
+    if extent is None:
+        if corners is None:
+            drawing.reason = f"its bbox is {quoted(one.box)} and should be x, y, width and height"
+            return
+    elif corners is None or np.abs(np.subtract(corners, extent)).max() > MOST_OVER:
+        if one.box is not None:
             shown = ", ".join(f"{value:g}" for value in extent)
-            drawing.note(
-                OTHER_BOX, f"bbox {quoted(one.box)}, outline from x1, y1 to x2, y2: {shown}"
-            )
-            corners = None
-    drawing.box = Box(corners or extent, frame)
+            drawing.note(OTHER_BOX, f"bbox {quoted(one.box)}, outline x1, y1, x2, y2: {shown}")
+        corners = extent
+    else:
+        corners = tuple(np.clip(corners, 0, (*size, *size)).tolist())
+    drawing.box = Box(corners, frame)
 
 
 def judge_area(one, pixels, drawing):

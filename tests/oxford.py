@@ -56,7 +56,8 @@ def voc(box, frame):
         if frame
         else ""
     )
-    return f"<annotation>{size}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+    inner = f"<object><name>cat</name><bndbox>{corners}</bndbox></object>"
+    return f"<annotation>{size}{inner}</annotation>"
 
 
 def add(

@@ -203,9 +203,11 @@ def check_outline(path, one):
 
 def choose_categories(files, foreground):
     """The names of the categories that count, folded."""
-    used, names = set(), {}
+    used, names = set(), {}  # names: {folded: as it is spelt first}
     for file in files:
         by_id = {one["id"]: str(one["name"]).strip() for one in file.content["categories"]}
+        for name in by_id.values():
+            names.setdefault(name.casefold(), name)
         for one in file.content["annotations"]:
             if one["category_id"] not in by_id:
                 raise wrong(
@@ -213,9 +215,9 @@ def choose_categories(files, foreground):
                     f"its annotations are of a category {one['category_id']} that it does not "
                     "name; export it again",
                 )
-            one["category"] = by_id[one["category_id"]]
-            used.add(one["category"].casefold())
-        names |= {name.casefold(): name for name in by_id.values()}
+            folded = by_id[one["category_id"]].casefold()
+            one["category"] = names[folded]
+            used.add(folded)
     if not used:
         raise wrong(files[0].path, "it holds no annotation; export those of your photographs")
     known = ", ".join(map(show_name, names.values())) or "none"

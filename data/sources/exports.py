@@ -44,7 +44,8 @@ def coco_files(folder):
         raise InputError(
             f"{show_name(folder)} holds no COCO file of instances{more}; export the project as COCO"
         )
-    return found
+    instances = [path for path in found if path.stem.startswith("instances")]
+    return instances or found  # keypoints and captions lie beside those
 
 
 def is_coco(path):

@@ -154,6 +154,9 @@ def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_pa
     assert same(found, {name(0): drawn([40, 5, 64, 5, 64, 20, 40, 20])})
     assert found["p00"]["bboxes"].tolist() == [40, 5, 64, 20]
     assert "cut at the frame" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "D")
+    wide["annotations"][1]["bbox"] = [40, 5, 25.5, 15]
+    assert prepare_coco(tmp_path, wide)["p01"]["bboxes"].tolist() == [40, 5, 64, 20]
 
 
 def test_crowds_of_a_brush_have_their_box(tmp_path):
@@ -548,7 +551,7 @@ def half(height, width):
 
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])
 def test_orientation_is_weighed_over_all_photographs(drawn_on, tmp_path, capsys):
-    """Three that fit one way, and two that EXIF turns by 180 degrees, which fit both: they follow."""
+    """Three that fit one way, and two turned by 180 degrees, which fit both: they follow."""
     turned(tmp_path, 3)
     turned(tmp_path, 2, orientation=3, first=3)
     for k in range(5):
@@ -862,7 +865,10 @@ def test_what_was_never_written_is_unknown_and_counted(write, tmp_path, capsys):
         right[5] = 255
     right[6:] = 255
     assert (found == right).all()
+    capsys.readouterr()
     rechunk(data, "--check")
+    n = 6 if write is unwritten else 5
+    assert f"none with a head box, {n} with a mask" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind, value", [("bboxes", np.nan), ("binary", 255)])

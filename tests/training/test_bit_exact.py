@@ -29,6 +29,8 @@ ROWS = {
     "hard_augment": ("train_mtl", "--hard-augment", "all"),
     "dwa": (*TASKS, "--weighting", "dwa", "--epochs", "3"),
     "rlw": (*TASKS, "--weighting", "rlw"),
+    "gradnorm": (*TASKS, "--weighting", "gradnorm"),
+    "famo": (*TASKS, "--weighting", "famo"),
     "torchjd": (*TASKS, "--weighting", "torchjd:UPGrad"),
     "soft": (*TASKS, "--sharing", "soft"),
     "cross_stitch": (*TASKS, "--sharing", "cross_stitch"),

@@ -1,4 +1,4 @@
-"""Labels that are missing: refused where they should teach or choose, null where they should measure."""
+"""Missing labels: refused where they should teach or choose, null where they should measure."""
 
 import shutil
 
