@@ -221,8 +221,7 @@ def decode(reader, path, what, fault=Unusable, **options):
         raise fault(f"its {what} cannot be decoded: there is no such file any more") from None
 
 
-# ----------------------------------------------------------------------------------------
-# orientation
+# -------------------------------------------------------------------------------------- orientation
 
 
 def read_photograph(record, evidence, size):
@@ -284,8 +283,7 @@ def weigh(fits):
     return told.pop() if len(told) == 1 else None
 
 
-# ---------------------------------------------------------------------------------------------
-# boxes
+# -------------------------------------------------------------------------------------------- boxes
 
 
 def read_xml(paths):

@@ -92,8 +92,7 @@ def refused(data):
     return str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------
-# sound data
+# --------------------------------------------------------------------------------------- sound data
 
 
 def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
@@ -127,8 +126,7 @@ def test_slabs_cover_every_row_once(monkeypatch):
         assert max(len(rows) for _, rows in parts) == {1: 1, 120: 3, 400: 10, 1000: 10}[slab_bytes]
 
 
-# -------------------------------------------------------------------------------------------------
-# --- damage
+# --------------------------------------------------------------------------------------- --- damage
 
 
 @pytest.mark.parametrize("kind", contract.KINDS)
@@ -244,8 +242,7 @@ def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_p
     assert "not re-chunked" in refused(data)
 
 
-# ------------------------------------------------------------------------------------------ files
-# that mixed
+# --------------------------------------------------------------------------------- files that mixed
 
 
 def test_an_image_that_stands_in_two_splits_is_found(data, tmp_path):
@@ -290,8 +287,7 @@ def test_splits_of_another_size_or_border_rule_are_found(data, tmp_path):
     assert "image side" in refused(data)
 
 
-# -------------------------------------------------------------------------------------------------
-# --- values
+# --------------------------------------------------------------------------------------- --- values
 
 
 @pytest.mark.parametrize(
