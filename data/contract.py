@@ -75,19 +75,6 @@ ALLOWED = {  # the least and the greatest value beside 255, and what they mean
 }
 
 
-def require(data, split, tasks):
-    """Refuse tasks whose targets are made of a file that a split does not have."""
-    folder, known = Path(data) / split, kinds_of(data, split)
-    for task in tasks:
-        for kind in (need for need in task.needs if need in KINDS and need not in known):
-            path = folder / f"{kind}.h5"
-            beside = ", ".join(h5_files(folder))
-            raise InputError(
-                f"{path} is missing, which the task {task.name} needs (beside it: {beside}); "
-                f"{anew(path)}, or train without that task"
-            )
-
-
 def find_splits(data):
     """Names of the splits that a data folder holds, in the order train, val, test; at least one."""
     data = Path(data)
