@@ -1,27 +1,29 @@
 """Edges of cut-outs: against full-size trimaps, against composites of known alpha, and seconds.
 
-    python benchmarks/bench_cutout.py --root ORIGINALS [--checkpoint mtl_model.pt] [--cutout hard]
+    python benchmarks/bench_cutout.py --root ORIGINALS [--cutout hard]
 
---root is an Oxford-IIIT Pet folder as its archives hold it. The contour is taken as the middle of
-the trimap's border. Composites have fur-like edges made by rule, over another photograph of the
-folder; the error of their alpha is averaged over a band of BAND of the longer side around the
-contour.
+--root is an Oxford-IIIT Pet folder as its archives hold it. The contour is taken as the middle of the
+trimap's border. Composites have fur-like edges made by rule, over another photograph of the folder;
+the error of their alpha is averaged over a band of BAND of the longer side around the contour.
 """
 
+import argparse
+import json
+import sys
 import time
 from pathlib import Path
 
-import common
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
-import cli
-from data import photographs
-from data.pixels import of_pillow
-from inference import alpha, tta
-from training import checkpoint
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data import photographs  # noqa: E402
+from data.pixels import of_pillow  # noqa: E402
+from inference import alpha, tta  # noqa: E402
+from training import checkpoint  # noqa: E402
 
 BAND = 0.02
 HAIRS = 3  # a hair for so many pixels of the contour
@@ -38,7 +40,7 @@ def middle(trimap):
 
 
 def read_pairs(root):
-    """(name, photograph, signed distance) of each that has a trimap of its size with a pet."""
+    """(name, photograph, signed distance) of each photograph that has a trimap of its size with a pet."""
     for path in sorted((root / "images").glob("[A-Za-z]*.jpg")):
         trimap = root / "annotations/trimaps" / f"{path.stem}.png"
         if not trimap.exists():
@@ -88,8 +90,8 @@ def cut(model, info, image, cutout):
         mask = model.task[name].answer(seen.outputs[name], image.height, image.width)
         pet = alpha.hard_cutout(image, mask)
     else:
-        opacity = alpha.opacity(model.task, seen.outputs, info["border"])
-        pet = alpha.soft_cutout(image, opacity)
+        trimap = alpha.trimap(model.task, seen.outputs, info["border"])
+        pet = alpha.soft_cutout(image, trimap)
     return np.asarray(pet.getchannel("A")) / 255
 
 
@@ -100,20 +102,18 @@ def measure(found, pet):
     return 1 - both / total, both / pet.sum(), 2 * both / (total + pet.sum())
 
 
-def parse_args(argv=None):
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="Oxford-IIIT Pet folder")
-    parser.add_argument("--checkpoint", type=Path, default=common.ROOT / "mtl_model.pt")
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path("mtl_model.pt"))
     parser.add_argument("--cutout", choices=("soft", "hard"), default="soft")
-    parser.add_argument("--limit", type=cli.integer(1), help="use the first N photographs")
-    parser.add_argument("--no-times", action="store_true", help="measure no seconds")
-    return parser.parse_args(argv)
-
-
-def main(args):
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--skip", nargs="*", default=[], help="names whose trimap is wrong")
+    parser.add_argument("--no-times", action="store_true")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     model, info = checkpoint.load_model(args.checkpoint)
-    pairs = list(read_pairs(args.root))[: args.limit]
+    pairs = [pair for pair in read_pairs(args.root) if pair[0] not in args.skip][: args.limit]
     edges, errors = [], []
     for k, (_, image, distance) in enumerate(pairs):
         edges.append(measure(cut(model, info, image, args.cutout), distance > 0))
@@ -130,8 +130,8 @@ def main(args):
         start = time.perf_counter()
         cut(model, info, image, args.cutout)
         result[f"seconds_{megapixels}_mp"] = round(time.perf_counter() - start, 2)
-    common.print_results(result)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    cli.run(main, parse_args())
+    main()

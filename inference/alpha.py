@@ -1,15 +1,16 @@
-"""Cut-outs with soft edges: alpha in [0, 1] at the photograph's resolution, and the colours of what is cut out.
+"""Cut-outs with soft edges: alpha in [0, 1] at the photograph's resolution, and clean colours.
 
-1. A network says roughly how opaque each pixel is: the task `border` with its contour in the middle of
-   the trimap's border; without that task the mask, shrunk by what the border rule had added to it.
-2. A guided filter fits alpha = a . colour + b in small windows, so that edges follow the photograph's
-   own (He, Sun and Tang, "Guided image filtering", 2010; coefficients at low resolution as in He and
-   Sun, "Fast guided filter", 2015).
+1. A network gives a trimap: pet, background, and an edge between whose alpha is unknown. The task
+   `border` predicts it; without that task the mask's edge is unknown as far as a trimap's border
+   reaches, inwards if that counted as pet in training.
+2. Guided filters, from coarse to fine, solve for alpha in the edge, so that it follows the
+   photograph's own edges (He, Sun and Tang, "Guided image filtering", 2010: one pass is a step of
+   solving the matting Laplacian). The last fit, alpha = slope . colour + offset, is enlarged and
+   applied to the photograph (He and Sun, "Fast guided filter", 2015).
 3. Foreground colours remove the background's from the edge (Forte, "Approximate fast foreground
    colour estimation", 2021).
 
-Steps 2 and 3 work on maps of SCALE times the network's resolution, which are enlarged a strip of the
-photograph at a time, so memory does not grow with it.
+Maps are of SIZE pixels a side; they are enlarged a strip of the photograph at a time.
 """
 
 import numpy as np
@@ -21,62 +22,110 @@ from data import photographs
 from data.pixels import resize_images
 from tasks import resized
 
-SCALE = 2
-RADIUS = 1 / 64  # of the guided filter's windows, of the side
-CONTRAST = 1.0  # of alpha about one half
+SIZE = 512
+PASSES = {64: 12, 128: 6, 256: 3, 512: 1}  # of the guided filter at each side in pixels
+RADIUS = 2  # pixels of its windows
 EPSILON = 1e-4  # variance of colours in [0, 1] below which a window counts as flat
-WIDE, NARROW = 1 / 12, 1 / 64  # radii of the two steps of foreground estimation
-BORDER = 0.0155  # from the middle of a trimap's border to its edge, of the picture's side
+CONTRAST = 3.0  # of alpha about one half, as each pass softens it
+WIDE, NARROW = 43, 8  # pixels: radii of the two steps of foreground estimation
+BORDER = 0.031  # width of a trimap's border, of the picture's side
 STRIP = 2**20  # pixels
 MAX_PIXELS = 10**8  # a photograph with more is reduced
 
 
-def opacity(tasks, outputs, border):
-    """(h, w) float in [0, 1] from outputs of the whole picture; None if no task tells.
+def trimap(tasks, outputs, border):
+    """(h, w) of 1 pet, 0 background, 1/2 edge, from outputs of the whole picture; None without masks.
 
     border: what a trimap's border counted as in training: "pet", "background" or another word.
     """
+    inside = None
     for name, task in tasks.items():
-        found = task.opacity(outputs[name])
+        found = task.foreground(outputs[name])
         if found is not None:
-            return found
+            inside = found.float()
+            break
     for name, task in tasks.items():
-        found = task.probability(outputs[name], *outputs[name].shape[-2:])
+        found = task.trimap(outputs[name])
         if found is not None:
-            return moved(found, {"pet": -BORDER, "background": BORDER}.get(border, 0))
-    return None
+            return found if inside is None else found * inside
+    if inside is None:
+        return None
+    reach = {"pet": (BORDER, 0), "background": (0, BORDER)}.get(border, (BORDER / 2, BORDER / 2))
+    inwards, outwards = (round(share * max(inside.shape)) for share in reach)
+    eroded, dilated = 1 - largest(1 - inside, inwards), largest(inside, outwards)
+    return (eroded + dilated) / 2
 
 
-def moved(probability, share):
-    """A probability map whose contour is moved outwards by a share of the side."""
-    radius = round(abs(share) * max(probability.shape))
-    sign = 1 if share > 0 else -1
-    return sign * F.max_pool2d(sign * probability[None], 2 * radius + 1, 1, radius)[0]
+def largest(maps, radius):
+    """The largest value in a square window around each pixel of (h, w)."""
+    return F.max_pool2d(maps[None], 2 * radius + 1, 1, radius)[0]
 
 
-def edge_maps(image, opacity):
-    """Maps at SCALE times the resolution of `opacity` (h, w), for a photograph (1, 3, H, W) uint8.
+def solve(image, trimap):
+    """(guide (3, s, s) of colours in [0, 1], fit (4, s, s)) of alpha = slope . colour + offset.
 
-    (10, h', w'): slope (3) and offset (1) of alpha = slope . colour + offset, foreground colours (3),
-    background colours (3); colours in [0, 1].
+    image (1, 3, H, W) uint8; trimap (h, w).
     """
-    height, width = (SCALE * side for side in opacity.shape)
-    guide = resize_images(image, height, width)[0].float() / 255
-    side = min(height, width)
-    fit = edge_fit(guide, opacity)
+    return solve_guides({size: resize_images(image, size, size) for size in PASSES}, trimap)
+
+
+def solve_guides(images, trimap):
+    """The same of an image at each of the sides in PASSES, {side: (1, 3, side, side)}."""
+    alpha = trimap[None]
+    for size, passes in PASSES.items():
+        guide = GuidedFilter(images[size][0].float() / 255)
+        known = resized(trimap[None], size, size)
+        alpha = resized(alpha, size, size)
+        for _ in range(passes):
+            fit = guide.fit(alpha)
+            alpha = alpha_of(fit, guide.image, contrast=1)[None]
+            alpha = torch.where(known > 0.75, 1.0, torch.where(known < 0.25, 0.0, alpha))
+    return guide.image, guide.fit(alpha)
+
+
+class GuidedFilter:
+    """Fits maps as linear functions of an image's colours (3, h, w) in small windows."""
+
+    def __init__(self, image):
+        self.image = image
+        red, green, blue = image
+        products = [red * red, red * green, red * blue, green * green, green * blue, blue * blue]
+        self.mean, squares = box_mean(torch.cat([image, torch.stack(products)]), RADIUS).split([3, 6])
+        r, g, b = self.mean
+        rr, rg, rb, gg, gb, bb = squares - torch.stack([r * r, r * g, r * b, g * g, g * b, b * b])
+        rr, gg, bb = rr + EPSILON, gg + EPSILON, bb + EPSILON
+        # The covariance matrix is symmetric; its inverse by cofactors.
+        first = torch.stack([gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg])
+        second = torch.stack([first[1], rr * bb - rb * rb, rb * rg - rr * gb])
+        third = torch.stack([first[2], second[2], rr * gg - rg * rg])
+        determinant = (first * torch.stack([rr, rg, rb])).sum(0)
+        self.inverse = torch.stack([first, second, third]) / determinant
+
+    def fit(self, target):
+        """(4, h, w): slope (3) and offset of a map (1, h, w)."""
+        means = box_mean(torch.cat([target, target * self.image]), RADIUS)
+        covariance = means[1:] - means[:1] * self.mean
+        slope = (self.inverse * covariance).sum(1)
+        offset = means[:1] - (slope * self.mean).sum(0, keepdim=True)
+        return box_mean(torch.cat([slope, offset]), RADIUS)
+
+
+def alpha_of(fit, colour, contrast=CONTRAST):
+    """(H, W) in [0, 1] from a fit of that size and colours (3, H, W) in [0, 1]."""
+    alpha = (fit[:3] * colour).sum(0) + fit[3]
+    return ((alpha - 0.5) * contrast + 0.5).clamp(0, 1)
+
+
+def edge_maps(image, trimap):
+    """(10, SIZE, SIZE): a fit (4), foreground colours (3), background colours (3) of a photograph.
+
+    image (1, 3, H, W) uint8; trimap (h, w).
+    """
+    guide, fit = solve(image, trimap)
     alpha = alpha_of(fit, guide)
-    foreground, background = split_colours(guide, guide, guide, alpha, round(WIDE * side))
-    foreground, background = split_colours(
-        guide, foreground, background, alpha, round(NARROW * side)
-    )
+    foreground, background = split_colours(guide, guide, guide, alpha, WIDE)
+    foreground, background = split_colours(guide, foreground, background, alpha, NARROW)
     return torch.cat([fit, foreground, background])
-
-
-def edge_fit(guide, opacity):
-    """(4, h, w): slope (3) and offset of alpha = slope . colour + offset, for colours (3, h, w)."""
-    height, width = guide.shape[-2:]
-    target = resized(opacity[None], height, width)
-    return guided_filter(guide, target, round(RADIUS * min(height, width)))
 
 
 def split_colours(image, foreground, background, alpha, radius):
@@ -93,33 +142,6 @@ def unmixed(image, foreground, background, alpha):
     return (foreground + alpha * rest).clamp(0, 1)
 
 
-def guided_filter(guide, target, radius):
-    """(4, h, w) coefficients of `target` (1, h, w) as a linear function of `guide` (3, h, w)."""
-    red, green, blue = guide
-    products = [red * red, red * green, red * blue, green * green, green * blue, blue * blue]
-    means = box_mean(torch.cat([guide, target, guide * target, torch.stack(products)]), radius)
-    guide_mean, target_mean, both, second = means.split([3, 1, 3, 6])
-    r, g, b = guide_mean
-    squares = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b])
-    rr, rg, rb, gg, gb, bb = second - squares
-    rr, gg, bb = rr + EPSILON, gg + EPSILON, bb + EPSILON
-    x, y, z = both - guide_mean * target_mean
-    # The covariance matrix is symmetric; its inverse by cofactors.
-    c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
-    c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
-    determinant = rr * c_rr + rg * c_rg + rb * c_rb
-    slope = torch.stack(
-        [
-            c_rr * x + c_rg * y + c_rb * z,
-            c_rg * x + c_gg * y + c_gb * z,
-            c_rb * x + c_gb * y + c_bb * z,
-        ]
-    )
-    slope = slope / determinant
-    offset = target_mean - (slope * guide_mean).sum(0, keepdim=True)
-    return box_mean(torch.cat([slope, offset]), radius)
-
-
 def box_mean(maps, radius):
     """Mean over a square window, cut off at the picture's edges: (C, h, w) -> the same."""
     return line_mean(line_mean(maps, radius).mT, radius).mT
@@ -134,20 +156,14 @@ def line_mean(maps, radius):
     return (sums[..., last] - sums[..., first]) / (last - first)
 
 
-def alpha_of(fit, colour):
-    """(H, W) alpha from a fit of that size and colours (3, H, W) in [0, 1]."""
-    alpha = (fit[:3] * colour).sum(0) + fit[3]
-    return ((alpha - 0.5) * CONTRAST + 0.5).clamp(0, 1)
-
-
 # ------------------------------------------------------------ cut-outs
 
 
-def soft_cutout(image, opacity):
-    """The pet of an RGB image as RGBA, from an opacity map (h, w) of any resolution."""
+def soft_cutout(image, trimap):
+    """The pet of an RGB image as RGBA, from a trimap (h, w) of any resolution."""
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    maps = edge_maps(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], opacity)
+    maps = edge_maps(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], trimap)
     result = np.zeros((height, width, 4), np.uint8)
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):

@@ -55,17 +55,17 @@ class Photograph(torch.nn.Module):
         tasks = self.network.task
         one = {name: output[0] for name, output in outputs.items()}
         result = {}
-        opacity = alpha.opacity(tasks, one, self.border)
-        if opacity is not None:
-            result["alpha"] = self.alpha(colour, opacity)
+        trimap = alpha.trimap(tasks, one, self.border)
+        if trimap is not None:
+            result["alpha"] = self.alpha(colour, trimap)
         size = torch.stack([length(colour[0, 0, 0]), length(colour[0, 0, :, 0])])
         for name, task in tasks.items():
             result |= task.exports(one[name], size)
         return result | outputs
 
-    def alpha(self, colour, opacity):
-        side = alpha.SCALE * opacity.shape[-1]
-        fit = alpha.edge_fit(self.resized(colour, side)[0].float() / 255, opacity)
+    def alpha(self, colour, trimap):
+        images = {side: self.resized(colour, side) for side in alpha.PASSES}
+        _, fit = alpha.solve_guides(images, trimap)
         fit = F.interpolate(fit[None], size=colour.shape[-2:], mode="bilinear")[0]
         return alpha.alpha_of(fit, colour[0].float() / 255)
 

@@ -396,8 +396,8 @@ def cut_out(recipe, model, info, seen, photograph, path):
         mask = model.task[name].answer(seen.outputs[name], image.height, image.width)
         pet = alpha.hard_cutout(image, mask)
     else:
-        opacity = alpha.opacity(model.task, seen.outputs, info["border"])
-        pet = alpha.soft_cutout(image, opacity)
+        trimap = alpha.trimap(model.task, seen.outputs, info["border"])
+        pet = alpha.soft_cutout(image, trimap)
     return alpha.keep_transparency(pet, path)
 
 

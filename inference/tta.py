@@ -229,9 +229,9 @@ def find_animals(tasks, outputs):
     if core is None or not core.any():
         return None, []
     for name, task in tasks.items():
-        opacity = task.opacity(outputs[name])
-        if opacity is not None:  # animals that touch are apart inside their contours
-            core = core & (opacity > 0.5)
+        trimap = task.trimap(outputs[name])
+        if trimap is not None:  # animals that touch are apart inside their edges
+            core = core & (trimap == 1)
     from scipy import ndimage  # here, because it takes a while to import
 
     labels, n = ndimage.label(core.numpy())

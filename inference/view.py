@@ -521,8 +521,8 @@ def cut_files(model, info, seen, photograph, path, folder):
     image, stem = photograph.image, Path(path).stem
     name = tta.mask_task(model.task)
     mask = model.task[name].answer(seen.outputs[name], image.height, image.width)
-    opacity = alpha.opacity(model.task, seen.outputs, info["border"])
-    pet = alpha.keep_transparency(alpha.soft_cutout(image, opacity), path)
+    trimap = alpha.trimap(model.task, seen.outputs, info["border"])
+    pet = alpha.keep_transparency(alpha.soft_cutout(image, trimap), path)
     made = {"cutout": pet, "mask": Image.fromarray(255 * mask.numpy().astype(np.uint8))}
     files = {}
     for kind, picture in made.items():

@@ -47,10 +47,11 @@ class Border(Task):
         known = labelled.any(1)
         return {"trimap_iou": blank(iou, known), "trimap_accuracy": blank(accuracy, known)}
 
-    def opacity(self, output):
-        """Pet against background: one half in the middle of the border."""
-        pet, background, _ = output
-        return (pet - background).sigmoid()
+    def trimap(self, output):
+        pet, background, edge = output
+        is_pet = (pet > background) & (pet > edge)
+        is_background = (background > pet) & (background > edge)
+        return 0.5 + 0.5 * (is_pet.float() - is_background.float())
 
     def answer(self, output, height, width):
         """The class of each pixel, (H, W) int64: 0 pet, 1 background, 2 border."""

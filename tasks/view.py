@@ -1,5 +1,5 @@
-"""What a person gets of a task's output: answers, drawings, words, cells, and what test-time
-augmentation needs."""
+"""What a person gets of a task's output: answers, drawings, words, cells, and what test-time augmentation needs."""
+
 
 
 class View:
@@ -35,9 +35,8 @@ class View:
     def foreground(self, output):
         """Where the foreground is, (H, W) bool, from one image's output; None if unknown."""
 
-    def opacity(self, output):
-        """How opaque a cut-out is, (H, W) float in [0, 1], one half on the contour; None if
-        unknown."""
+    def trimap(self, output):
+        """(H, W) float: 1 foreground, 0 background, 1/2 an edge between; None if unknown."""
 
     def is_absent(self, value):
         """Whether a value of `answer` says that the picture shows no foreground at all."""
@@ -57,8 +56,7 @@ class View:
         return self.answer(target, height, width) if self.labelled(target[None])[0] else None
 
     def draw(self, panel, value, is_target):
-        """Draw a value into a panel: change panel.image (3, H, W) uint8, or append to
-        panel.boxes."""
+        """Draw a value into a panel: change panel.image (3, H, W) uint8, or append to panel.boxes."""
 
     def describe(self, value, height, width):
         """A value in a few words, or ""."""
@@ -69,6 +67,5 @@ class View:
         return ()
 
     def exports(self, output, size):
-        """{name: tensor} of one image's output for an ONNX graph; size: (width, height), a
-        tensor."""
+        """{name: tensor} of one image's output for an ONNX graph; size: (width, height), a tensor."""
         return {}
