@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from training.devices import to_device
 from training.folding import fold
 
 TABLE = "predictions.csv"
+WORK = ".predict-"  # folders of files that are not yet finished
 KINDS = {
     "masks": ".png",
     "cutouts": ".png",
@@ -188,6 +190,8 @@ def result_names(names):
 def make_jobs(recipe, found):
     """A Job of each photograph {name: path}. Brings the folder's manifest up to date first."""
     out = recipe.out
+    for folder in out.glob(f"{WORK}*"):  # of a run that was killed
+        shutil.rmtree(folder, ignore_errors=True)
     head, entries = manifest.read(out)
     wanted = {"network": manifest.digest(recipe.network), "options": recipe.looks}
     if recipe.force:
@@ -227,7 +231,7 @@ def predict(job):
         identity = {"name": job.name, "result": job.result, "source": source, "digest": content}
         old = entry if same else {}
         made = old.get("made", {}) | job.recipe.made
-        with tempfile.TemporaryDirectory(dir=out, prefix=".predict-") as folder:
+        with tempfile.TemporaryDirectory(dir=out, prefix=WORK) as folder:
             record, partials = look_at(job, Path(folder))
             files = old.get("files", {}) | {
                 path: manifest.digest(partial) for path, partial in partials.items()
@@ -528,6 +532,9 @@ def refuse_coco(path, out, force):
     """Refuse a --coco file that predict.py did not write, or that was edited since."""
     if path.is_dir():
         raise InputError(f"--coco {show_name(path)} is a folder; name the file to write")
+    is_own = path.resolve() in (out.resolve() / TABLE, out.resolve() / manifest.FILE)
+    if is_own:
+        raise InputError(f"--coco {show_name(path)} is a file that predict.py writes; name another")
     if not path.exists():
         return
     with open(path, "rb") as file:
