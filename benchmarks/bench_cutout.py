@@ -2,9 +2,10 @@
 
     python benchmarks/bench_cutout.py --root ORIGINALS [--cutout hard]
 
---root is an Oxford-IIIT Pet folder as its archives hold it. The contour is taken as the middle of the
-trimap's border. Composites have fur-like edges made by rule, over another photograph of the folder;
-the error of their alpha is averaged over a band of BAND of the longer side around the contour.
+--root is an Oxford-IIIT Pet folder as its archives hold it. The contour is taken as the middle of
+the trimap's border. Composites have fur-like edges made by rule, over another photograph of the
+folder; the error of their alpha is averaged over a band of BAND of the longer side around the
+contour.
 """
 
 import argparse
@@ -40,7 +41,8 @@ def middle(trimap):
 
 
 def read_pairs(root):
-    """(name, photograph, signed distance) of each photograph that has a trimap of its size with a pet."""
+    """(name, photograph, signed distance) of each photograph that has a trimap of its size with a
+    pet."""
     for path in sorted((root / "images").glob("[A-Za-z]*.jpg")):
         trimap = root / "annotations/trimaps" / f"{path.stem}.png"
         if not trimap.exists():

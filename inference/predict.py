@@ -83,8 +83,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """path: the photograph's; name: its path below the folder that was named; result: the name of its
-    files; entry: what the manifest holds of it."""
+    """path: the photograph's; name: its path below the folder that was named; result: the name of
+    its files; entry: what the manifest holds of it."""
 
     recipe: Recipe
     path: str
@@ -281,7 +281,8 @@ def refuse_results(job, paths, is_same_source):
 
 
 def look_at(job, folder):
-    """Predict a photograph; returns (its record, {path below the output folder: file in `folder`})."""
+    """Predict a photograph; returns (its record, {path below the output folder: file in
+    `folder`})."""
     recipe = job.recipe
     model, info = load(recipe.network, recipe.device)
     photograph = photographs.read(job.path, max_pixels=alpha.MAX_PIXELS)
@@ -307,9 +308,8 @@ def look_at(job, folder):
         pictures["probability"] = Image.fromarray((255 * probability).round().byte().numpy())
     partials = {}
     for kind, picture in pictures.items():
-        if kind != "cutouts" and picture.size != photograph.size:
-            if kind != "overlays":
-                picture = picture.resize(photograph.size, Image.Resampling.NEAREST)
+        if kind in ("masks", "probability", "alpha") and picture.size != photograph.size:
+            picture = picture.resize(photograph.size, Image.Resampling.NEAREST)
         path = recipe.path(kind, job.result)
         (recipe.out / path).parent.mkdir(parents=True, exist_ok=True)
         partials[path] = folder / kind
@@ -325,23 +325,24 @@ def save(picture, path, suffix):
 def describe(model, seen, mask, size):
     """What the table says of a photograph of `size` (width, height)."""
     width, height = size
-    found = view.animals(model.task, seen, height, width)
-    cells, label = [], None
+    found = view.animals(model.task, seen, 1, 1)  # maps are not needed
+    mask_name, cells = tta.mask_task(model.task), []
     for name, task in model.task.items():
         if not task.columns:
             continue
         is_map = seen.outputs[name].ndim == 3
-        value = mask if is_map else found[0][name]
+        value = found[0][name]
+        if is_map:
+            value = task.answer(seen.outputs[name], height, width) if name != mask_name else mask
         if value is None or (len(found) > 1 and not is_map):  # one row has room for one animal
             cells += [""] * len(task.columns)
         else:
             cells += task.cells(value, height, width)
     labels = [label_of(model.task, one) for one in found]
     n = len(found) if mask.any() else 0
-    name = tta.mask_task(model.task)
-    output = seen.outputs[name]
-    probability = model.task[name].probability(output, *output.shape[-2:])
-    inside = model.task[name].foreground(output)
+    task, output = model.task[mask_name], seen.outputs[mask_name]
+    probability = task.probability(output, *output.shape[-2:])
+    inside = task.foreground(output)
     score = round(probability[inside].mean().item(), 4) if inside.any() else 0.0
     return {
         "size": [width, height],
@@ -429,7 +430,8 @@ def crop_box(pet, margin):
 
 
 def make_background(background, image):
-    """A colour's name or number, "blur", or a picture's file, as an image of the size of `image`."""
+    """A colour's name or number, "blur", or a picture's file, as an image of the size of
+    `image`."""
     if background == "blur":
         return image.filter(ImageFilter.GaussianBlur(BLUR * max(image.size)))
     colour = colour_of(background)

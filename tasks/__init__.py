@@ -13,7 +13,6 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch.nn import functional as F
 
 from cli import InputError

@@ -1,4 +1,5 @@
-"""mtl_vis.py: figures of custom photographs, of test images, of a run's best and worst; files that it must not write."""
+"""mtl_vis.py: figures of custom photographs, of test images, of a run's best and worst; files that
+it must not write."""
 
 import csv
 
@@ -72,7 +73,9 @@ def test_a_gallery_shows_the_best_the_median_and_the_worst(data, tmp_path, teste
         rows = sorted(csv.DictReader(file), key=lambda row: -float(row["dice"]))
     drawn, _ = view.of_run(tested, data, 2)
     kinds = ("best", "best", "median", "median", "worst", "worst")
-    expected = [f"{kind}: {rows[k]['name']}" for kind, k in zip(kinds, (0, 1, 4, 5, 8, 9), strict=True)]
+    expected = [
+        f"{kind}: {rows[k]['name']}" for kind, k in zip(kinds, (0, 1, 4, 5, 8, 9), strict=True)
+    ]
     assert [picture.name for picture in drawn] == expected
     draw("--gallery", tested, "--data", data, "--out", tmp_path / "gallery.png")
     assert len(view.of_run(tested, data, 100)[0]) == 9  # no image twice
@@ -126,4 +129,6 @@ def test_no_gradient_is_kept(network):
     model, info = checkpoint.load_model(network)
     image = Image.new("RGB", (40, 30))
     _, seen = view.see(model, image, info["size"], "x")
-    assert not any(isinstance(one, torch.Tensor) and one.requires_grad for one in seen.outputs.values())
+    assert not any(
+        isinstance(one, torch.Tensor) and one.requires_grad for one in seen.outputs.values()
+    )

@@ -1,4 +1,5 @@
-"""predict.py: files at the photographs' own size, a table and a COCO file, whatever is asked, interrupted or wrong."""
+"""predict.py: files at the photographs' own size, a table and a COCO file, whatever is asked,
+interrupted or wrong."""
 
 import csv
 import json
@@ -23,7 +24,16 @@ from models import MTLNet
 from training import checkpoint
 
 SIZE = 32
-NAMES = ["a.jpg", "a.png", "b.JPG", "link.jpg", "no_ending", "sub/a.jpg", "sub/deep/c.webp", "turned.jpg"]
+NAMES = [
+    "a.jpg",
+    "a.png",
+    "b.JPG",
+    "link.jpg",
+    "no_ending",
+    "sub/a.jpg",
+    "sub/deep/c.webp",
+    "turned.jpg",
+]
 RESULTS = ["a.jpg", "a.png", "b", "link", "no_ending", "sub/a", "sub/deep/c", "turned"]
 EVERYTHING = ("--cutout", "--overlay", "--probability", "--alpha")
 
@@ -135,7 +145,9 @@ def test_masks_have_the_photographs_size_and_the_networks_answer(made, photograp
         if name == "turned.jpg":
             image = image.transpose(Image.Transpose.ROTATE_270)
         mask = pixels(made / f"masks/{result}.png")
-        cutout, grey = (pixels(made / f"{kind}/{result}.png") for kind in ("cutouts", "probability"))
+        cutout, grey = (
+            pixels(made / f"{kind}/{result}.png") for kind in ("cutouts", "probability")
+        )
         overlay = pixels(made / f"overlays/{result}.jpg")
         assert mask.shape == image.size[::-1] == cutout.shape[:2] == grey.shape == overlay.shape[:2]
         seen = tta.look(model, of_pillow(image), SIZE).outputs["seg"]
@@ -202,7 +214,14 @@ def test_test_time_augmentation_and_its_old_spellings(tmp_path, network, photogr
     found = {}
     for option in (None, "--sliding-window", "--hflip", "--tiles", "--mirror"):
         out = tmp_path / f"out{option}"
-        run(network, photographs / "sub/a.jpg", "--out", out, "--probability", *filter(None, [option]))
+        run(
+            network,
+            photographs / "sub/a.jpg",
+            "--out",
+            out,
+            "--probability",
+            *filter(None, [option]),
+        )
         found[option] = (out / "probability/a.png").read_bytes()
     assert len(set(found.values())) == 3
     assert found["--tiles"] == found["--sliding-window"] and found["--mirror"] == found["--hflip"]
@@ -253,14 +272,22 @@ def test_transparent_photographs_have_transparent_cutouts(tmp_path):
     image = Image.open(draw(tmp_path / "a.png")).convert("RGBA")
     image.putalpha(Image.new("L", image.size, 0))
     image.save(tmp_path / "a.png")
-    run(everything_is_pet(tmp_path / "net.pt"), tmp_path / "a.png", "--out", tmp_path / "out", "--cutout")
+    run(
+        everything_is_pet(tmp_path / "net.pt"),
+        tmp_path / "a.png",
+        "--out",
+        tmp_path / "out",
+        "--cutout",
+    )
     assert not pixels(tmp_path / "out/cutouts/a.png").any()
 
 
 # ------------------------------------------------------------ never stale, never lost
 
 
-def test_valid_results_are_skipped_and_broken_ones_made_again(tmp_path, network, photographs, capsys):
+def test_valid_results_are_skipped_and_broken_ones_made_again(
+    tmp_path, network, photographs, capsys
+):
     out = tmp_path / "out"
     run(network, photographs, "--out", out, status=1)
     before = content(out)
@@ -347,7 +374,9 @@ def test_results_of_another_network_or_of_something_else_are_left_alone(tmp_path
     assert content(out) != before
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "manifest.jsonl", "new/predictions.csv", "in/a.jpg"])
+@pytest.mark.parametrize(
+    "name", ["predictions.csv", "manifest.jsonl", "new/predictions.csv", "in/a.jpg"]
+)
 def test_the_coco_file_is_never_another_file(tmp_path, network, name):
     pytest.importorskip("pycocotools")
     photo = draw(tmp_path / "in/a.jpg")

@@ -121,7 +121,11 @@ def test_a_table_of_scores_that_is_missing_or_damaged_is_refused(tmp_path):
 
 def test_the_page_shows_the_cutout_first_over_a_chequerboard(tmp_path, photograph):
     seen = view.view_page(Fixed(*PUBLISHED), INFO, photograph, tmp_path)
-    assert [caption for _, caption in seen["pictures"]] == ["Cut-out", "Photograph", "What the network sees"]
+    assert [caption for _, caption in seen["pictures"]] == [
+        "Cut-out",
+        "Photograph",
+        "What the network sees",
+    ]
     first = np.asarray(Image.open(seen["pictures"][0][0])).astype(int)
     assert np.abs(first[:, :24] - (200, 60, 50)).max() < 12
     greys = first[:, 45:].reshape(-1, 3)
