@@ -1,46 +1,31 @@
-"""Turn photographs and what is known of them into the HDF5 files of the data contract
-(data/contract.py shows it).
+"""Turn photographs and their labels into the HDF5 files of a data folder (data/contract.py).
 
-    python data_prepare.py --root DIR                    the Oxford-IIIT Pet dataset, as its
-    archives unpack
-    python data_prepare.py --download DIR                the same, downloaded first (800 MB)
-    python data_prepare.py --synthetic 600               pets drawn in code: no data and no network
-    needed
-    python data_prepare.py --images DIR --masks DIR      photographs of your own and a mask each,
-    with the same name
-    python data_prepare.py --coco EXPORT                 the COCO export of a labelling tool: its
-    zip or its folder
-    python data_prepare.py --coco FILE --images DIR      photographs with polygons or RLE of a COCO
-    file, or one a split
-    python data_prepare.py --voc DIR                     JPEGImages, SegmentationClass and
-    Annotations of PASCAL VOC
+    python data_prepare.py --root DIR                 the Oxford-IIIT Pet dataset, unpacked
+    python data_prepare.py --download DIR             the same, downloaded first (800 MB)
+    python data_prepare.py --synthetic 600            pets drawn in code: no data needed
+    python data_prepare.py --images DIR --masks DIR   photographs and a mask each, of the same name
+    python data_prepare.py --coco EXPORT              the COCO export of a tool: its zip or folder
+    python data_prepare.py --coco FILE --images DIR   a COCO file, or one a split
+    python data_prepare.py --voc DIR                  the layout of PASCAL VOC
 
 Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The
 folder appears under its name only when it is complete; its report.csv names every photograph whose
-labels were changed, cut, left out or doubted. data/labels.py says how photographs, masks and boxes
-are judged, docs/data.md everything of custom data:
+labels were changed, cut, left out or doubted. Custom data (docs/data.md):
 
-    --labels labels.csv                     classes, boxes and columns, a line for each photograph
-    (data/sources/tables.py)
-    --foreground 1 5 | cat dog | all        which classes of masks, of a COCO file or of VOC are
-    foreground
-    --threshold 128                         masks with grey edges (JPEG, anti-aliased): what is
-    foreground
-    --trimaps                               masks are trimaps: 1 pet, 2 background, 3 border
-    --mask-suffix _mask                     what masks' names have more than their photographs'
-    --split-files train.txt val.txt test.txt    the names of each split; folders and a column split
-    are splits by themselves
-    --group animal                          photographs with one value in a column of the table
-    stay in one split
-    --leave-out                             leave out photographs whose labels cannot be used, by
-    name, in place of refusing
+    --labels labels.csv            classes, boxes and columns, a line for each photograph
+    --foreground 1 5 | cat | all   which classes of masks, of a COCO file or of VOC count
+    --threshold 128                masks with grey edges (JPEG, anti-aliased)
+    --trimaps                      masks are trimaps: 1 pet, 2 background, 3 border
+    --mask-suffix _mask            what masks' names have more than their photographs'
+    --split-files A.txt B.txt ...  the names of each split; folders and a column split do, too
+    --group animal                 photographs with one value in a column stay in one split
+    --leave-out                    leave out photographs whose labels cannot be used
 
---only trainval (or test) takes the photographs of that official half alone and splits them as
-ever. --official-split keeps the halves: annotations/test.txt is the test split, and trainval.txt
-is shared out between train and val as the first two numbers of --fractions say (90-10-0 unless
-given). Near-duplicates stay together there too; a photograph of trainval.txt that is a
-near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it
-is trained on.
+--only trainval (or test) takes the photographs of that official half alone. --official-split keeps
+the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and
+val as the first two numbers of --fractions say (90-10-0 unless given). Near-duplicates stay
+together there too; a photograph of trainval.txt that is a near-duplicate of one of the test half is
+left out, so that the half stays whole and nothing of it is trained on.
 """
 
 import argparse

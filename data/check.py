@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import InputError
-from data import contract, convert, index
+from data import contract, index
 from data.hdf5 import naming, slabs
 from data.layout import CLASSES, INDEX_FIELDS, UNLABELLED, anew, h5_files
 
@@ -173,7 +173,7 @@ class Oddities:
             sentences += self.useless(split, kinds)
         for split in summary["splits"]:
             sentences += self.missing(split, summary, rows)
-        return sentences + self.read_differently(summary)
+        return sentences
 
     def counted(self, split, summary):
         """How many images of a split there are of each kind, in words."""
@@ -252,27 +252,6 @@ class Oddities:
             name for name in h5_files(self.data / split) if name.removesuffix(".h5") not in kinds
         ]
         return sentences + [f"{split} holds {', '.join(others)}: nothing reads that"] * bool(others)
-
-    def read_differently(self, summary):
-        """Whether 255 was the pet in the masks of one split, and stands for unlabelled in those of
-        another."""
-        pet, unlabelled = [], []
-        for split, kinds in summary["kinds"].items():
-            if "masks" in kinds:
-                file, _ = contract.open_rechunked(self.data, split, "masks")
-                with file, naming(file.filename):
-                    was_pet = convert.PET_WAS in file.attrs
-                count = self.counts[split]
-                is_partial = count["in part"] or count["masks"] < summary["splits"][split]
-                pet += [split] * was_pet
-                unlabelled += [split] * bool(is_partial and not was_pet)
-        if not pet or not unlabelled:
-            return []
-        return [
-            f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those "
-            f"of {' and '.join(unlabelled)}: where it means one thing, write them anew and "
-            "re-chunk with --ignore 255, or with 1 for the pet"
-        ]
 
 
 def in_words(rows):

@@ -1,21 +1,17 @@
 """The data contract: which files a data folder has, and what must hold of them.
 
-    datasets/data_new/{train,val,test}/images.h5   (N, S, S, 3) uint8    RGB
-                                       masks.h5    (N, S, S, 1) uint8    1 pet, 0 background, 255
-                                       unlabelled
-                                       bboxes.h5   (N, 4) float32        head box, xmin ymin xmax
-                                       ymax in pixels, or NaN x 4
-                                       binary.h5   (N, 1) uint8          0 cat, 1 dog, 255 unknown
-                                       trimaps.h5  (N, S, S, 1) uint8    1 pet, 2 background, 3
-                                       border, 255 unlabelled
-                                       index.csv   row, name, breed, species, has_box, and any
-                                       column of one's own
+    images.h5    (N, S, S, 3) uint8   RGB
+    masks.h5     (N, S, S, 1) uint8   1 pet, 0 background, 255 unlabelled
+    bboxes.h5    (N, 4) float32       head box, xmin ymin xmax ymax in pixels, or NaN x 4
+    binary.h5    (N, 1) uint8         0 cat, 1 dog, 255 unknown
+    trimaps.h5   (N, S, S, 1) uint8   1 pet, 2 background, 3 border, 255 unlabelled
+    index.csv    N rows               row, name, breed, species, has_box, and any custom column
 
-Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need
-it are refused. Two files say more in attributes: masks.h5 its `border` rule and `unlabelled` (255,
-where that value may be in it), binary.h5 `classes` (two texts, where they are not cat and dog).
-Every function raises cli.InputError, naming the file, the value and the way out, also for who
-writes the files himself.
+in each of the folders train, val and test. Every file but images.h5 may be missing: nothing of its
+kind is known then, and the tasks that need it are refused. Two files say more in attributes:
+masks.h5 its `border` rule and `unlabelled` (255, where that may be in it), binary.h5 `classes`
+(two texts, where they are not cat and dog). Every function raises cli.InputError, naming the file,
+the value and the way out, also for who writes the files himself.
 """
 
 import hashlib
@@ -73,19 +69,6 @@ ALLOWED = {  # the least and the greatest value beside 255, and what they mean
     "binary": (0, 1, "0 (cat), 1 (dog) or 255 (unknown)"),
     "trimaps": (1, 3, "1 (pet), 2 (background), 3 (border) or 255 (unknown)"),
 }
-
-
-def require(data, split, tasks):
-    """Refuse tasks whose targets are made of a file that a split does not have."""
-    folder, known = Path(data) / split, kinds_of(data, split)
-    for task in tasks:
-        for kind in (need for need in task.needs if need in KINDS and need not in known):
-            path = folder / f"{kind}.h5"
-            beside = ", ".join(h5_files(folder))
-            raise InputError(
-                f"{path} is missing, which the task {task.name} needs (beside it: {beside}); "
-                f"{anew(path)}, or train without that task"
-            )
 
 
 def find_splits(data):

@@ -108,8 +108,7 @@ def slabs(dataset, n=None):
         yield start, read_rows(dataset, start, min(start + step, n))
 
 
-# ---------------------------------------------------------------------------- links, sources,
-# filters
+# -------------------------------------------------------------------------- links, sources, filters
 
 
 def find_dataset(path, file, names):

@@ -111,18 +111,16 @@ class Record:
 
 @dataclass
 class Source:
-    """What a place has to give: records, sorted by name; (name, reason) of each photograph that is
-    left out; sentences.
+    """What a place has to give.
 
     where, needs  the place, and what it needs for a usable photograph, in words.
-    columns       of index.csv that `cells` has; classes: names of the classes 0 and 1, None where
-    no file tells them.
+    records       sorted by name; left_out: (name, reason) of photographs that none is made of.
+    columns       of index.csv that `cells` has; classes: names of the classes 0 and 1, or None.
     is_own        custom data, whose masks may be missing, and are refused where they cannot be
-    used; else such
-                  photographs are left out. has_border: whether its masks are trimaps.
-    notes         {what: [(name, detail)]} beside those that reading gives; fates: what became of
-    labels that no
-                  record has; word: what labels are called.
+                  used; else such photographs are left out.
+    has_border    whether its masks are trimaps.
+    notes         {what: [(name, detail)]}, remarks and warnings: sentences for the report.
+    total         how many labels it has; fates: what became of those that no record has.
     """
 
     where: Path
@@ -189,7 +187,7 @@ def read(record, size):
                     f"it is of the upright photograph, and the {record.mask_word} fits that only "
                     "as it lies in its file"
                 )
-            reading.box, is_clipped = place_box(box, photograph, record.mask_word)
+            reading.box, is_clipped = place_box(box, photograph)
             if is_clipped:
                 note(CLIPPED)
         except Unusable as error:
@@ -221,8 +219,7 @@ def decode(reader, path, what, fault=Unusable, **options):
         raise fault(f"its {what} cannot be decoded: there is no such file any more") from None
 
 
-# ----------------------------------------------------------------------------------------
-# orientation
+# -------------------------------------------------------------------------------------- orientation
 
 
 def read_photograph(record, evidence, size):
@@ -284,8 +281,7 @@ def weigh(fits):
     return told.pop() if len(told) == 1 else None
 
 
-# ---------------------------------------------------------------------------------------------
-# boxes
+# -------------------------------------------------------------------------------------------- boxes
 
 
 def read_xml(paths):
@@ -330,16 +326,14 @@ def number(element, key, default=""):
     return value
 
 
-def place_box(box, photograph, mask_word="mask"):
+def place_box(box, photograph):
     """A box relative to a photograph, (4,) xyxy in [0, 1], and whether it was cut at the frame.
     Raises Unusable."""
-    width, height = photograph.size
-    frame = (1, 1) if box.is_relative else box.frame or photograph.size
-    if not box.is_relative and not is_scaled(frame, (width, height)):
+    size = photograph.size
+    frame = (1, 1) if box.is_relative else box.frame or size
+    if not box.is_relative and not is_scaled(frame, size):
         raise Unusable(
-            "it was drawn on {:g} x {:g} and the photograph beside its {} is {} x {}".format(
-                *frame, mask_word, width, height
-            )
+            "it was drawn on {:g} x {:g} and the photograph is {} x {}".format(*frame, *size)
         )
     corners, sides = np.array(box.corners), np.tile(np.array(frame, float), 2)
     shown = "the box {:g} {:g} {:g} {:g} in a frame of {:g} x {:g}".format(*corners, *frame)

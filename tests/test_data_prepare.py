@@ -16,8 +16,7 @@ from PIL import Image
 import data_rechunk
 from data import check, contract
 
-# -------------------------------------------------------------------------------------- the
-# contract's files
+# ----------------------------------------------------------------------------- the contract's files
 
 
 def test_files_are_as_the_contract_says(pets, tmp_path):
@@ -102,8 +101,7 @@ def test_masks_are_resized_to_the_nearest_and_images_with_antialias(tmp_path):
     assert np.abs(sample["images"][:, 2:-2].astype(int) - 127).max() < 16
 
 
-# -------------------------------------------------------------------------------------------------
-# --- splits
+# --------------------------------------------------------------------------------------- --- splits
 
 
 def hashes(out):
@@ -175,8 +173,7 @@ def test_copies_too_plain_to_compare_stay_in_one_split_too(tmp_path):
     check.verify(out)
 
 
-# ------------------------------------------------------------------------------------------- whole
-# data sets
+# ---------------------------------------------------------------------------------- whole data sets
 
 
 def test_drawn_pets_end_to_end(tmp_path):

@@ -25,8 +25,7 @@ def write_list(root, name, lines, encode=str.encode):
     (root / "annotations" / name).write_bytes(encode("".join(f"{line}\n" for line in lines)))
 
 
-# ----------------------------------------------------------------------------------------- endings
-# and stems
+# -------------------------------------------------------------------------------- endings and stems
 
 
 @pytest.mark.parametrize(
@@ -86,8 +85,7 @@ def test_names_that_occur_twice_are_left_out_and_named(tmp_path, capsys):
     )
 
 
-# ------------------------------------------------------------------------------------------- names
-# as text
+# ------------------------------------------------------------------------------------ names as text
 
 KOREAN = "고양이"
 
@@ -120,8 +118,7 @@ def test_names_in_every_script_are_kept_and_found_again(tmp_path, capfd):
     assert check.verify(out)["splits"] == {"test": 9}
 
 
-# -------------------------------------------------------------------------------------------------
-# - species
+# ---------------------------------------------------------------------------------------- - species
 
 
 @pytest.mark.parametrize(
@@ -204,8 +201,7 @@ def test_one_species_only_is_said_loudly_with_the_rule_and_the_way_out(
     assert "cat_ or dog_" in err and str(root / "annotations" / "list.txt") in err
 
 
-# -------------------------------------------------------------------------------------------------
-# ---- lists
+# --------------------------------------------------------------------------------------- ---- lists
 
 
 def utf_16(text):
@@ -236,8 +232,7 @@ def test_lists_are_read_as_windows_programs_write_them(encode, tmp_path, capsys)
     assert left_out(capsys.readouterr().out) == {"Zoë_1": "its name says cat and list.txt says dog"}
 
 
-# ---------------------------------------------------------------------------------------- the
-# official halves
+# ------------------------------------------------------------------------------ the official halves
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ from oxford import (  # noqa: F401
 )
 from PIL import Image
 
-# -----------------------------------------------------------------------------------------
-# oddities: kept
+# ----------------------------------------------------------------------------------- oddities: kept
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,7 @@ def test_the_folder_of_the_download_is_found_one_level_down(pets, tmp_path):
     )
 
 
-# -------------------------------------------------------------------------------------- oddities:
-# left out
+# ------------------------------------------------------------------------------- oddities: left out
 
 
 def cut(path, share):

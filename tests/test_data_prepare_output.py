@@ -21,8 +21,7 @@ import data_prepare
 from cli import InputError
 from data import contract
 
-# ---------------------------------------------------------------------------------------- the
-# output folder
+# -------------------------------------------------------------------------------- the output folder
 
 
 def tree(folder):
@@ -77,8 +76,7 @@ def test_an_out_that_holds_the_photographs_is_refused(tmp_path):
     assert tree(tmp_path / "data") == before
 
 
-# --------------------------------------------------------------------------------------------
-# interruptions
+# ------------------------------------------------------------------------------------ interruptions
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ KEYS = {
     "annotations": ("id", "image_id", "category_id"),
 }
 OTHER_CATEGORY, NO_IMAGE = "of other categories", "of no photograph"  # fates
+CROWDS_ALL = "every annotation is marked as a crowd, as CVAT's brush does it, so read as objects"
 MIXED = "of no class, as they show objects of several categories"
 NO_SIZE = "without a size in the COCO file, so drawn on the photograph's own"
 
@@ -105,8 +106,7 @@ def wrong(path, what):
     return InputError(f"{show_name(path)}: {what}")
 
 
-# ---------------------------------------------------------------------------------------- what
-# files hold
+# ---------------------------------------------------------------------------------- what files hold
 
 
 def read_files(paths, root):
@@ -239,8 +239,7 @@ def choose_categories(files, foreground):
     return set(words) or used
 
 
-# ------------------------------------------------------------------------------------ what records
-# are told
+# ---------------------------------------------------------------------------- what records are told
 
 
 def records_of(file, pictures, source, choice):
@@ -265,6 +264,8 @@ def records_of(file, pictures, source, choice):
         else:
             objects[one["image_id"]].append(one)
     are_all_crowds = all(one["iscrowd"] for one in file.content["annotations"])
+    if are_all_crowds:
+        source.remarks.append(f"{CROWDS_ALL}: {len(file.content['annotations'])}")
     known, used = {}, set()
     for key, image in entries.items():
         used.add(image["id"])

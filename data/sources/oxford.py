@@ -1,13 +1,11 @@
-"""A folder in the layout of the Oxford-IIIT Pet archives: which photographs it holds, and what
-names and lists say of them.
+"""A folder in the layout of the Oxford-IIIT Pet archives, and what its names and lists say.
 
-    images/NAME.jpg                 photographs, of any format that Pillow reads
-    annotations/trimaps/NAME.png    the mask of each
-    annotations/xmls/NAME.xml       its head box; may be missing
-    annotations/list.txt            NAME CLASS-ID SPECIES BREED-ID (species 1 cat, 2 dog); may be
-    missing
-    annotations/trainval.txt, test.txt    the names of the official halves, first in each line; may
-    be missing
+    images/NAME.jpg               photographs, of any format that Pillow reads
+    annotations/trimaps/NAME.png  the mask of each
+    annotations/xmls/NAME.xml     its head box; may be missing
+    annotations/list.txt          NAME CLASS-ID SPECIES BREED-ID (1 cat, 2 dog); may be missing
+    annotations/trainval.txt      the names of the official halves, first in each line, and
+    annotations/test.txt          may be missing
 
 Endings count in any case. What is in images/ and is not used is named, with the reason.
 """

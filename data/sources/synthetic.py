@@ -51,8 +51,7 @@ BREEDS = [
 ]
 
 
-# ------------------------------------------------------------------------------------------ fur
-# and painting
+# --------------------------------------------------------------------------------- fur and painting
 
 
 def clouds(rng, width, height, cell):
@@ -185,8 +184,7 @@ class Painter:
                 self.head[window] = np.maximum(self.head[window], cover)
 
 
-# -----------------------------------------------------------------------------------------------
-# backgrounds
+# -------------------------------------------------------------------------------------- backgrounds
 
 
 def any_colour(rng):
@@ -221,12 +219,12 @@ def background(rng, width, height, horizon):
     w, h, horizon = 2 * width, 2 * height, 2 * horizon
     image = Image.new("RGB", (w, h), ink(any_colour(rng)))
     draw, floor = ImageDraw.Draw(image), any_colour(rng)
-    for _ in range(rng.integers(5, 40)):  # on the wall, or in the sky
+    for _ in range(rng.integers(2, 16)):  # on the wall, or in the sky
         thing(rng, draw, rng.uniform(0, w), rng.uniform(0, horizon), h * rng.uniform(0.02, 0.12))
     draw.rectangle((0, horizon, w, h), ink(floor))
     for x in np.linspace(-w, 2 * w, rng.integers(0, 40)):
         draw.line((0.2 * w + 0.6 * x, horizon, x, h), ink(floor, rng.uniform(0.7, 1.2)), 3)
-    for y in np.sort(rng.uniform(horizon, h, rng.integers(3, 30))):  # far things first
+    for y in np.sort(rng.uniform(horizon, h, rng.integers(3, 9))):  # far things first
         size = (0.6 + (y - horizon) / h) * h * rng.uniform(0.02, 0.1)
         thing(rng, draw, rng.uniform(0, w), y, size)
     image = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))

@@ -15,6 +15,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -43,33 +44,42 @@ class Labels:
     """
 
     def __init__(self, path, pictures):
-        self.path, self.remarks, self.boxes = path, [], {}
+        self.path, self.remarks, self.boxes, self.rows = path, [], {}, {}
         names, self.lines = read_table(path)
         self.by_word = {name.lower(): name for name in reversed(names)}
-        identity = next((self.by_word[word] for word in IDENTITY if word in self.by_word), None)
+        identity = self._first(IDENTITY)
         if identity is None:
             raise self.wrong(
                 f"its first line names no column {', '.join(IDENTITY[:-1])} or {IDENTITY[-1]} "
-                f"({quoted(','.join(names))}); add one that says which photograph each line is of"
+                f"({quoted(','.join(names))}); add "
+                "one that says which photograph each line is of"
             )
-        corners = self._corners()
-        self.has_boxes = bool(corners)
+        missing = [word for word in CORNERS if word not in self.by_word]
+        self.has_boxes = len(missing) < 4
+        if self.has_boxes and missing:
+            raise self.wrong(f"it has no column {' and no '.join(missing)}; a box takes all four")
+        corners = [self.by_word[word] for word in CORNERS if self.has_boxes]
         self.columns = tuple(name for name in names if name and name not in (identity, *corners))
         for name in self.columns:
             if name.lower() in RESERVED:
                 raise self.wrong(
                     f"its column {name} would take the place of index.csv's own; rename it"
                 )
-        self._clear_unknown()
-        # {photograph: (line number, cells)}
-        self.rows = self._find_photographs(pictures, identity)
-        for name in self.columns:
-            if name.lower() not in WORDS:
-                self._judge_numbers(name)
+        for number, cells in self.lines:
+            text = cells[identity]
+            key = pictures.require(text, partial(self.wrong, number=number))
+            if key in self.rows:
+                raise self.wrong(
+                    f"{quoted(text)} stands in line {self.rows[key][0]} already; keep one of them",
+                    number,
+                )
+            self.rows[key] = (number, cells)
+        for name in (*self.columns, *corners):
+            self._judge(name)
         if corners:
             self._read_boxes(corners)
         self.classes = self._two_classes(self.by_word.get("class"))
-        self.stratum = next((self.by_word[word] for word in STRATA if word in self.by_word), None)
+        self.stratum = self._first(STRATA)
         others = [
             show_name(pictures.name_of(key)) for key in pictures.files if key not in self.rows
         ]
@@ -78,6 +88,10 @@ class Labels:
                 f"not in {show_name(path)}, so without its labels: {len(others)} "
                 f"({cli.listed(others)})"
             )
+
+    def _first(self, words):
+        """The first of some columns that is there, or None."""
+        return next((self.by_word[word] for word in words if word in self.by_word), None)
 
     def wrong(self, what, number=None):
         return wrong(self.path, what, number)
@@ -120,71 +134,42 @@ class Labels:
         if key in self.boxes:
             fields["box"] = self.boxes[key]
 
-    def _corners(self):
-        corners = [self.by_word[word] for word in CORNERS if word in self.by_word]
-        if 0 < len(corners) < 4:
-            missing = [word for word in CORNERS if word not in self.by_word]
-            raise self.wrong(
-                f"it has a column {corners[0]} and no {' and no '.join(missing)}; a box takes all "
-                "four"
-            )
-        return corners
-
-    def _clear_unknown(self):
-        """Empty the cells that say in words that nothing is known, and say which."""
-        for name in dict.fromkeys(name for _, cells in self.lines for name in cells):
-            words = {}
-            for _, cells in self.lines:
-                word = cells[name].strip()
-                if word and word.casefold() in UNKNOWN:
-                    words[word] = words.get(word, 0) + 1
-                    cells[name] = ""
-            if words:
-                listed = ", ".join(f"{count} {quoted(word)}" for word, count in words.items())
-                self.remarks.append(f"column {show_name(name)}: read as unknown: {listed}")
-
-    def _find_photographs(self, pictures, identity):
-        rows = {}
-        for number, cells in self.lines:
-            text = cells[identity]
-            key = pictures.require(text, partial(self.wrong, number=number))
-            if key in rows:
-                raise self.wrong(
-                    f"{quoted(text)} stands in line {rows[key][0]} already; keep one of them",
-                    number,
-                )
-            rows[key] = (number, cells)
-        return rows
-
-    def _judge_numbers(self, name):
-        """Refuse a column of numbers but for a few cells, and write decimal commas as points."""
-        numbers, commas, odd = 0, [], []
+    def _judge(self, name):
+        """Empty the cells of a column that say in words that nothing is known, and say which;
+        refuse numbers but for a few cells; write decimal commas as points."""
+        words, numbers, commas, odd = Counter(), 0, [], []
         for number, cells in self.lines:
             cell = cells[name].strip()
-            if NUMBER.fullmatch(cell):
+            if cell.casefold() in UNKNOWN:
+                words[cell] += cell != ""
+                cells[name] = ""
+            elif NUMBER.fullmatch(cell):
                 numbers += 1
-            elif COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell):
-                commas.append((number, cells, cell))
-            elif cell:
-                odd.append((number, cell))
-        if odd:
-            if numbers + len(commas) >= 2 * len(odd):
-                raise self.wrong(
-                    f"{name} is {quoted(odd[0][1])}, and {numbers + len(commas)} other cells of "
-                    "this column are numbers; write a number, or leave the cell empty where it "
-                    "is unknown",
-                    odd[0][0],
-                )
+            else:
+                is_comma = COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell)
+                (commas if is_comma else odd).append((number, cells, cell))
+        if +words:
+            listed = ", ".join(f"{count} {quoted(word)}" for word, count in (+words).items())
+            self.remarks.append(f"column {show_name(name)}: read as unknown: {listed}")
+        if name.lower() in WORDS or not commas + odd:
             return
-        if not commas:
-            return
+        numbers += len(commas)
         unclear = [one for one in commas if THOUSANDS.fullmatch(one[2])]
-        if len(unclear) == len(commas) or any(one[2].count(",") > 1 for one in unclear):
-            number, _, cell = unclear[0]
+        if odd and numbers >= 2 * len(odd):
             raise self.wrong(
-                f"{name} is {quoted(cell)}, which may be a decimal comma or thousands; write it "
-                "with a point, or without",
-                number,
+                f"{name} is {quoted(odd[0][2])}, and {numbers} other cells of this column are "
+                "numbers; write a number, or "
+                "leave the cell empty where it is unknown",
+                odd[0][0],
+            )
+        if odd:
+            return
+        if len(unclear) == len(commas) or any(one[2].count(",") > 1 for one in unclear):
+            raise self.wrong(
+                f"{name} is {quoted(unclear[0][2])}, which may be a decimal comma or thousands; "
+                "write it with a point, or "
+                "without",
+                unclear[0][0],
             )
         for _, cells, cell in commas:
             cells[name] = cell.replace(",", ".")
@@ -198,16 +183,24 @@ class Labels:
         found = {}
         for key, (number, cells) in self.rows.items():
             texts = [cells[name].strip() for name in corners]
+            for word, text in zip(CORNERS, texts, strict=True):
+                if any(texts) and not (NUMBER.fullmatch(text) and math.isfinite(float(text))):
+                    raise self.wrong(
+                        f"{word} is {quoted(text)}, no number; write a number of pixels, or leave "
+                        "all four empty",
+                        number,
+                    )
             if any(texts):
-                found[key] = (number, self._box_of(texts, number))
-        small = {key for key, (_, box) in found.items() if max(box) <= 1}
-        is_relative = bool(found) and len(small) == len(found)
-        is_relative = is_relative and all(min(box) >= 0 for _, box in found.values())
+                found[key] = (number, tuple(map(float, texts)))
+        is_relative = bool(found) and all(
+            min(box) >= 0 and max(box) <= 1 for _, box in found.values()
+        )
         for key, (number, box) in found.items():
-            if key in small and not is_relative:
+            if max(box) <= 1 and not is_relative:
                 raise self.wrong(
                     f"the box {' '.join(f'{value:g}' for value in box)} ends in the first pixel, "
-                    "as if it were in [0, 1]; multiply it by the photograph's width and height",
+                    "as if it were in [0, 1]; "
+                    "multiply it by the photograph's width and height",
                     number,
                 )
             self.boxes[key] = Box(box, is_upright=True, is_relative=is_relative)
@@ -216,21 +209,6 @@ class Labels:
                 "boxes from 0 to 1, read as parts of the photograph's width and height: "
                 f"{len(found)}"
             )
-
-    def _box_of(self, texts, number):
-        values = []
-        for word, text in zip(CORNERS, texts, strict=True):
-            is_comma = COMMA.fullmatch(text) and not THOUSANDS.fullmatch(text)
-            plain = text.replace(",", ".") if is_comma else text
-            value = float(plain) if NUMBER.fullmatch(plain) else math.nan
-            if not math.isfinite(value):
-                raise self.wrong(
-                    f"{word} is {quoted(text)}, no number; write a number of pixels, or leave all "
-                    "four empty",
-                    number,
-                )
-            values.append(value)
-        return tuple(values)
 
     def _two_classes(self, column):
         """The two values of the column class, sorted; None, with a remark, where there are not
@@ -269,22 +247,30 @@ def read_table(path):
         ) from None
     except UnicodeDecodeError as error:
         raise wrong(path, f"it is no UTF-8 text ({error.reason}); save it as 'CSV UTF-8'") from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
+    first = next((line for line in text.splitlines() if line.strip(" \t,;")), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     names, lines = None, []
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
             if names is None:
-                names = check_names([cell.strip() for cell in cells], path)
+                names = [cell.strip() for cell in cells]
                 continue
-            check_cells(cells, names, path, reader.line_num)
+            fault = fault_of(cells, names)
+            if fault:
+                raise wrong(path, fault, reader.line_num)
             row = {name: cell for name, cell in zip(names, cells, strict=False) if name}
             lines.append((reader.line_num, row))
     except csv.Error as error:
         raise wrong(
             path, f"it is no readable CSV ({error}); write it anew", reader.line_num
         ) from None
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if twice:
+        raise wrong(
+            path, f"its first line names the column {quoted(twice[0])} twice; rename one of them"
+        )
     if not lines:
         raise wrong(
             path,
@@ -293,33 +279,13 @@ def read_table(path):
     return names, lines
 
 
-def delimiter_of(text):
-    """What stands between the cells, by the first line that is not empty."""
-    first = next((line for line in text.splitlines() if line.strip(" \t,;")), "")
-    return max(",;\t", key=first.count)
-
-
-def check_cells(cells, names, path, number):
+def fault_of(cells, names):
+    """What is wrong with a line, or None."""
     if any(cell.strip() for cell in cells[len(names) :]):
-        raise wrong(
-            path,
+        return (
             "it has more cells than there are columns; put cells that hold a comma into double "
-            "quotes",
-            number,
+            "quotes"
         )
     if len(cells) < len(names):
-        raise wrong(
-            path,
-            f"it has {len(cells)} cells and there are {len(names)} columns; write one for each",
-            number,
-        )
-
-
-def check_names(names, path):
-    """The names of columns, as they are. Raises InputError where they cannot be such."""
-    twice = next((name for k, name in enumerate(names) if name and name in names[:k]), None)
-    if twice:
-        raise wrong(
-            path, f"its first line names the column {quoted(twice)} twice; rename one of them"
-        )
-    return names
+        return f"it has {len(cells)} cells and there are {len(names)} columns; write one for each"
+    return None

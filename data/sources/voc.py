@@ -1,15 +1,14 @@
 """A folder in the layout of PASCAL VOC, as labelling tools write it too.
 
-    JPEGImages/NAME.jpg           photographs, of any of Pillow's formats (or beside their
-    NAME.xml)
-    SegmentationClass/NAME.png    masks of class numbers, 0 background and 255 unlabelled; of some
-    photographs, or missing
-    Annotations/NAME.xml          boxes of the objects; of some photographs, or missing
-    labelmap.txt, class_names.txt names of the class numbers; may be missing
+    JPEGImages/NAME.jpg          photographs, or beside their NAME.xml
+    SegmentationClass/NAME.png   masks of class numbers, 0 background and 255 unlabelled
+    Annotations/NAME.xml         boxes of the objects
+    labelmap.txt                 names of the class numbers, or class_names.txt
 
-Every class is foreground, or those of --foreground: numbers, or names, in any case. Numbers and
-names belong together by labelmap.txt or class_names.txt, else as in VOC's own list, unless an
-object has a name that this does not have. A photograph with one object of these gets its box.
+All but the photographs may be missing, of some or of all. Every class is foreground, or those of
+--foreground: numbers, or names, in any case. Numbers and names belong together by labelmap.txt or
+class_names.txt, else as in VOC's own list, unless an object has a name that this does not have. A
+photograph with one object of these gets its box.
 """
 
 import re

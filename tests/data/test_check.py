@@ -1,8 +1,6 @@
 """What --check calls odd: one oddity at a time put into sound data, named with its number and the
 first rows."""
 
-import hashlib
-
 import h5py
 import numpy as np
 import pytest
@@ -217,20 +215,6 @@ def test_classes_are_called_what_the_file_calls_them(data, capsys):
         r"test holds 'guinea\npig' only: its accuracy says nothing",
     ]
     assert r"  val: 38 'rabbit', 2 'guinea\npig', 39 with a head box" in shown(data, capsys)
-
-
-def test_255_as_pet_in_one_split_and_as_unlabelled_in_another_is_odd(data, capsys):
-    change(data, "train", "masks", lambda masks: masks * 255)
-    change(data, "val", "masks", lambda masks: set_rows(np.s_[:, 0], 255)(masks))
-    assert odd(data, capsys) == [
-        "255 was read as pet in the masks of train and as unlabelled in those of val: where it "
-        "means one thing, write them "
-        "anew and re-chunk with --ignore 255, or with 1 for the pet"
-    ]
-    change(data, "val", "masks", lambda masks: np.where(masks == 255, 0, masks))
-    with h5py.File(data / "val" / "masks.h5", "r+") as file:
-        file["masks"].attrs["sha256"] = hashlib.sha256(file["masks"][:]).hexdigest()
-    assert odd_of(data, capsys) == []  # no 255 is left that could mean anything
 
 
 def test_normalised_boxes_are_refused_at_rechunking_and_at_the_check(data, tmp_path):

@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 
 import data_rechunk
-import registry
 from cli import InputError
 from data import contract, hdf5
 from data.check import verify
 
 SIZE = 32
 COUNTS = {"train": 6, "val": 4, "test": 4}
-FILES = {
-    "seg": "masks",
-    "cls": "binary",
-    "bbox": "bboxes",
-    "border": "trimaps",
-}  # task -> what it needs
 
 
 def write(folder, n, seed):
@@ -92,8 +85,7 @@ def refused(data):
     return str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------
-# sound data
+# --------------------------------------------------------------------------------------- sound data
 
 
 def test_a_sound_folder_passes_and_is_not_touched(data, capsys):
@@ -127,8 +119,7 @@ def test_slabs_cover_every_row_once(monkeypatch):
         assert max(len(rows) for _, rows in parts) == {1: 1, 120: 3, 400: 10, 1000: 10}[slab_bytes]
 
 
-# -------------------------------------------------------------------------------------------------
-# --- damage
+# --------------------------------------------------------------------------------------- --- damage
 
 
 @pytest.mark.parametrize("kind", contract.KINDS)
@@ -199,27 +190,6 @@ def test_a_link_to_a_file_that_is_gone_is_no_missing_file(data):
     assert "bboxes.h5 is a link to a file that is not there" in refused(data)
 
 
-@pytest.mark.parametrize("task, kind", FILES.items())
-def test_a_task_without_its_file_is_refused_with_the_file_and_the_ways_out(task, kind, data):
-    tasks = registry.tasks(FILES)
-    contract.require(data, "train", tasks.values())
-    (data / "train" / f"{kind}.h5").rename(data / "train" / "own.h5")
-    contract.require(data, "train", [other for name, other in tasks.items() if name != task])
-    with pytest.raises(InputError) as error:
-        contract.require(data, "train", tasks.values())
-    message = str(error.value)
-    for words in (
-        f"train/{kind}.h5 is missing",
-        f"the task {task} needs",
-        "own.h5",
-        "prepare the data again",
-        f"dataset '{kind}': {contract.LAYOUT[kind]}",
-        "re-chunk",
-        "or train without that task",
-    ):
-        assert words in message, message
-
-
 def test_a_file_that_another_program_writes_is_refused_for_that_reason(data):
     path = data / "val" / "bboxes.h5"
     program = (
@@ -244,8 +214,7 @@ def test_a_folder_that_is_not_re_chunked_is_refused_with_the_command(data, tmp_p
     assert "not re-chunked" in refused(data)
 
 
-# ------------------------------------------------------------------------------------------ files
-# that mixed
+# --------------------------------------------------------------------------------- files that mixed
 
 
 def test_an_image_that_stands_in_two_splits_is_found(data, tmp_path):
@@ -290,8 +259,7 @@ def test_splits_of_another_size_or_border_rule_are_found(data, tmp_path):
     assert "image side" in refused(data)
 
 
-# -------------------------------------------------------------------------------------------------
-# --- values
+# --------------------------------------------------------------------------------------- --- values
 
 
 @pytest.mark.parametrize(

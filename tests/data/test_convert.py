@@ -77,8 +77,7 @@ def contents(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.h5*")}
 
 
-# ---------------------------------------------------------------------------------------------
-# masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 @pytest.mark.parametrize("slab_rows", [1, 100])
@@ -182,8 +181,7 @@ def test_masks_of_other_values_are_refused(masks, row, value, tmp_path):
     assert contents(tmp_path)[path] == before[path] and len(contents(tmp_path)) == 2
 
 
-# ------------------------------------------------------------------------------- trimaps and
-# binary
+# ------------------------------------------------------------------------------- trimaps and binary
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
@@ -226,8 +224,7 @@ def test_other_values_of_trimaps_and_classes_are_refused(kind, content, message,
     assert str(error.value).startswith(f"{tmp_path / 'train' / kind}.h5, {message}")
 
 
-# ------------------------------------------------------------------------------ names of the
-# classes
+# ----------------------------------------------------------------------------- names of the classes
 
 
 @pytest.mark.parametrize("where", ["file", "dataset"])

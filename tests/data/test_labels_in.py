@@ -140,8 +140,7 @@ def fates(text):
     return counts
 
 
-# -------------------------------------------------------------------------------------------
-# outlines
+# ----------------------------------------------------------------------------------------- outlines
 
 
 def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_path, capsys):
@@ -268,8 +267,7 @@ def test_an_object_with_a_box_alone_leaves_its_photograph_unlabelled_and_named(t
     assert "an object has a box and no outline: 1\n  p00" in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------- categories, splits,
-# exports
+# ---------------------------------------------------------------------- categories, splits, exports
 
 
 @pytest.mark.parametrize("words", [["CAT", "dog"], ["all"]])
@@ -368,8 +366,7 @@ def test_a_zip_of_one_file_and_what_is_no_export(tmp_path):
     assert "Label Studio" in message
 
 
-# -----------------------------------------------------------------------------------------------
-# names
+# -------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize(
@@ -455,8 +452,7 @@ def test_masks_beside_their_photographs(tmp_path):
     assert same(found, {name(k): mask(k) for k in range(3)}) and len(found) == 3
 
 
-# -----------------------------------------------------------------------------------------------
-# masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 def of_masks(place):
@@ -530,8 +526,7 @@ def test_masks_in_the_colours_of_a_labelmap(tmp_path):
     assert same(found, {"p00": mask(0) & False, "p01": mask(1), "p02": mask(2)})
 
 
-# ------------------------------------------------------------------------------------------
-# orientation
+# -------------------------------------------------------------------------------------- orientation
 
 
 def turned(place, n, orientation=6, size=(96, 64), first=0):
@@ -590,8 +585,7 @@ def test_boxes_of_a_table_follow_those_that_fit_the_stored_frame_alone(tmp_path)
     assert found["p01"]["bboxes"].tolist() == [8, 8, 32, 40]  # and the photograph stays as it lies
 
 
-# ------------------------------------------------------------------------------------------------
-# tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def with_table(place, text, *options, n=8, fractions="0-0-100"):
@@ -680,8 +674,7 @@ def test_folders_called_as_splits_are_splits(names, tmp_path):
     }
 
 
-# ------------------------------------------------------------------------------------------------
-# groups
+# ------------------------------------------------------------------------------------------- groups
 
 
 def homes(found, key):
@@ -735,8 +728,7 @@ def test_a_group_in_several_given_splits_is_warned_of(tmp_path, capsys):
     assert "groups in several of the given splits: 4" in capsys.readouterr().err
 
 
-# -------------------------------------------------------------------------------------------------
-# -- VOC
+# ------------------------------------------------------------------------------------------- -- VOC
 
 
 def voc(place, n, number, called, root="voc"):
@@ -786,8 +778,7 @@ def test_voc_of_several_own_classes_takes_numbers_and_names(tmp_path, capsys):
     assert [int(row["has_box"]) for _, row in sorted(found.items())] == [1, 0, 0]
 
 
-# -------------------------------------------------------------------------------------------------
-# - HDF5
+# ------------------------------------------------------------------------------------------- - HDF5
 
 
 def h5(place, write, kind="masks", n=8):

@@ -36,8 +36,7 @@ def row_of(mode, values):
     return image
 
 
-# -------------------------------------------------------------------------------------------------
-# ---- modes and depths
+# ---------------------------------------------------------------------------- ---- modes and depths
 
 
 OLD = int(Image.__version__.split(".")[0]) < 13  # as Gradio asks for
@@ -153,8 +152,7 @@ def test_values_without_a_rule_are_refused_with_their_range(tmp_path, values, dt
     assert words in reason and "save it with 8" in reason
 
 
-# -------------------------------------------------------------------------------------------------
-# -------- transparency
+# ---------------------------------------------------------------------------- -------- transparency
 
 
 def test_what_is_transparent_is_white(tmp_path):
@@ -185,8 +183,7 @@ def test_a_transparent_value_is_white(tmp_path):
     assert pixels(tmp_path / "wide.png") == [[(255, 255, 255)] * 160]
 
 
-# -------------------------------------------------------------------------------------------------
-# ------------ profiles
+# ---------------------------------------------------------------------------- ------------ profiles
 
 
 def curve(gamma):
@@ -257,8 +254,7 @@ def test_a_profile_that_is_srgb_or_of_no_use_changes_nothing(tmp_path, capfd, pr
     assert capfd.readouterr() == ("", "")
 
 
-# -------------------------------------------------------------------------------------------------
-# --------- orientation
+# ---------------------------------------------------------------------------- --------- orientation
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
@@ -298,8 +294,7 @@ def test_every_orientation_is_turned_upright_or_left(tmp_path, suffix, tag):
     assert upright.orientation == stored.orientation == tag
 
 
-# -------------------------------------------------------------------------------------------------
-# ---------------- size
+# ---------------------------------------------------------------------------- ---------------- size
 
 
 @pytest.mark.parametrize(
@@ -338,8 +333,7 @@ def test_the_pixels_of_a_telephone_need_little_memory_and_too_many_are_refused(t
     assert capfd.readouterr() == ("", "") and Image.MAX_IMAGE_PIXELS == 89478485
 
 
-# -------------------------------------------------------------------------------------------------
-# --- what is no picture
+# --------------------------------------------------------------------------- --- what is no picture
 
 
 def test_heic_without_its_reader(tmp_path, monkeypatch):
@@ -359,8 +353,7 @@ def test_folders_pipes_and_what_is_missing(tmp_path):
         photographs.read(tmp_path / "none.jpg")
 
 
-# -------------------------------------------------------------------------------------------------
-# --------------- names
+# ---------------------------------------------------------------------------- --------------- names
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ def hashes_of(*set_bits):
     return np.packbits(bits, axis=1)
 
 
-# ---------------------------------------------------------------------------------------- hash and
-# pairs
+# ----------------------------------------------------------------------------------- hash and pairs
 
 
 def test_hash_of_a_thumbnail_is_read_off_its_neighbours():
@@ -51,8 +50,7 @@ def test_copies_are_all_pairs_of_the_same_content():
     assert data_split.copies([b"a", b"b"]) == []
 
 
-# ------------------------------------------------------------------------------------------------
-# groups
+# ------------------------------------------------------------------------------------------- groups
 
 
 def test_a_chain_does_not_grow():
@@ -65,8 +63,7 @@ def test_a_chain_does_not_grow():
     assert sorted(sum(groups, [])) == list(range(100))
 
 
-# -------------------------------------------------------------------------------------------------
-# split
+# -------------------------------------------------------------------------------------------- split
 
 
 def singles(n):
@@ -130,8 +127,7 @@ def test_any_configuration_keeps_groups_breeds_and_totals(seeds):
             )
 
 
-# ------------------------------------------------------------------------------------- around a
-# test half
+# ------------------------------------------------------------------------------- around a test half
 
 
 def test_around_a_test_half_what_shows_the_same_as_one_of_it_stays_out():
@@ -147,8 +143,7 @@ def test_around_a_test_half_what_shows_the_same_as_one_of_it_stays_out():
     assert [group for group in groups if len(group) > 1] == [[2, 3], [8, 9]]
 
 
-# ----------------------------------------------------------------------------------------------
-# given splits
+# ------------------------------------------------------------------------------------- given splits
 
 
 def test_of_equal_images_in_given_splits_those_of_the_last_stay():

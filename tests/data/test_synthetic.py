@@ -63,8 +63,7 @@ def four(tmp_path_factory):
     return contents(folder)
 
 
-# -------------------------------------------------------------------------------------------------
-# --- layout
+# --------------------------------------------------------------------------------------- --- layout
 
 
 def test_list_names_every_image_once_and_nothing_else(root, pets):
@@ -109,8 +108,7 @@ def test_head_boxes_lie_in_the_frame_and_on_the_pet(pets):
         assert pet.xml.find("object/name").text == ("cat" if pet.species == 1 else "dog")
 
 
-# -----------------------------------------------------------------------------------------------
-# determinism
+# -------------------------------------------------------------------------------------- determinism
 
 
 def test_same_seed_same_bytes_with_any_number_of_processes(four, tmp_path):
@@ -144,8 +142,7 @@ def test_nothing_to_draw_is_an_error(tmp_path, n, processes):
     assert not (tmp_path / "none").exists()
 
 
-# -----------------------------------------------------------------------------------------------
-# not a trick
+# -------------------------------------------------------------------------------------- not a trick
 
 
 def test_no_brightness_threshold_segments_the_pets(pets):
