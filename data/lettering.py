@@ -1,4 +1,5 @@
-"""Names as text of a figure: a `$` in one begins no mathematics, and its letters are of any font that has them.
+"""Names as text of a figure: a `$` in one begins no mathematics, and its letters are of any font
+that has them.
 
 matplotlib is imported where it is used, as it takes a while.
 """
