@@ -1,12 +1,12 @@
 """A page for your browser: drop photographs, take the pets away as cut-outs.
 
-    python app.py                                                   http://127.0.0.1:7860, with mtl_model.pt
+    python app.py                            http://127.0.0.1:7860, with mtl_model.pt
     python app.py --checkpoint runs/mtl/seed0/best.pt --port 8000
     curl --data-binary @my_cat.jpg http://127.0.0.1:7860/cutout > cat.png       without a browser
 
 Needs Gradio: pip install -r requirements-app.txt. Neither the page nor the program asks another
-machine for anything, and no other is answered unless --host says so. Uploads and results are deleted
-after KEPT seconds, at the end, and at the next start if the program was killed.
+machine for anything, and no other is answered unless --host says so. Uploads and results are
+deleted after KEPT seconds, at the end, and at the next start if the program was killed.
 """
 
 import os
@@ -33,7 +33,8 @@ ABOUT = "Choose photographs of cats or dogs. "
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1080px !important; margin: 0 auto !important}
 #examples .gallery {display: grid; grid-template-columns: repeat(4, 1fr)}
-#examples .gallery-item * {display: block; width: 100%; height: 100px; max-width: none; max-height: none; object-fit: cover}
+#examples .gallery-item * {display: block; width: 100%; height: 100px; object-fit: cover;
+  max-width: none; max-height: none}
 #pictures img {object-fit: contain}
 .html-container {padding: 0 !important}
 #said p {margin: 0.1rem 0; overflow-wrap: anywhere}
@@ -231,7 +232,7 @@ def serve(gradio, page, address, api):
     )
     api(server)
     print(f"http://{host}:{port} is ready; Ctrl-C ends it", flush=True)
-    while True:  # Gradio answers in a thread that ends with the program; to close it would wait for pages that are open
+    while True:  # Gradio answers in a thread; to close it would wait for pages that are open
         time.sleep(1)
 
 

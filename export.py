@@ -6,10 +6,10 @@
     python export.py --tasks seg runs/mtl/seed0/best.pt segment.onnx
     python export.py a/best.pt b/best.pt mtl_model.pt               mean of their weights
 
-An ONNX file needs `pip install -r requirements-onnx.txt`; it is written once onnxruntime has given the
-outputs of PyTorch. A mean helps for networks that went on from the same one (--init); others lie in
-different valleys of the loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown until
-evaluate.py measures them.
+An ONNX file needs `pip install -r requirements-onnx.txt`; it is written once onnxruntime has given
+the outputs of PyTorch. A mean helps for networks that went on from the same one (--init); others
+lie in different valleys of the loss ("Model soups", Wortsman et al. 2022). Its metrics are unknown
+until evaluate.py measures them.
 """
 
 from pathlib import Path

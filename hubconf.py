@@ -18,15 +18,18 @@ dependencies = ["torch", "torchvision", "numpy", "h5py", "PIL"]
 def pets(checkpoint=None):
     """The network in evaluation mode on the CPU, a torch.nn.Module.
 
-    checkpoint: path of a network, such as a run's best.pt; default: mtl_model.pt, which comes along
-    (docs/network.md).
+    checkpoint: path of a network, such as a run's best.pt; default: mtl_model.pt (docs/network.md).
 
-    network(image: (B, 3, H, W) uint8 or float in 0-255, RGB, H and W from 32) returns {task:
-    output}, of the one that comes along "seg" (B, 1, H, W) logits, above 0 where there is a pet;
-    "cls" (B, 2) logits of cat and dog; "bbox" (B, 4) the head's box, xmin ymin xmax ymax in [0, 1].
-    network.size is the side that images had in training, 256: stretch photographs to (B, 3, size,
-    size) and outputs back. network.tasks names the tasks, network.task[name] has what tasks/ says
-    of each.
+    network(image) returns {task: output} of images (B, 3, H, W), RGB, uint8 or float from 0 to 255
+    (not 0 to 1), H and W from 32. Of mtl_model.pt:
+
+        seg     (B, 1, H, W) logits, above 0 where there is a pet
+        cls     (B, 2) logits of cat and dog
+        bbox    (B, 4) the head's box, xmin ymin xmax ymax in [0, 1]
+        border  (B, 3, H, W) logits of pet, background and the border between
+
+    network.size is the side of images in training, 256: stretch photographs to (B, 3, size, size)
+    and outputs back. network.tasks names the tasks. network.half() computes in half precision.
     """
     with _apart() as here:
         from training.checkpoint import DEFAULT, load_model

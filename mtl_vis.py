@@ -1,12 +1,12 @@
 """Figures: what a network sees in test images, or in photographs of your own.
 
-    python mtl_vis.py                         four test images with target and prediction -> mask.png
-    python mtl_vis.py cat.jpg holiday.webp    custom photographs, of any size and any of Pillow's formats
-    python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic --out baseline.png
-    python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    its best, median and worst test images
+    python mtl_vis.py                         four test images -> mask.png
+    python mtl_vis.py cat.jpg holiday.webp    custom photographs, any size and format
+    python mtl_vis.py --checkpoint runs/baseline/seed0/best.pt --data datasets/synthetic
+    python mtl_vis.py --gallery runs/mtl/seed0 --out gallery.png    best, median, worst
 
-Green is the mask, yellow the head box: dashed for a target. The exit status is 1 if a photograph could
-not be read, after the others are drawn.
+Green is the mask, yellow the head box: dashed for a target. The exit status is 1 if a photograph
+could not be read, after the others are drawn.
 """
 
 import sys

@@ -17,8 +17,8 @@ Into --out go, by sub-folders as the photographs have them:
     predictions.csv         a line a photograph: animals, share of the picture, class, box in pixels
     manifest.jsonl          what belongs to which photograph, network and options
 
-Results that are there and still valid are skipped, so a stopped run goes on. The exit status is 1 if a
-photograph could not be read, after all others. docs/inference.md says more.
+Results that are there and still valid are skipped, so a stopped run goes on. The exit status is 1
+if a photograph could not be read, after all others. docs/inference.md says more.
 """
 
 import argparse
@@ -94,8 +94,8 @@ def main(args):
     model, _ = predict.load(path, "cpu")
     if tta.mask_task(model.task) is None:
         raise InputError(
-            f"{show_name(path)} has no masks (its tasks are {', '.join(model.task)}); use mtl_vis.py, "
-            "or name a network with the task seg"
+            f"{show_name(path)} has no masks (its tasks are {', '.join(model.task)}); use "
+            "mtl_vis.py, or name a network with the task seg"
         )
     recipe = make_recipe(args, path, choose_device(args.device).type, predict)
     with lock.hold(args.out / "lock", args.out):
@@ -103,7 +103,8 @@ def main(args):
         counts = predict.predict_all(recipe, found, processes, args.coco)
     if not counts["done"]:
         raise InputError(
-            f"none of the {len(found)} photographs can be read ({predict.TABLE} says why); name others"
+            f"none of the {len(found)} photographs can be read ({predict.TABLE} says "
+            "why); name others"
         )
     notes = [f"{counts['done']} masks"]
     if counts["old"]:

@@ -11,13 +11,12 @@ The row's p is that of a one-sided t test that the mean pooled Dice is at least 
 of such a mean or a higher one, were the true mean the target itself.
 
 Each finished seed leaves a record, time.json, in its run folder; the row is made of the records.
-Run again, the command goes on with the seeds that lack one. An interrupted run is deleted and
-starts anew, as its wall time would not count.
+Run again, the command goes on with the seeds that lack one. A run that was interrupted is to be
+deleted first, as its wall time would not count.
 """
 
 import json
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -78,8 +77,10 @@ def main(args):
 def train(folder, seed, args):
     """Train one seed and test its last epoch's network; writes the record."""
     if folder.exists():
-        print(f"{folder} was interrupted; it starts anew", file=sys.stderr)
-        shutil.rmtree(folder)
+        raise InputError(
+            f"{folder} lacks {RECORD}: it was interrupted, so that its wall time does not "
+            "count, or made otherwise; delete it or choose other --runs"
+        )
     run("train_mtl.py", "--data", args.data, "--runs", args.runs, "--seed", seed, *args.options)
     # Written before the first step, and after the last epoch's validation.
     begin = (folder / "config.json").stat().st_mtime

@@ -12,13 +12,11 @@ downloaded or read."""
 import functools
 import re
 
-import torch
-
 from cli import InputError
-from encoders import STRIDES, Encoder, Foreign, refuse_strides
+from encoders._foreign import ForeignEncoder, last_of_each, look
 
 
-class Timm(Encoder):
+class Timm(ForeignEncoder):
     def __init__(self, name, argument=None):
         super().__init__(name)
         if argument not in _timm().list_models():
@@ -30,20 +28,18 @@ class Timm(Encoder):
             )
         self.network = argument
         made_for = _timm().get_pretrained_cfg(argument)
-        self.mean = tuple(255 * value for value in made_for.mean)
-        self.std = tuple(255 * value for value in made_for.std)
+        self.set_values(made_for.mean, made_for.std)
 
-    def channels(self, width):
-        return Foreign.channels_of([channels for _, channels in _maps(self.network)])
+    def maps(self):
+        return _maps(self.network)
 
-    def build(self, width):
-        return Foreign(_features(self.network), _maps(self.network))
+    def body(self, pretrained=False):
+        indices = [index for index, _ in self.maps()]
+        options = {"features_only": True, "out_indices": indices, "pretrained": pretrained}
+        return _timm().create_model(self.network, **options)
 
     def weights_from_hub(self):
-        return _features(self.network, pretrained=True).state_dict()
-
-    def renamed(self, weights):
-        return Foreign.renamed(weights)
+        return self.body(pretrained=True).state_dict()
 
 
 def _timm():
@@ -56,30 +52,12 @@ def _timm():
     return timm
 
 
-def _features(network, pretrained=False):
-    indices = [index for index, _ in _maps(network)]
-    return _timm().create_model(
-        network, features_only=True, out_indices=indices, pretrained=pretrained
-    )
-
-
 @functools.cache
 def _maps(network):
-    """[(index of timm's feature map, its channels)] at 1/2 to 1/32, or at 1/4 to 1/32."""
-    h, w, name = 128, 192, f"timm:{network}"
-    with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is computed
-        try:
-            model = _timm().create_model(network, pretrained=False, features_only=True).eval()
-            values = model(torch.zeros(1, 3, h, w))
-        except Exception as error:  # each network refuses in its own way
-            refuse_strides(
-                name, f"gives no feature maps of images of any size ({type(error).__name__})"
-            )
-    sizes = [(h // stride, w // stride) for stride in STRIDES]
-    last = {}
-    for index, value in zip(model.feature_info.out_indices, values, strict=True):
-        last[tuple(value.shape[2:])] = index, value.shape[1]
-    lacking = [f"1/{h // size[0]}" for size in sizes[1:] if size not in last]
-    if lacking:
-        refuse_strides(name, f"has no feature map at {', '.join(lacking)}")
-    return [last[size] for size in sizes if size in last]
+    indices, values = look(f"timm:{network}", lambda image: _all_values(network, image))
+    return last_of_each(f"timm:{network}", zip(indices, values, strict=True))
+
+
+def _all_values(network, image):
+    model = _timm().create_model(network, pretrained=False, features_only=True).eval()
+    return model.feature_info.out_indices, model(image)

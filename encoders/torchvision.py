@@ -16,13 +16,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from cli import InputError
-from encoders import STRIDES, Encoder, Foreign, refuse_strides
+from encoders._foreign import ForeignEncoder, last_of_each, look
 
 # Where images are normalised a second time, inside, and only with trained weights.
 REFUSED = ("googlenet", "inception_v3")
 
 
-class Torchvision(Encoder):
+class Torchvision(ForeignEncoder):
     def __init__(self, name, argument=None):
         from torchvision import models
 
@@ -36,21 +36,16 @@ class Torchvision(Encoder):
             )
         self.network, self.weights = argument, models.get_model_weights(argument).DEFAULT
         made_for = self.weights.transforms()
-        self.mean = tuple(255 * value for value in made_for.mean)
-        self.std = tuple(255 * value for value in made_for.std)
+        self.set_values(made_for.mean, made_for.std)
 
-    def channels(self, width):
-        return Foreign.channels_of([channels for _, channels in _maps(self.network)])
+    def maps(self):
+        return _maps(self.network)
 
-    def build(self, width):
-        maps = _maps(self.network)
-        return Foreign(_extractor(_random(self.network), [node for node, _ in maps]), maps)
+    def body(self):
+        return _extractor(_random(self.network), [node for node, _ in self.maps()])
 
     def weights_from_hub(self):
         return self.weights.get_state_dict(progress=True, check_hash=True)
-
-    def renamed(self, weights):
-        return Foreign.renamed(weights)
 
 
 class _Counted(TorchFunctionMode):
@@ -71,51 +66,33 @@ def _random(network):
         return get_model(network, weights=None)
 
 
-def _extractor(model, nodes):
-    from torchvision.models.feature_extraction import create_feature_extractor
+def _extractor(model, nodes=None):
+    """A network that gives some nodes of its graph, or all that are there in training as well."""
+    from torchvision.models import feature_extraction
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has layers which only train, such as dropout
-        return create_feature_extractor(model, nodes)
-
-
-def _outputs(extractor):
-    """{name: node of the graph} of what a feature extractor returns, in order."""
-    return next(node for node in extractor.graph.nodes if node.op == "output").args[0]
+        if nodes is None:
+            training, nodes = feature_extraction.get_graph_node_names(model)
+            nodes = [node for node in nodes if node in training]
+        return feature_extraction.create_feature_extractor(model, nodes)
 
 
 @functools.cache
 def _maps(network):
-    """[(node of the network's graph, its channels)] of the last maps at 1/2 to 1/32, or at 1/4 to
-    1/32."""
-    from torchvision.models.feature_extraction import get_graph_node_names
-
-    h, w = 128, 192
-    with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is computed
-        try:
-            model = _random(network).eval()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                training, nodes = get_graph_node_names(model)
-            extractor = _extractor(model, [node for node in nodes if node in training]).eval()
-            values = extractor(torch.zeros(1, 3, h, w))
-        except Exception as error:  # each network refuses in its own way
-            refuse_strides(
-                f"torchvision:{network}",
-                f"does not take images of any size ({type(error).__name__})",
-            )
-    nodes = {}
-    for name, node in _outputs(extractor).items():
-        if getattr(values[name], "ndim", 0) == 4:
-            nodes[name] = node
+    extractor, values = look(f"torchvision:{network}", lambda image: _all_values(network, image))
+    # {name: node of the graph} of what the extractor returns, in order.
+    outputs = next(node for node in extractor.graph.nodes if node.op == "output").args[0]
+    nodes = {name: node for name, node in outputs.items() if getattr(values[name], "ndim", 0) == 4}
     order = {node: k for k, node in enumerate(nodes.values())}
-    last, furthest = {}, 0
+    found, furthest = [], 0
     for k, (name, node) in enumerate(nodes.items()):
         if furthest <= k:  # nothing before it goes past it
-            last[tuple(values[name].shape[2:])] = name, values[name].shape[1]
+            found.append((name, values[name]))
         furthest = max(furthest, *(order.get(user, 0) for user in node.users), 0)
-    sizes = [(h // stride, w // stride) for stride in STRIDES]
-    lacking = [f"1/{h // size[0]}" for size in sizes[1:] if size not in last]
-    if lacking:
-        refuse_strides(f"torchvision:{network}", f"has no feature map at {', '.join(lacking)}")
-    return [last[size] for size in sizes if size in last]
+    return last_of_each(f"torchvision:{network}", found)
+
+
+def _all_values(network, image):
+    extractor = _extractor(_random(network).eval()).eval()
+    return extractor, extractor(image)

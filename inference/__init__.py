@@ -1,1 +1,2 @@
-"""Trained networks at work on photographs: files (predict), edges (alpha), panels (view), test-time augmentation (tta), ONNX."""
+"""Trained networks at work on photographs: files (predict), edges (alpha), panels (view),
+test-time augmentation (tta), ONNX."""

@@ -34,7 +34,8 @@ MAX_PIXELS = 10**8  # a photograph with more is reduced
 
 
 def trimap(tasks, outputs, border):
-    """(h, w) of 1 pet, 0 background, 1/2 edge, from outputs of the whole picture; None without masks.
+    """(h, w) of 1 pet, 0 background, 1/2 edge, from outputs of the whole picture; None without
+    masks.
 
     border: what a trimap's border counted as in training: "pet", "background" or another word.
     """
@@ -90,7 +91,9 @@ class GuidedFilter:
         self.image = image
         red, green, blue = image
         products = [red * red, red * green, red * blue, green * green, green * blue, blue * blue]
-        self.mean, squares = box_mean(torch.cat([image, torch.stack(products)]), RADIUS).split([3, 6])
+        self.mean, squares = box_mean(torch.cat([image, torch.stack(products)]), RADIUS).split(
+            [3, 6]
+        )
         r, g, b = self.mean
         rr, rg, rb, gg, gb, bb = squares - torch.stack([r * r, r * g, r * b, g * g, g * b, b * b])
         rr, gg, bb = rr + EPSILON, gg + EPSILON, bb + EPSILON
@@ -129,7 +132,8 @@ def edge_maps(image, trimap):
 
 
 def split_colours(image, foreground, background, alpha, radius):
-    """Colours (3, h, w) before and behind a pet, from estimates of both; one step of blur fusion."""
+    """Colours (3, h, w) before and behind a pet, from estimates of both; one step of blur
+    fusion."""
     share = box_mean(alpha[None], radius)
     foreground = box_mean(foreground * alpha, radius) / (share + 1e-5)
     background = box_mean(background * (1 - alpha), radius) / (1 - share + 1e-5)
@@ -148,7 +152,8 @@ def box_mean(maps, radius):
 
 
 def line_mean(maps, radius):
-    """Mean over `radius` columns to both sides, from running sums: the time does not grow with it."""
+    """Mean over `radius` columns to both sides, from running sums: the time does not grow with
+    it."""
     width = maps.shape[-1]
     sums = F.pad(maps.cumsum(-1), (1, 0))
     place = torch.arange(width, device=maps.device)
@@ -197,7 +202,8 @@ def hard_cutout(image, mask):
 
 
 def keep_transparency(pet, path):
-    """A cut-out that is transparent where the photograph's own file is; its colours are the file's."""
+    """A cut-out that is transparent where the photograph's own file is; its colours are the
+    file's."""
     with photographs.opened(path) as image:
         if not image.has_transparency_data:
             return pet

@@ -1,4 +1,5 @@
-"""What predict.py has done in a folder: a line of manifest.jsonl for each photograph, of one name the last.
+"""What predict.py has done in a folder: a line of manifest.jsonl for each photograph, of one name
+the last.
 
 A result belongs to the bytes of its photograph, to a network and to options. An entry holds
 
@@ -8,8 +9,8 @@ A result belongs to the bytes of its photograph, to a network and to options. An
     files    {path below the folder: SHA-256}
     record   what the table and the COCO file say of it; or problem: why there is no result
 
-A line is appended before its files get their names, so a killed run leaves files that are missing, never
-ones that nobody knows.
+A line is appended before its files get their names, so a killed run leaves files that are missing,
+never ones that nobody knows.
 """
 
 import hashlib
@@ -90,7 +91,8 @@ def is_whole(path):
 
 
 def changed_file(out, entry, paths):
-    """The first of an entry's files that somebody changed, or of `paths` that somebody else made; or None.
+    """The first of an entry's files that somebody changed, or of `paths` that somebody else made;
+    or None.
 
     Files that are missing, empty or cut short are nobody's work.
     """
@@ -146,6 +148,6 @@ def refuse_other(out, head, wanted):
     for key, value in wanted.items():
         if head and head.get(key) != value:
             raise InputError(
-                f"{show_name(out)} holds results of another {key}; choose another --out, or replace "
-                "them with --force"
+                f"{show_name(out)} holds results of another {key}; choose another --out, or "
+                "replace them with --force"
             )

@@ -5,8 +5,8 @@ Output alpha  (H, W) float in [0, 1], where the network has masks: how opaque a 
        class  (K,) probabilities, and box (4,) xmin ymin xmax ymax in pixels, where it has them
        and each task's own output at the network's size, by the task's name
 
-Resizing with antialias and normalisation lie inside. The metadata hold what the checkpoint says, as text
-or JSON. `load_model` gives such a file as a network that predict.py takes.
+Resizing with antialias and normalisation lie inside. The metadata hold what the checkpoint says,
+as text or JSON. `load_model` gives such a file as a network that predict.py takes.
 """
 
 import contextlib
@@ -100,8 +100,8 @@ def require():
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"an ONNX file needs {', '.join(missing)}; run pip install -r requirements-onnx.txt, or "
-            "name a target that ends with .pt"
+            f"an ONNX file needs {', '.join(missing)}; run pip install -r requirements-onnx.txt, "
+            "or name a target that ends with .pt"
         )
 
 
@@ -156,7 +156,8 @@ def to_onnx(network):
 
 
 def halve(graph):
-    """Store large weights in half precision; a cast gives them back, so any runtime computes in float32."""
+    """Store large weights in half precision; a cast gives them back, so any runtime computes in
+    float32."""
     import onnx
 
     for weight in list(graph.graph.initializer):

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from training.devices import to_device
 from training.kernels import fold
 
 TABLE = "predictions.csv"
+WORK = ".predict-"  # folders of files that are not yet finished
 KINDS = {
     "masks": ".png",
     "cutouts": ".png",
@@ -81,8 +83,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """path: the photograph's; name: its path below the folder that was named; result: the name of its
-    files; entry: what the manifest holds of it."""
+    """path: the photograph's; name: its path below the folder that was named; result: the name of
+    its files; entry: what the manifest holds of it."""
 
     recipe: Recipe
     path: str
@@ -188,6 +190,8 @@ def result_names(names):
 def make_jobs(recipe, found):
     """A Job of each photograph {name: path}. Brings the folder's manifest up to date first."""
     out = recipe.out
+    for folder in out.glob(f"{WORK}*"):  # of a run that was killed
+        shutil.rmtree(folder, ignore_errors=True)
     head, entries = manifest.read(out)
     wanted = {"network": manifest.digest(recipe.network), "options": recipe.looks}
     if recipe.force:
@@ -227,7 +231,7 @@ def predict(job):
         identity = {"name": job.name, "result": job.result, "source": source, "digest": content}
         old = entry if same else {}
         made = old.get("made", {}) | job.recipe.made
-        with tempfile.TemporaryDirectory(dir=out, prefix=".predict-") as folder:
+        with tempfile.TemporaryDirectory(dir=out, prefix=WORK) as folder:
             record, partials = look_at(job, Path(folder))
             files = old.get("files", {}) | {
                 path: manifest.digest(partial) for path, partial in partials.items()
@@ -277,7 +281,8 @@ def refuse_results(job, paths, is_same_source):
 
 
 def look_at(job, folder):
-    """Predict a photograph; returns (its record, {path below the output folder: file in `folder`})."""
+    """Predict a photograph; returns (its record, {path below the output folder: file in
+    `folder`})."""
     recipe = job.recipe
     model, info = load(recipe.network, recipe.device)
     photograph = photographs.read(job.path, max_pixels=alpha.MAX_PIXELS)
@@ -303,9 +308,8 @@ def look_at(job, folder):
         pictures["probability"] = Image.fromarray((255 * probability).round().byte().numpy())
     partials = {}
     for kind, picture in pictures.items():
-        if kind != "cutouts" and picture.size != photograph.size:
-            if kind != "overlays":
-                picture = picture.resize(photograph.size, Image.Resampling.NEAREST)
+        if kind in ("masks", "probability", "alpha") and picture.size != photograph.size:
+            picture = picture.resize(photograph.size, Image.Resampling.NEAREST)
         path = recipe.path(kind, job.result)
         (recipe.out / path).parent.mkdir(parents=True, exist_ok=True)
         partials[path] = folder / kind
@@ -321,23 +325,24 @@ def save(picture, path, suffix):
 def describe(model, seen, mask, size):
     """What the table says of a photograph of `size` (width, height)."""
     width, height = size
-    found = view.animals(model.task, seen, height, width)
-    cells, label = [], None
+    found = view.animals(model.task, seen, 1, 1)  # maps are not needed
+    mask_name, cells = tta.mask_task(model.task), []
     for name, task in model.task.items():
         if not task.columns:
             continue
         is_map = seen.outputs[name].ndim == 3
-        value = mask if is_map else found[0][name]
+        value = found[0][name]
+        if is_map:
+            value = task.answer(seen.outputs[name], height, width) if name != mask_name else mask
         if value is None or (len(found) > 1 and not is_map):  # one row has room for one animal
             cells += [""] * len(task.columns)
         else:
             cells += task.cells(value, height, width)
     labels = [label_of(model.task, one) for one in found]
     n = len(found) if mask.any() else 0
-    name = tta.mask_task(model.task)
-    output = seen.outputs[name]
-    probability = model.task[name].probability(output, *output.shape[-2:])
-    inside = model.task[name].foreground(output)
+    task, output = model.task[mask_name], seen.outputs[mask_name]
+    probability = task.probability(output, *output.shape[-2:])
+    inside = task.foreground(output)
     score = round(probability[inside].mean().item(), 4) if inside.any() else 0.0
     return {
         "size": [width, height],
@@ -425,7 +430,8 @@ def crop_box(pet, margin):
 
 
 def make_background(background, image):
-    """A colour's name or number, "blur", or a picture's file, as an image of the size of `image`."""
+    """A colour's name or number, "blur", or a picture's file, as an image of the size of
+    `image`."""
     if background == "blur":
         return image.filter(ImageFilter.GaussianBlur(BLUR * max(image.size)))
     colour = colour_of(background)
@@ -528,6 +534,9 @@ def refuse_coco(path, out, force):
     """Refuse a --coco file that predict.py did not write, or that was edited since."""
     if path.is_dir():
         raise InputError(f"--coco {show_name(path)} is a folder; name the file to write")
+    is_own = path.resolve() in (out.resolve() / TABLE, out.resolve() / manifest.FILE)
+    if is_own:
+        raise InputError(f"--coco {show_name(path)} is a file that predict.py writes; name another")
     if not path.exists():
         return
     with open(path, "rb") as file:

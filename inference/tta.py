@@ -1,13 +1,15 @@
 """Inference on one photograph of any size, with test-time augmentation (TTA).
 
-A network gets a photograph stretched to the square that it was trained on. A photograph whose longer
-side is over MAX_ASPECT times the shorter is covered with overlapping windows of the shorter side.
+A network gets a photograph stretched to the square that it was trained on. A photograph whose
+longer side is over MAX_ASPECT times the shorter is covered with overlapping windows of the shorter
+side.
 
 sliding_window  also looks at windows of half the shorter side, for small pets
 hflip           averages with the horizontal flip
 
-Maps of several windows are blended. Class outputs are averaged, weighted by the foreground that each
-window holds. A task that needs the foreground takes the smallest window that holds nearly all of it.
+Maps of several windows are blended. Class outputs are averaged, weighted by the foreground that
+each window holds. A task that needs the foreground takes the smallest window that holds nearly all
+of it.
 """
 
 import math
@@ -38,7 +40,7 @@ class Seen:
 
     outputs  {task: output of the whole picture}
     animals  the same for each animal, where the foreground falls into several; else `outputs` alone
-    parts    (h, w) int: the number of the nearest animal at each pixel, from 0 on; None for one animal
+    parts    (h, w) int: the number of the nearest animal at each pixel, from 0 on; None for one
     """
 
     outputs: dict
@@ -145,7 +147,8 @@ def run(model, image, size, windows, hflip):
 
 
 def flip_average(model, tasks, images):
-    """{task: (B, ...)}: the mean of a network's outputs for images and for their horizontal flips."""
+    """{task: (B, ...)}: the mean of a network's outputs for images and for their horizontal
+    flips."""
     outputs, flipped = model(images), model(images.flip(-1))
     result = {}
     for name, output in outputs.items():
@@ -179,7 +182,8 @@ def merge(tasks, outputs, windows):
 
 
 def held_shares(tasks, maps, windows):
-    """(N,) share of the foreground in each window; the window's area where no foreground is known."""
+    """(N,) share of the foreground in each window; the window's area where no foreground is
+    known."""
     for name, output in maps.items():
         found = tasks[name].foreground(output)
         if found is not None and found.any():
@@ -198,7 +202,8 @@ def best_window(held, windows):
 def blend(maps, windows):
     """(N, C, h, w) maps of windows -> (C, H, W) of the whole, at the finest window's resolution.
 
-    Each weighs most in its middle and falls linearly to its edges; windows of several sizes are averaged.
+    Each weighs most in its middle and falls linearly to its edges; windows of several sizes are
+    averaged.
     """
     sizes = windows[:, 2:].unique(dim=0)
     wide, tall = sizes.amin(0).tolist()
@@ -248,7 +253,8 @@ def find_animals(tasks, outputs):
 
 
 def padded_window(box, shape, aspect):
-    """The window around a box of a map, with MARGIN; aspect: the picture's height over its width."""
+    """The window around a box of a map, with MARGIN; aspect: the picture's height over its
+    width."""
     top, left, bottom, right = box
     top, bottom, left, right = top / shape[0], bottom / shape[0], left / shape[1], right / shape[1]
     margin = MARGIN * max((bottom - top) * aspect, right - left)  # in widths of the picture

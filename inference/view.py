@@ -1,8 +1,9 @@
-"""Figures for people: panels of photographs with targets and predictions, captions, curves, the page's view.
+"""Figures for people: panels of photographs with targets and predictions, captions, curves, the
+page's view.
 
-A task's file says what its outputs look like; here is where they go. A picture is a row of panels: the
-image, its target and its prediction with all tasks that draw into a common panel, then the panels of
-tasks that have one of their own.
+A task's file says what its outputs look like; here is where they go. A picture is a row of panels:
+the image, its target and its prediction with all tasks that draw into a common panel, then the
+panels of tasks that have one of their own.
 """
 
 import csv
@@ -25,7 +26,9 @@ from tasks.view import View
 from training import checkpoint
 
 BOX_COLOUR = "gold"
-LINES = tuple(f"tab:{name}" for name in ["green", "blue", "orange", "purple", "red", "brown", "pink", "olive"])
+LINES = tuple(
+    f"tab:{name}" for name in ["green", "blue", "orange", "purple", "red", "brown", "pink", "olive"]
+)
 DPI = 120
 PANEL_INCHES = 3.2
 MAX_SIDE = 1600  # pixels of a photograph in a figure
@@ -172,7 +175,8 @@ def words(picture, tasks, values):
 
 
 def scores(picture, tasks):
-    """The first metric of each task that could be measured on this image; the first task's comes last."""
+    """The first metric of each task that could be measured on this image; the first task's comes
+    last."""
     notes = []
     for name in tasks:
         if name in picture.scores:
@@ -336,7 +340,8 @@ def draw_masks(model, dataset, path):
 
 
 def draw_curves(history, tasks, path):
-    """Draw losses and the first validation metric of each task over the epochs; history: log.csv's rows.
+    """Draw losses and the first validation metric of each task over the epochs; history: log.csv's
+    rows.
 
     A metric with a unit has an axis of its own.
     """
@@ -390,8 +395,8 @@ def of_test_images(data, network, n):
     dataset = MTLDataset(data, "test", tasks=list(model.task.values()))
     if dataset.size != info["size"]:
         cli.warn(
-            f"the network was trained at {info['size']} px and {data} has images of {dataset.size} px, "
-            "where it is mostly worse"
+            f"the network was trained at {info['size']} px and {data} has images of {dataset.size} "
+            "px, where it is mostly worse"
         )
     return pictures_of_dataset(model, dataset, n), path
 
@@ -441,8 +446,8 @@ def read(path, name, **options):
 def of_run(run, data, n):
     """The n best, median and worst test images of a finished run, as its best.pt sees them.
 
-    Returns (pictures, best first, the network's path). Raises cli.InputError where run and data do not
-    belong together.
+    Returns (pictures, best first, the network's path). Raises cli.InputError where run and data do
+    not belong together.
     """
     from dataloader_mtl import MTLDataset  # here, because photographs do without
 
@@ -452,8 +457,8 @@ def of_run(run, data, n):
     dataset = MTLDataset(data, "test", tasks=list(model.task.values()))
     if dataset.summary["split_hash"] != info["split_hash"] or dataset.names[: len(names)] != names:
         raise InputError(
-            f"{run} was tested on other images than those of {data} (split hash {info['split_hash']} "
-            f"against {dataset.summary['split_hash']}); name its data folder with --data"
+            f"{run} was tested on other images than those of {data} (split hash "
+            f"{info['split_hash']} against {dataset.summary['split_hash']}); name its data folder with --data"
         )
     order = [row for row, value in enumerate(dice) if not math.isnan(value)]
     order.sort(key=lambda row: (-dice[row], row))
@@ -491,7 +496,8 @@ def read_test_dice(path):
 
 
 def view_page(model, info, path, folder):
-    """What the page shows of a photograph, as files in a new folder below `folder`, and what it offers.
+    """What the page shows of a photograph, as files in a new folder below `folder`, and what it
+    offers.
 
     Returns a dict. pictures: [(path, caption)]; words: HTML; and, where something was found,
     cutout: path of an RGBA PNG; mask: path of a PNG of 0 and 255. Raises cli.InputError.
@@ -572,4 +578,5 @@ def page_words(picture, read_size):
 def refusal(error):
     """The HTML of an error; here one chooses a photograph, and names none."""
     text = str(error).replace("name a photograph", "choose a photograph")
-    return f'<p class="error" role="alert">{html.escape(text.replace("name another", "choose another"))}</p>'
+    text = html.escape(text.replace("name another", "choose another"))
+    return f'<p class="error" role="alert">{text}</p>'

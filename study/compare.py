@@ -209,6 +209,13 @@ def ratios(row, baseline):
     return parameters[0] / parameters[1], time
 
 
+def step_ms(runs):
+    """Milliseconds of a training step, mean over runs."""
+    return np.mean(
+        [1000 * run.config["batch_size"] / run.test["images_per_second"] for run in runs]
+    )
+
+
 def at_equal_time(row, baseline):
     """Validation at equal epochs and at equal time: (epoch reached, difference, difference).
 

@@ -212,19 +212,19 @@ def draw_lines(panels, xlabel, ylabel, path):
 
 
 def draw_delta(deltas, rows, path):
-    """Delta-m over the training time of an image; deltas {row: values of the seeds}."""
+    """Delta-m over the training time of a step; deltas {row: values of the seeds}."""
     if not deltas:
         return
     with styled():
         figure = make_figure(3.6)
         axis = figure.subplots()
         for (name, values), (colour, _) in zip(deltas.items(), looks(), strict=False):
-            time = np.mean(1000 / figures(rows[name], "images_per_second"))
+            time = compare.step_ms(rows[name])
             mean, low, high = t_interval(values) if len(values) >= LEAST else (np.mean(values),) * 3
             style = {"color": colour, "fmt": "o", "capsize": 2, "label": shorten(name)}
             axis.errorbar([time], [mean], [[mean - low], [high - mean]], **style)
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(xlabel="training time of an image, ms", ylabel="delta-m, %")
+        axis.set(xlabel="training time of a step, ms", ylabel="delta-m, %")
         axis.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         save(figure, path)

@@ -374,7 +374,7 @@ def delta_section(page):
         values = found[name]
         ends = verdict.t_interval(values)[1:] if len(values) > 1 else None
         p = f"{adjusted[name]:.3g}" if name in adjusted else "-"
-        ms = f"{np.mean(1000 / figures(page.rows[name], 'images_per_second')):.1f}"
+        ms = f"{compare.step_ms(page.rows[name]):.0f}"
         return len(values), f"{np.mean(values):+.2f}", interval(ends), p, ms
 
     if not found:
@@ -384,13 +384,13 @@ def delta_section(page):
 ## All tasks at once: delta-m
 
 Mean relative change over a row's tasks against the single-task rows of the same seed, in percent,
-by each task's first metric on the test split; above 0 is better (Maninis et al. 2019). 95%
-interval over paired seeds; Holm p over {count(len(tested), "row")} with {least} seeds or more.
-ms: training time of an image.
+by each task's first metric on the test split; above 0 is better (Maninis et al. 2019). 95% interval
+over paired seeds; Holm p over {count(len(tested), "row")} with {least} seeds or more. ms: a
+training step.
 
 {table(("row", "n", "delta-m", "95% interval", "Holm p", "ms"), lines)}
 
-![Delta-m over the training time of an image](delta_m.png)"""
+![Delta-m over the training time of a step](delta_m.png)"""
 
 
 def tuned_unequally(page):

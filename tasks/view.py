@@ -1,5 +1,5 @@
-"""What a person gets of a task's output: answers, drawings, words, cells, and what test-time augmentation needs."""
-
+"""What a person gets of a task's output: answers, drawings, words, cells, and what test-time
+augmentation needs."""
 
 
 class View:
@@ -56,7 +56,8 @@ class View:
         return self.answer(target, height, width) if self.labelled(target[None])[0] else None
 
     def draw(self, panel, value, is_target):
-        """Draw a value into a panel: change panel.image (3, H, W) uint8, or append to panel.boxes."""
+        """Draw a value into a panel: change panel.image (3, H, W) uint8, or append to
+        panel.boxes."""
 
     def describe(self, value, height, width):
         """A value in a few words, or ""."""
@@ -67,5 +68,6 @@ class View:
         return ()
 
     def exports(self, output, size):
-        """{name: tensor} of one image's output for an ONNX graph; size: (width, height), a tensor."""
+        """{name: tensor} of one image's output for an ONNX graph; size: (width, height), a
+        tensor."""
         return {}

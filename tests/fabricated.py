@@ -1,4 +1,4 @@
-"""Run folders made up without training: records that agree with each other, and known differences."""
+"""Run folders made up without training: records that agree, and differences that are known."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def make_run(root, experiment, seed, effect=0.0, noise=0.004, official=None, **c
         "encoder_weights_sha256": "2" * 64 if config.encoder_weights != "none" else None,
         "settings": {},
         "images": {"train": 500, "val": 70, "test": IMAGES},
-        "labelled": {task: 500 for task in tasks} | {"seg": config.num_masks or 500},
+        "labelled": dict.fromkeys(tasks, 500) | {"seg": config.num_masks or 500},
         "split_hash": "0123456789abcdef",
         "label_digest": {"masks": "a" * 16},
         "border": "pet",

@@ -51,6 +51,7 @@ def test_the_network_is_ready_to_call_from_anywhere(tmp_path):
         "seg": (2, 1, 70, 90),
         "cls": (2, 2),
         "bbox": (2, 4),
+        "border": (2, 3, 70, 90),
     }
     assert_the_networks(outputs, ROOT / checkpoint.DEFAULT)
 
@@ -69,6 +70,16 @@ def test_the_network_comes_from_a_repository(tmp_path):
     )
     python(tmp_path, code + LOOK)
     assert_the_networks(torch.load(tmp_path / "outputs.pt"), ROOT / checkpoint.DEFAULT)
+
+
+def test_half_precision_gives_nearly_the_same():
+    network = hubconf.pets()
+    image = torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = network(image.byte())
+        half = network.half()(image.byte())
+    for name, output in half.items():
+        assert (output - whole[name]).abs().mean() < 0.05 * whole[name].abs().mean().clamp(min=1)
 
 
 def test_what_torch_hub_lists():

@@ -181,14 +181,29 @@ def misfit(weights, content):
         return f"its images' side is {content['size']}"
     if len(content["tasks"]) + len(content["dropped"]) > len(weights):
         return "it names more tasks than weights"
-    for name, value in weights.items():
+    for name, value in [*weights.items(), *fingerprints(content)]:
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             return f"{name} is no plain tensor"
+        if value.nbytes > value.untyped_storage().nbytes():
+            return f"{name} has more values than the file has bytes"
+    for name, value in weights.items():
+        is_count = str(name).endswith("num_batches_tracked")
+        if value.is_complex() or value.is_floating_point() == is_count:
+            return f"{name} is of another type"
+    for name, settings in content["settings"].items():
+        if not isinstance(settings, dict):
+            return f"the settings of {name} are none"
     for name, one in content["calibration"].items():
         temperature = one.get("temperature") if isinstance(one, dict) else None
         if not isinstance(temperature, float) or not 0 < temperature < math.inf:
             return f"the temperature of {name} is no positive number"
     return None
+
+
+def fingerprints(content):
+    """[(name, tensor)] of the images that a network was trained on, where they are known."""
+    values = [(name, content[name]) for name in ("trained_on", "trained_on_looks")]
+    return [(name, value) for name, value in values if value is not None]
 
 
 def make_model(weights, content):

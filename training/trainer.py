@@ -89,6 +89,7 @@ class Trainer:
                 "was begun with; bring them back or choose another --runs"
             )
         parts = self.parts()
+        highest = [group["highest"] for group in self.optimizer.param_groups]
         try:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
@@ -97,6 +98,8 @@ class Trainer:
                 f"{self.folder.last_path} does not fit this run ({contract.shorten(error)}); it is "
                 "of another configuration or damaged, so delete the run folder and start again"
             ) from None
+        for group, value in zip(self.optimizer.param_groups, highest, strict=True):
+            group["highest"] = value  # which earlier versions did not save
         self.state = {key: saved[key] for key in self.state}
         # The run may have been stopped after last.pt and before log.csv.
         self.folder.write_log(self.state["history"])

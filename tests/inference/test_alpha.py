@@ -1,4 +1,5 @@
-"""Edges of cut-outs: where alpha lies, which colours are left, transparency of the photograph's own."""
+"""Edges of cut-outs: where alpha lies, which colours are left, transparency of the photograph's
+own."""
 
 import numpy as np
 import pytest
@@ -66,7 +67,9 @@ def outputs_of(mask):
     return {"seg": logits[None]}
 
 
-@pytest.mark.parametrize("border, inner, outer", [("pet", -8, 0), ("background", 0, 8), ("ignore", -4, 4)])
+@pytest.mark.parametrize(
+    "border, inner, outer", [("pet", -8, 0), ("background", 0, 8), ("ignore", -4, 4)]
+)
 def test_without_a_trimap_the_unknown_edge_is_what_the_border_rule_left(border, inner, outer):
     tasks = {"seg": registry.find("tasks", "seg")}
     mask = torch.zeros(256, 256, dtype=torch.bool)
@@ -82,13 +85,18 @@ def test_a_border_task_gives_the_trimap_inside_the_mask():
     border = torch.tensor([[[9.0, 0, 0, 9]], [[0.0, 0, 9, 0]], [[0.0, 9, 0, 0]]])
     found = alpha.trimap(tasks, outputs_of(mask) | {"border": border}, "pet")
     assert found.tolist() == [[1, 0.5, 0, 0]]
-    assert alpha.trimap({"cls": registry.find("tasks", "cls")}, {"cls": torch.zeros(2)}, "pet") is None
+    assert (
+        alpha.trimap({"cls": registry.find("tasks", "cls")}, {"cls": torch.zeros(2)}, "pet") is None
+    )
 
 
 def test_a_hard_cutout_is_the_mask():
     mask = disc(40, 10)
     pet = np.asarray(alpha.hard_cutout(two_colours(mask), mask))
-    assert np.array_equal(pet[..., 3] == 255, mask.numpy()) and set(np.unique(pet[..., 3])) == {0, 255}
+    assert np.array_equal(pet[..., 3] == 255, mask.numpy()) and set(np.unique(pet[..., 3])) == {
+        0,
+        255,
+    }
     assert (pet[mask.numpy()][:, :3] == PET).all() and (pet[~mask.numpy()] == 0).all()
 
 

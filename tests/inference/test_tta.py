@@ -13,8 +13,8 @@ PUBLISHED = ("seg", "cls", "bbox")
 
 
 class Bright(torch.nn.Module):
-    """Marks bright squares of at least `least` pixels a side; its box is around all of them, and the
-    logits of its two classes are the shares of red and of blue."""
+    """Marks bright squares of at least `least` pixels a side; its box is around all of them, and
+    the logits of its two classes are the shares of red and of blue."""
 
     def __init__(self, least=1, tasks=PUBLISHED):
         super().__init__()

@@ -238,15 +238,12 @@ def test_data_without_masks_or_with_few_are_refused(data, tmp_path):
 # ------------------------------------------------------------------------------------- repeating
 
 
-@pytest.mark.parametrize("script", ["train_mtl.py", "train.py"])
-def test_a_run_is_repeated_from_its_record_alone_bit_for_bit(trained, tmp_path, monkeypatch, capsys, script):
+def test_a_run_is_repeated_from_its_record_alone(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    own = ("--tasks", "seg", "cls", "--weighting", "0.8-0.2") if script == "train.py" else ()
-    runs = trained(script, *own)
+    runs = trained("train_mtl.py")
     main("--repeat", runs, "--jobs", "1")
     assert "is bit-exact with" in capsys.readouterr().out
-    (again,) = (tmp_path / "repeated").glob("*/seed0")
-    tiny.assert_same_run(again, runs / again.parent.name / "seed0")
+    tiny.assert_same_run(tmp_path / "repeated/mtl/seed0", runs / "mtl/seed0")
 
 
 def test_how_far_a_repetition_comes_out_is_said(finished, tmp_path):
@@ -264,9 +261,10 @@ def test_how_far_a_repetition_comes_out_is_said(finished, tmp_path):
     assert conditions == ["processor was Fast CPU and is Another"]
 
 
-@pytest.mark.parametrize(
-    "path", ["runs/split_75_15_15", "axes/runs", "masks/runs/label_bbox_masks50", "confirmation/runs"]
-)
+ROWS = ("runs/split_75_15_15", "axes/runs", "masks/runs/label_bbox_masks50", "confirmation/runs")
+
+
+@pytest.mark.parametrize("path", ROWS)
 def test_any_row_of_the_studies_that_come_along_can_be_repeated(monkeypatch, path):
     monkeypatch.setattr(commands, "split_hash_of", lambda data: "fad38e6f16068024")
     for folder in repeat.folders(ROOT / "results" / path)[::4]:

@@ -125,7 +125,7 @@ def test_a_row_holds_runs_of_one_kind(tmp_path, changes):
 
 
 def test_what_may_differ_may_differ(tmp_path):
-    """Seeds of two precisions, digests of other labels, the last digits of a mean, tuned options."""
+    """Seeds of two precisions, digests of other labels, last digits of a mean, tuned options."""
     make_runs(tmp_path, ("mtl", "baseline"), [0], lr=0.001)
     make_runs(tmp_path, ("mtl",), [1], info={"precision": "bf16"}, lr=0.001)
     digest = {"masks": "a" * 16, "binary": "c" * 16}

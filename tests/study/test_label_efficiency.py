@@ -57,7 +57,8 @@ def root(tmp_path_factory, column_metrics):
         make_run(root, "seg_all", seed, effect=0.10, noise=0)
         make_run(root, "bbox_all", seed, effect=0.11, noise=0, tasks=("seg", "bbox"))
         for n in (50, 100):
-            make_run(root, f"lite_{n}", seed, effect=0.0, noise=0, num_masks=n, official=0.0, **LITE)
+            own = {"num_masks": n, "noise": 0, **LITE}
+            make_run(root, f"lite_{n}", seed, effect=0.0, official=0.0, **own)
             tasks = {"tasks": ("seg", "bbox"), "num_masks": n, "noise": 0}
             make_run(root, f"lite_bbox_{n}", seed, effect=0.02, **tasks, **LITE)
     return root

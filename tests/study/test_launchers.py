@@ -1,4 +1,4 @@
-"""Many runs at once: on cores of their own, by Slurm's and Ray's ways. With stand-ins of scripts."""
+"""Many runs at once: on cores of their own, by Slurm and by Ray, with stand-ins of scripts."""
 
 import json
 import os

@@ -2,6 +2,7 @@
 why.
 """
 
+import contextlib
 import copy
 import os
 import signal
@@ -79,6 +80,8 @@ def compute(world, trainer):
         "first": world.broadcast(f"of {world.rank}"),
         "stacked": world.stack(torch.tensor([world.rank, 5])).tolist(),
         "summed": world.sum(torch.tensor([world.rank, 5])).tolist(),
+        "large": world.stack(torch.full((30_000,), world.rank)).sum(1).tolist(),
+        "large_sum": world.sum(torch.full((30_000,), world.rank)).unique().tolist(),
     }
 
 
@@ -100,6 +103,7 @@ def test_what_processes_exchange(three):
     assert three["values"] == [(rank, "text", None) for rank in range(3)]
     assert three["first"] == "of 0"
     assert three["stacked"] == [[0, 5], [1, 5], [2, 5]] and three["summed"] == [3, 15]
+    assert three["large"] == [0, 30_000, 60_000] and three["large_sum"] == [3]
 
 
 def test_one_process_exchanges_nothing():
@@ -273,8 +277,9 @@ def started_by(pid):
     """The other processes of a run that a process has started."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-            found.append(int(child))
+        with contextlib.suppress(OSError):  # it has ended since
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
     return found
 
 
