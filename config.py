@@ -12,6 +12,7 @@ A field's role says what it does to a run:
     place    names files and folders
 """
 
+import operator
 import re
 import sys
 from argparse import SUPPRESS, ArgumentTypeError
@@ -215,6 +216,12 @@ class Config:
     runs: Path = option(Path("runs"), PLACE, "parent of the run folders", common=True)
     resume: bool = option(False, PLACE, "go on with a run, or begin it", common=True)
 
+    def __post_init__(self):
+        for one in fields(self):  # numbers of numpy, as scripts of one's own have them
+            value = getattr(self, one.name)
+            if one.type is int and value is not None:
+                object.__setattr__(self, one.name, operator.index(value))
+
     # ------------------------------------------------------------------------- command line
 
     @classmethod
@@ -237,8 +244,8 @@ class Config:
             given = values.pop(f"old_{one.name}", None)
             if given is not None:
                 cli.warn(
-                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes with "
-                    "the next version"
+                    f"{one.metadata['old']} is now called {flag_of(one)}; the old spelling goes "
+                    "with the next version"
                 )
                 values[one.name] = given
         names = {one.name for one in fields(cls)}

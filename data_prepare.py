@@ -1,30 +1,31 @@
-"""Turn photographs and what is known of them into the HDF5 files of the data contract (data/contract.py shows it).
+"""Turn photographs and their labels into the HDF5 files of a data folder (data/contract.py).
 
-    python data_prepare.py --root DIR                    the Oxford-IIIT Pet dataset, as its archives unpack
-    python data_prepare.py --download DIR                the same, downloaded first (800 MB)
-    python data_prepare.py --synthetic 600               pets drawn in code: no data and no network needed
-    python data_prepare.py --images DIR --masks DIR      photographs of your own and a mask each, with the same name
-    python data_prepare.py --coco EXPORT                 the COCO export of a labelling tool: its zip or its folder
-    python data_prepare.py --coco FILE --images DIR      photographs with polygons or RLE of a COCO file, or one a split
-    python data_prepare.py --voc DIR                     JPEGImages, SegmentationClass and Annotations of PASCAL VOC
+    python data_prepare.py --root DIR                 the Oxford-IIIT Pet dataset, unpacked
+    python data_prepare.py --download DIR             the same, downloaded first (800 MB)
+    python data_prepare.py --synthetic 600            pets drawn in code: no data needed
+    python data_prepare.py --images DIR --masks DIR   photographs and a mask each, of the same name
+    python data_prepare.py --coco EXPORT              the COCO export of a tool: its zip or folder
+    python data_prepare.py --coco FILE --images DIR   a COCO file, or one a split
+    python data_prepare.py --voc DIR                  the layout of PASCAL VOC
 
-Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The folder appears under its name
-only when it is complete; its report.csv names every photograph whose labels were changed, cut, left out or doubted.
-data/labels.py says how photographs, masks and boxes are judged, docs/data.md everything of custom data:
+Then `python data_rechunk.py`. 3,678 photographs of 256 px take about a minute on 2 cores. The
+folder appears under its name only when it is complete; its report.csv names every photograph whose
+labels were changed, cut, left out or doubted. Custom data (docs/data.md):
 
-    --labels labels.csv                     classes, boxes and columns, a line for each photograph (data/sources/tables.py)
-    --foreground 1 5 | cat dog | all        which classes of masks, of a COCO file or of VOC are foreground
-    --threshold 128                         masks with grey edges (JPEG, anti-aliased): what is foreground
-    --trimaps                               masks are trimaps: 1 pet, 2 background, 3 border
-    --mask-suffix _mask                     what masks' names have more than their photographs'
-    --split-files train.txt val.txt test.txt    the names of each split; folders and a column split are splits by themselves
-    --group animal                          photographs with one value in a column of the table stay in one split
-    --leave-out                             leave out photographs whose labels cannot be used, by name, in place of refusing
+    --labels labels.csv            classes, boxes and columns, a line for each photograph
+    --foreground 1 5 | cat | all   which classes of masks, of a COCO file or of VOC count
+    --threshold 128                masks with grey edges (JPEG, anti-aliased)
+    --trimaps                      masks are trimaps: 1 pet, 2 background, 3 border
+    --mask-suffix _mask            what masks' names have more than their photographs'
+    --split-files A.txt B.txt ...  the names of each split; folders and a column split do, too
+    --group animal                 photographs with one value in a column stay in one split
+    --leave-out                    leave out photographs whose labels cannot be used
 
---only trainval (or test) takes the photographs of that official half alone and splits them as ever. --official-split keeps
-the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and val as the first two
-numbers of --fractions say (90-10-0 unless given). Near-duplicates stay together there too; a photograph of trainval.txt that
-is a near-duplicate of one of the test half is left out, so that the half stays whole and nothing of it is trained on.
+--only trainval (or test) takes the photographs of that official half alone. --official-split keeps
+the halves: annotations/test.txt is the test split, and trainval.txt is shared out between train and
+val as the first two numbers of --fractions say (90-10-0 unless given). Near-duplicates stay
+together there too; a photograph of trainval.txt that is a near-duplicate of one of the test half is
+left out, so that the half stays whole and nothing of it is trained on.
 """
 
 import argparse
@@ -94,7 +95,8 @@ def parse_args(argv=None):
         nargs="+",
         default=[],
         metavar="CLASS",
-        help="the classes that count: numbers in masks, names of a COCO file, either of VOC, or all",
+        help="the classes that count: numbers in masks, names of a COCO file, either of VOC, or "
+        "all",
     )
     parser.add_argument(
         "--threshold",
@@ -172,7 +174,7 @@ def parse_args(argv=None):
 
 
 def contradiction_in(args):
-    """What is wrong about options that do not go together, and the way out; None where nothing is."""
+    """What is wrong about options that do not go together, and the way out, or None."""
     is_pets = args.root or args.download or args.synthetic
     is_own = args.images or args.voc or (args.coco and not is_pets)
     has_masks = args.masks or args.coco or args.voc
@@ -188,7 +190,8 @@ def contradiction_in(args):
         (is_own and is_halved, f"{halves}; name the photographs of each split with --split-files"),
         (
             test_share,
-            "the third number of --fractions has to be 0 with --official-split, whose test split is test.txt",
+            "the third number of --fractions has to be 0 with --official-split, whose test split "
+            "is test.txt",
         ),
         (args.masks and not args.images, "--masks needs the photographs' folder, --images"),
         (
@@ -201,7 +204,8 @@ def contradiction_in(args):
         ),
         (
             not is_own and (args.labels or args.split_files or args.group),
-            "--labels and --split-files are for --images, --coco and --voc, --group too; --root has its own lists",
+            "--labels and --split-files are for --images, --coco and --voc, --group too; --root "
+            "has its own lists",
         ),
         (
             args.foreground and not has_masks,
@@ -214,7 +218,8 @@ def contradiction_in(args):
         (
             (args.trimaps or args.threshold)
             and (args.foreground or args.trimaps and args.threshold),
-            "--trimaps, --threshold and --foreground all say what is foreground; leave all but one out",
+            "--trimaps, --threshold and --foreground all say what is foreground; leave all but "
+            "one out",
         ),
         (
             args.leave_out and not has_masks,
@@ -222,7 +227,8 @@ def contradiction_in(args):
         ),
         (
             args.border and is_own and not args.trimaps,
-            "--border is for trimaps, and these masks have no border; leave it out or add --trimaps",
+            "--border is for trimaps, and these masks have no border; leave it out or add "
+            "--trimaps",
         ),
         (len(args.split_files or ()) > 3, "--split-files takes at most three lists"),
         (
@@ -255,7 +261,8 @@ def main(args):
 
 
 def make(args, out):
-    """Prepare the folder `out` under another name and move it to its own when it is whole; returns what report() takes."""
+    """Prepare the folder `out` under another name and move it to its own when it is whole; returns
+    what report() takes."""
     partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
     for left_over in (partial, old):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -281,13 +288,15 @@ def make(args, out):
 
 
 def check_apart(args, out):
-    """Refuse an `out` that holds what it is made from, or lies in a folder of custom photographs or masks."""
+    """Refuse an `out` that holds what it is made from, or lies in a folder of custom photographs
+    or masks."""
     given = [args.root, args.download, args.images, args.voc, args.masks, args.labels]
     given += [*(args.coco or ()), *(args.split_files or ())]
     for source in filter(None, given):
         if source.resolve().is_relative_to(out):
             raise InputError(
-                f"--out {args.out} would replace {source}, from which it is made; choose another --out"
+                f"--out {args.out} would replace {source}, from which it is made; choose another "
+                "--out"
             )
     for folder in filter(None, (args.images, args.voc, args.masks, *(args.coco or ()))):
         if out.is_relative_to(folder.resolve()):
@@ -314,15 +323,16 @@ def check_target(out, force):
     ]
     if foreign:
         raise InputError(
-            f"{out} is not a data folder (it holds {foreign[0].relative_to(out)}), so --force does not delete "
-            "it; choose another --out"
+            f"{out} is not a data folder (it holds {foreign[0].relative_to(out)}), so --force "
+            "does not delete it; choose another --out"
         )
 
 
 def prepare(args, out):
-    """Read the photographs that the arguments name and write the data folder `out`; returns what report() takes."""
+    """Read the photographs that the arguments name and write the data folder `out`; returns what
+    report() takes."""
     with tempfile.TemporaryDirectory(dir=out, prefix="unpacked") as place:
-        source = find_source(args, out, Path(place))
+        source = find_source(args, out, Path(place).resolve())
         outcome = Outcome(source, notes=source.notes)
         with cli.processes() as pool:
             write_splits(pool, out, outcome, args)
@@ -362,7 +372,10 @@ def too_few(usable, split, share):
         return (
             f"the {split} split has no usable photograph; look at those it names, or leave it out"
         )
-    return f"{len(usable)} photographs are too few for a {split} split of {share:g}%; use more of them or other --fractions"
+    return (
+        f"{len(usable)} photographs are too few for a {split} split of {share:g}%; use more of "
+        "them or other --fractions"
+    )
 
 
 def count_labels(outcome, taken):
@@ -377,7 +390,8 @@ def count_labels(outcome, taken):
 
 
 def look_at(pool, outcome, args):
-    """(the records that can be used, a Look at each); what cannot be used is left out, or refused. Raises InputError."""
+    """(the records that can be used, a Look at each); what cannot be used is left out, or refused.
+    Raises InputError."""
     source = outcome.source
     found = look_at_all(pool, source.records, args)
     if source.is_own:
@@ -415,7 +429,8 @@ def look_at_all(pool, records, args):
 
 
 def weigh_orientations(pool, found, outcome, args):
-    """Look again at photographs turned by EXIF whose labels fit both ways, as the others or the user tell it; else refuse them.
+    """Look again at photographs turned by EXIF whose labels fit both ways, as the others or the
+    user tell it; else refuse them.
 
     A table's boxes alone are of the upright photograph, unless others tell otherwise.
     """
@@ -424,7 +439,8 @@ def weigh_orientations(pool, found, outcome, args):
     unclear = [k for k, (_, (look, _, _)) in enumerate(found) if look and look.fits == BOTH]
     if told and unclear:
         outcome.source.remarks.append(
-            f"turned by EXIF, with labels that fit both ways, so read as drawn on the {told} photograph: {len(unclear)}"
+            f"turned by EXIF, with labels that fit both ways, so read as drawn on the {told} "
+            f"photograph: {len(unclear)}"
         )
     if told == STORED and unclear:
         records = [dataclasses.replace(found[k][0], drawn_on=STORED) for k in unclear]
@@ -435,8 +451,8 @@ def weigh_orientations(pool, found, outcome, args):
             record = found[k][0]
             if record.mask or record.shapes or getattr(record.box, "frame", None):
                 reason = UnusableMask(
-                    f"its {record.mask_word} fits the photograph as stored and as EXIF turns it; say with --drawn-on "
-                    "upright or stored which it was drawn on"
+                    f"its {record.mask_word} fits the photograph as stored and as EXIF turns it; "
+                    "say with --drawn-on upright or stored which it was drawn on"
                 )
                 found[k] = (record, (None, reason, []))
     return found
@@ -449,13 +465,14 @@ def refuse(faults):
     if len(shown) > 3:
         shown[3:] = ["and others"]
     raise InputError(
-        f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown)}; put that right, or add --leave-out "
-        "to go on without these photographs"
+        f"{n} mask{'s' * (n > 1)} cannot be used; {'; '.join(shown)}; put that right, or add "
+        "--leave-out to go on without these photographs"
     )
 
 
 def place(usable, looks, outcome, args):
-    """(the split of each record, -1 where it comes into none; the share of each split). Near-duplicates stay together."""
+    """(the split of each record, -1 where it comes into none; the share of each split).
+    Near-duplicates stay together."""
     source, shares = outcome.source, args.fractions
     strata, contents = [record.stratum for record in usable], [look.content for look in looks]
     hashes = np.stack([look.hash for look in looks])
@@ -516,13 +533,14 @@ def warn_of_groups(usable, assignment, outcome):
     torn = [show_name(name) for name, splits in splits_of.items() if len(splits) > 1]
     if torn:
         outcome.warnings.append(
-            f"groups in several of the given splits: {len(torn)} ({cli.listed(torn)}), so a network would be measured on what "
-            "it knows; put each into one split, or let --fractions do it"
+            f"groups in several of the given splits: {len(torn)} ({cli.listed(torn)}), so a "
+            "network would be measured on what it knows; put each into one split, or let "
+            "--fractions do it"
         )
 
 
 def kinds_to_write(source, taken, looks):
-    """The kinds of files of a split; taken: Looks at the records of all splits, looks: at its own."""
+    """The kinds of files of a split; taken: Looks at all records, looks: at its own."""
     known = {}
     if source.is_own:
         known = {
@@ -562,8 +580,9 @@ def find_root(args, out):
             )
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"the download into {args.download} failed ({shorten(error)}); try again, or unpack "
-                "images.tar.gz and annotations.tar.gz of the dataset by hand and use --root"
+                f"the download into {args.download} failed ({shorten(error)}); try again, or "
+                "unpack images.tar.gz and annotations.tar.gz of the dataset by hand and use "
+                "--root"
             ) from None
         return args.download / "oxford-iiit-pet"
     return oxford.find_root(args.root)

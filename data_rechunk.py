@@ -6,9 +6,9 @@ access wants.
     write nothing
 
 Each file FILE.h5 ends with one storage under two names, `chunked_FILE` and a hard link `FILE`, and
-a digest of its content. It streams (memory does not grow with N), checks what it wrote against what
-it read, and replaces a file only then, so it needs room for one more copy of the largest file.
-Takes about twice as long as copying the files.
+a digest of its content. It streams (memory does not grow with N), checks what it wrote against
+what it read, and replaces a file only then, so it needs room for one more copy of the largest
+file. Takes about twice as long as copying the files.
 
 Folders that others prepared in this layout work too, with images.h5 and whichever of the other
 files there are. In a file of masks of 0 and 255 alone, 255 is the pet and becomes 1, unless
@@ -149,18 +149,20 @@ def copy_attributes(path, attributes, target):
             target.attrs[name] = value
         except (UnicodeError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{path} has an attribute {name!r} that cannot be copied ({contract.shorten(error)}); delete "
-                "it"
+                f"{path} has an attribute {name!r} that cannot be copied "
+                f"({contract.shorten(error)}); delete it"
             ) from None
 
 
 def source_dataset(path, source, kind):
-    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that it is made of."""
+    """The dataset to read from: `kind`, or `chunked_kind` where only that is there, and all that
+    it is made of."""
     dataset = find_dataset(path, source, (kind, chunked(kind)))
     if dataset is None:
         names = ", ".join(map(str, source)) or "nothing"
         raise InputError(
-            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with {LAYOUT[kind]}"
+            f"{path} has no dataset '{kind}' (it has: {names}); give it that name, with "
+            f"{LAYOUT[kind]}"
         )
     refuse_lacking(path, dataset)
     return dataset
@@ -227,8 +229,9 @@ def split_hash(path, kind, digest, attributes):
         recorded = str(attributes.get("split_hash", digest))
         if recorded != digest:
             raise InputError(
-                f"{path}: its images are not those that were prepared (their split hash differs); prepare them "
-                "again, or, where you changed them yourself, delete the file's attribute 'split_hash'"
+                f"{path}: its images are not those that were prepared (their split hash differs); "
+                "prepare them again, or, where you changed them yourself, delete the file's "
+                "attribute 'split_hash'"
             )
         return digest
     images = path.with_name("images.h5")

@@ -96,7 +96,7 @@ def parse_args(argv=None):
     add("--only", choices=names, nargs="+", metavar="NAME", help=f"of {', '.join(names)}")
     add("--grid", help=f"all combinations of values of {', '.join(grid.NAMED)}", **several)
     add("--with-single-tasks", action="store_true", help="each task of the grid alone, for delta-m")
-    add("--tune", help=f"values that each row tries with seed {tune.SEED}", **several)
+    add("--tune", metavar="OPTION=VALUES", help=f"values that each row tries, seed {tune.SEED}")
     add("--study", choices=("masks",), help="runs of a study: label efficiency")
     add("--repeat", type=Path, nargs="+", metavar="FOLDER", help="runs, rows or studies to repeat")
     add("--list", action="store_true", help="print the commands that are left, and run none")
@@ -145,10 +145,10 @@ def experiments_of(args):
 
 def seeds_of(experiments, args):
     """[Run], seed by seed; tuned ones with the value that was chosen."""
-    values, found = tune.values_of(args.tune or []), []
+    found = []
     for seed in dict.fromkeys(args.seeds):
         for run in experiments.values():
-            options = tune.chosen(run, values) if args.tune else {}
+            options = tune.chosen(run, tune.values_of(args.tune)) if args.tune else {}
             found.append(Run(run.script, run.config.replace(seed=seed, **options)))
     return found
 
@@ -156,14 +156,11 @@ def seeds_of(experiments, args):
 # --------------------------------------------------------------------------------------- running
 
 
-def perform(runs, args):
-    """Run what is not finished; returns [(Run, exit status)] of those that failed."""
-    left = [run for run in runs if not run.is_finished]
-    if not left:
-        return []
+def perform(left, total, args):
+    """Run what is left of so many; returns [(Run, exit status)] of those that failed."""
     form = "{desc}{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}{postfix}]"
-    done, config = len(runs) - len(left), left[0].config
-    with tqdm(total=len(runs), initial=done, disable=None, bar_format=form) as bar:
+    done, config = total - len(left), left[0].config
+    with tqdm(total=total, initial=done, disable=None, bar_format=form) as bar:
         progress = Progress(left, bar)
         settings = launchers.Settings(
             jobs=args.jobs or launchers.jobs_by_default(config),
@@ -189,18 +186,15 @@ def main(args):
     if args.repeat:
         repeated = [folder for path in args.repeat for folder in repeat.folders(path)]
         runs = [repeat.run_of(folder, args.options) for folder in repeated]
-        run_all([runs], args)
+        run_all(runs, args)
         if not args.list:
             tell_differences(repeated, runs)
     elif args.study:
-        data = masks.look_at(Config.parse("", "study", args.options).data)
-        if not args.list:
-            say(masks.in_words(masks.cells(data)))
-        run_all(masks.parts(data, args.options), args)
+        run_all(masks.runs(Config.parse("", "study", args.options).data, args.options), args)
     else:
         experiments = experiments_of(args)
         if not args.tune or tune_all(experiments, args):
-            run_all([seeds_of(experiments, args)], args)
+            run_all(seeds_of(experiments, args), args)
 
 
 def tune_all(experiments, args):
@@ -209,18 +203,17 @@ def tune_all(experiments, args):
     for name, run in experiments.items():
         if tune.chosen(run, values) is None:
             waiting[name] = tune.runs_of(run, values)
-    run_all([[run for tried in waiting.values() for run in tried.values()]], args)
-    is_done = all(run.is_finished for tried in waiting.values() for run in tried.values())
-    if args.list or not is_done:
+    runs = [run for tried in waiting.values() for run in tried.values()]
+    run_all(runs, args)
+    if args.list or not all(run.is_finished for run in runs):
         return not waiting
     for name, tried in waiting.items():
         tune.choose(experiments[name], tried)
     return True
 
 
-def run_all(parts, args):
-    """Run parts one after another, or list them; fails where a run did."""
-    every = [run for part in parts for run in part]
+def run_all(every, args):
+    """Run what is not finished, or list it; fails where a run did."""
     left = [run for run in every if not run.is_finished]
     for run in every:
         if run.is_finished:
@@ -229,11 +222,10 @@ def run_all(parts, args):
         for run in left:
             print(shlex.join(run.words))
         return
-    if left:
-        say(f"{count(len(every), 'run')} into {every[0].config.runs}, {len(left)} left")
-    failures = []
-    for part in parts:
-        failures += perform(part, args)
+    if not left:
+        return
+    say(f"{count(len(every), 'run')} into {every[0].config.runs}, {len(left)} left")
+    failures = perform(left, len(every), args)
     if failures:
         named = ", ".join(f"{run.name} ({outcome(status)})" for run, status in failures)
         refused = all(status == 2 for _, status in failures)

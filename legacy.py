@@ -56,6 +56,9 @@ def from_legacy(record):
         defaults["processes"] = record.get("processes", 1)
     usual = {"processes": 1, "convolution": "direct", "settings": {}, "images_on": "cpu"}
     run = {new: record.get(old, usual.get(new)) for old, new in LEGACY_FACTS.items()}
+    for options in (defaults, run):
+        if options["convolution"] == "fast":
+            options["convolution"] = "winograd"
     return {**defaults, "run": {**run, "label_digest": None}}
 
 

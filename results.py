@@ -145,9 +145,7 @@ def read(args):
     runs, left_out = records.read_runs(args.runs)
     if runs:
         tuning = records.read_tuning(args.runs)
-        compare.refuse_mixture(
-            runs, {option for of_row in tuning.values() for option in of_row["options"]}
-        )
+        compare.refuse_mixture(runs, {of_row["option"] for of_row in tuning.values()})
         runs, others = compare.same_images(runs)
         left_out = sorted(left_out + others)
     for folder, reason in left_out:
@@ -168,7 +166,7 @@ def make_table(args, rows, left_out):
         options["duplicates"] = official.read_duplicates(path)
     if args.noise_of:
         baseline = rows_of(records.read_runs(args.noise_of)[0]).get(BASELINE, [])
-        options["noise"] = [100 * run.test["dice"] for run in baseline]
+        options["noise"] = 100 * records.figures(baseline, "dice")
     note = args.out / "NOTE.md"
     if note.is_file():
         options["note"] = note.read_text(encoding="utf-8")

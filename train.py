@@ -13,36 +13,16 @@ its first metric on the validation split.
 """
 
 import cli
-import registry
-from cli import InputError
 from config import Config
 
 
 def main(config):
     # Here, as PyTorch takes seconds to import, and --help does without.
-    from models import MTLNet
-    from training.setup import fit_tasks
+    from training.build import build
     from training.trainer import Trainer
-    from weighting import make_criterion
 
-    if not config.experiment:
-        config = config.replace(experiment=config.default_name())
-    if config.encoder_bn == "keep" and config.encoder_weights == "none" and not config.init:
-        raise InputError(
-            "--encoder-bn keep is for pretrained weights; name some with --encoder-weights or --init, "
-            "or leave it out"
-        )
-    tasks = registry.find_tasks(config.tasks)
-    sharing = registry.find("sharing", config.sharing)
-    encoder = registry.find("encoders", config.encoder)
-    fit_tasks(tasks, config)
-    try:
-        model = MTLNet(tasks, config.width, config.seed, sharing, encoder)
-    except ValueError as error:
-        raise InputError(f"--tasks {' '.join(config.tasks)}: {error}") from None
-    encoder.load(model.encoders(), config.encoder_weights)
-    model.freeze_statistics = config.encoder_bn == "keep"
-    criterion = make_criterion(config.weighting, tasks)
+    config = config.replace(experiment=config.experiment or config.default_name())
+    model, criterion = build(config)
     Trainer(config, model, criterion).run()
 
 

@@ -8,23 +8,20 @@ folder; the error of their alpha is averaged over a band of BAND of the longer s
 contour.
 """
 
-import argparse
-import json
-import sys
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data import photographs  # noqa: E402
-from data.pixels import of_pillow  # noqa: E402
-from inference import alpha, tta  # noqa: E402
-from training import checkpoint  # noqa: E402
+import cli
+from data import photographs
+from data.pixels import of_pillow
+from inference import alpha, tta
+from training import checkpoint
 
 BAND = 0.02
 HAIRS = 3  # a hair for so many pixels of the contour
@@ -41,8 +38,7 @@ def middle(trimap):
 
 
 def read_pairs(root):
-    """(name, photograph, signed distance) of each photograph that has a trimap of its size with a
-    pet."""
+    """(name, photograph, signed distance) of each that has a trimap of its size with a pet."""
     for path in sorted((root / "images").glob("[A-Za-z]*.jpg")):
         trimap = root / "annotations/trimaps" / f"{path.stem}.png"
         if not trimap.exists():
@@ -104,15 +100,18 @@ def measure(found, pet):
     return 1 - both / total, both / pet.sum(), 2 * both / (total + pet.sum())
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, default=Path("mtl_model.pt"))
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="Oxford-IIIT Pet folder")
+    parser.add_argument("--checkpoint", type=Path, default=common.ROOT / "mtl_model.pt")
     parser.add_argument("--cutout", choices=("soft", "hard"), default="soft")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=cli.integer(1), help="use the first N photographs")
     parser.add_argument("--skip", nargs="*", default=[], help="names whose trimap is wrong")
-    parser.add_argument("--no-times", action="store_true")
-    args = parser.parse_args()
+    parser.add_argument("--no-times", action="store_true", help="measure no seconds")
+    return parser.parse_args(argv)
+
+
+def main(args):
     torch.set_num_threads(1)
     model, info = checkpoint.load_model(args.checkpoint)
     pairs = [pair for pair in read_pairs(args.root) if pair[0] not in args.skip][: args.limit]
@@ -132,8 +131,8 @@ def main():
         start = time.perf_counter()
         cut(model, info, image, args.cutout)
         result[f"seconds_{megapixels}_mp"] = round(time.perf_counter() - start, 2)
-    print(json.dumps(result))
+    common.print_results(result)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main, parse_args())

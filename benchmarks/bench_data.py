@@ -27,6 +27,9 @@ import data_rechunk
 from data import contract
 from data.contract import chunked
 from dataloader_mtl import MTLDataset, batches, make_loader
+from tasks.bbox import Bbox
+from tasks.cls import Cls
+from tasks.seg import Seg
 
 SPLIT = "train"
 KINDS = ("images", "masks", "bboxes", "binary")  # what the published tasks need
@@ -75,13 +78,14 @@ def main(args):
             rows.append(measure_rechunking(data, Path(place), n, args.rounds))
     header = ["N", "MB", "copy, flush, read back: s", "re-chunk: s", "ratio"]
     common.print_table(header, rows)
-    results = {
-        "images_per_second": speeds,
-        "ratio_copy": [row[4] for row in rows],
-        "n": [row[0] for row in rows],
-        "rounds": args.rounds,
-    }
-    common.print_results(results)
+    common.print_results(
+        {
+            "images_per_second": speeds,
+            "ratio_copy": [row[4] for row in rows],
+            "n": [row[0] for row in rows],
+            "rounds": args.rounds,
+        }
+    )
 
 
 # ------------------------------------------------------------------------------------------ loading
@@ -90,7 +94,8 @@ def main(args):
 def measure_loading(data, place, args):
     """{way: images/s}."""
     folder, size = data / SPLIT, args.batch_size
-    from_files, in_memory = MTLDataset(data, SPLIT), MTLDataset(data, SPLIT)
+    tasks = [Seg(), Cls(), Bbox()]
+    from_files, in_memory = MTLDataset(data, SPLIT, tasks), MTLDataset(data, SPLIT, tasks)
     from_files.fits_in_memory = lambda *_: False
     in_memory.fits_in_memory = lambda *_: True
     rows = np.random.default_rng(0).permutation(len(from_files))

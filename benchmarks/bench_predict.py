@@ -43,28 +43,29 @@ def main(args):
         place = Path(place)
         few = args.n // FRACTION
         paths = lay_out(args.photographs, place, few, args.n)
-        rows, measured = [], []
+        rows, singles = [], []
         for name, n in (("few", few), ("all", args.n)):
             options = "--checkpoint", args.checkpoint, place / name, "--out", place / f"{name}-out"
             seconds, peak = run("predict.py", *options)
-            measured.append((seconds, peak))
             rows.append(["predict.py", n, seconds, n / seconds, peak])
-        singles = []
         for path in paths[: args.calls]:
             options = "--checkpoint", args.checkpoint, path, "--out", place / "mask.png"
             singles.append(run("mtl_vis.py", *options)[0])
     single = statistics.median(singles)
     rows.append(["mtl_vis.py, one call each", 1, single, 1 / single, None])
-    (seconds_few, peak_few), (seconds_all, peak_all) = measured
-    results = {
-        "photographs_per_second": args.n / seconds_all,
-        "photographs_per_second_started": (args.n - few) / (seconds_all - seconds_few),
-        "ratio": args.n / seconds_all * single,
-        "n": [few, args.n],
-        "peak_mb": [peak_few, peak_all],
-        "growth_of_memory": peak_all / peak_few,
-    }
-    common.report(["way", "photographs", "seconds", "photographs/s", "peak MB"], rows, results)
+    (*_, seconds_few, _, peak_few), (*_, seconds_all, _, peak_all), _ = rows
+    common.report(
+        ["way", "photographs", "seconds", "photographs/s", "peak MB"],
+        rows,
+        {
+            "photographs_per_second": args.n / seconds_all,
+            "photographs_per_second_started": (args.n - few) / (seconds_all - seconds_few),
+            "ratio": args.n / seconds_all * single,
+            "n": [few, args.n],
+            "peak_mb": [peak_few, peak_all],
+            "growth_of_memory": peak_all / peak_few,
+        },
+    )
 
 
 def lay_out(source, place, few, n):

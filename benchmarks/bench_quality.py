@@ -11,13 +11,12 @@ The row's p is that of a one-sided t test that the mean pooled Dice is at least 
 of such a mean or a higher one, were the true mean the target itself.
 
 Each finished seed leaves a record, time.json, in its run folder; the row is made of the records.
-Run again, the command goes on with the seeds that lack one. An interrupted run is deleted and
-starts anew, as its wall time would not count.
+Run again, the command goes on with the seeds that lack one. A run that was interrupted is to be
+deleted first, as its wall time would not count.
 """
 
 import json
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,8 +27,10 @@ import common
 import cli
 from cli import InputError
 
-RECIPE = ("--optimizer", "muon", "--lr", "0.006", "--width", "32")
-RECIPE += ("--sides", "128:0.5,192:0.88,256:1")
+RECIPE = (
+    *("--optimizer", "muon", "--lr", "0.006", "--width", "32"),
+    *("--resize-schedule", "128:0.5,192:0.88,256:1"),
+)
 TARGETS = {6: 0.90, 24: 0.93}  # of results/time/PROTOCOL.md, by epochs
 RECORD = "time.json"
 
@@ -76,21 +77,22 @@ def main(args):
 def train(folder, seed, args):
     """Train one seed and test its last epoch's network; writes the record."""
     if folder.exists():
-        print(f"{folder} was interrupted; it starts anew", file=sys.stderr)
-        shutil.rmtree(folder)
+        raise InputError(
+            f"{folder} lacks {RECORD}: it was interrupted, so that its wall time does not "
+            "count, or made otherwise; delete it or choose other --runs"
+        )
     run("train_mtl.py", "--data", args.data, "--runs", args.runs, "--seed", seed, *args.options)
     # Written before the first step, and after the last epoch's validation.
     begin = (folder / "config.json").stat().st_mtime
     end = (folder / "last.pt").stat().st_mtime
     options = "--checkpoint", folder / "last.pt", "--data", args.data, "--split", "test"
     metrics = json.loads(run("evaluate.py", *options))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("run", config)
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
     record = {
         "options": args.options,
         "seconds": round(end - begin, 2),
         **{key: metrics[key] for key in ("dice_pooled", "dice", "n_images")},
-        **{key: config[key] for key in ("processor", "precision", "processes", "commit")},
+        **{key: facts[key] for key in ("processor", "precision", "processes", "commit")},
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -115,11 +117,10 @@ def report(records, args):
     common.print_table([*header, "processor", "precision", "processes", "commit"], rows)
     seconds, dice = summary(rows, 1), summary(rows, 2)
     p = p_of_target([row[2] for row in rows], args.target)
-    results = {"target": args.target, "epochs": args.epochs, "n": len(rows), "p": p}
-    results |= {"seconds": seconds, "dice_pooled": dice}
     cells = [args.target, args.epochs, len(rows), plus_minus(seconds, 0), plus_minus(dice, 4), p]
     common.print_table(["target", "epochs", "n", "wall time, s", "pooled test Dice", "p"], [cells])
-    common.print_results(results)
+    results = {"target": args.target, "epochs": args.epochs, "n": len(rows), "p": p}
+    common.print_results({**results, "seconds": seconds, "dice_pooled": dice})
 
 
 def summary(rows, column):

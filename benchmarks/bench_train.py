@@ -12,23 +12,26 @@ cores.
 
 import contextlib
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import common
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import cli
+from config import Config
 from dataloader_mtl import MTLDataset
 from models import MTLNet, count_parameters
-from training import convolution, engine
-from training.devices import keep_memory
-from training.precision import may_win, processor_flags
-from training.step import autocast
+from tasks.bbox import Bbox
+from tasks.cls import Cls
+from tasks.seg import Seg
+from training import kernels
+from training.devices import keep_memory, to_device
+from training.optim import make_optimizer
+from training.precision import autocast, has_bf16, processor_flags
 from utils import EqualWeightedLoss
 
-TASKS = ("seg", "cls", "bbox")
 STEPS = 4  # in a turn: one of the fast ones is too short to time
 SIDE = 256
 CPU = torch.device("cpu")
@@ -135,60 +138,49 @@ def parse_args(argv=None):
 
 def main(args):
     data = common.data_folder(args.data)
-    batch = load_batch(data, args.batch_size)
-    precisions = ["fp32", "bf16"] if may_win(processor_flags()) else ["fp32"]
+    load_batch(data, args.batch_size)  # refuses other data before it measures
+    precisions = ["fp32", "bf16"] if has_bf16(processor_flags()) else ["fp32"]
     names = [PUBLISHED, *(f"ours, {precision}" for precision in precisions)]
     names.append(f"{PEER}, {precisions[-1]}")
+    spawn = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         ways = {}
         for name in names:
-            way = apart(make_step, name, data, args.batch_size)
-            ways[name] = stack.enter_context(way)
+            words = (name, data, args.batch_size)
+            pool = ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=words)
+            ways[name] = run_in(stack.enter_context(pool))
         seconds = common.interleave(ways, args.rounds)
     speeds = {name: args.batch_size * steps_of(name) / seconds[name] for name in names}
     rows = []
     for name in names:
-        model = make_model(name)
-        ratio = speeds[name] / speeds[PUBLISHED]
-        rows.append([name, count_parameters(model) / 1e6, gflop(model, batch), speeds[name], ratio])
+        parameters = count_parameters(make_model(name)) / 1e6
+        rows.append([name, parameters, speeds[name], speeds[name] / speeds[PUBLISHED]])
     best = max(speeds[name] for name in names if name.startswith("ours"))
-    results = {
-        "images_per_second": speeds,
-        "ratio": best / speeds[PUBLISHED],
-        "batch_size": args.batch_size,
-        "rounds": args.rounds,
-    }
-    header = ["step", "M parameters", "GFLOP forward", "images/s", "over the published network"]
-    common.report(header, rows, results)
+    common.report(
+        ["step", "M parameters", "images/s", "over the published"],
+        rows,
+        {
+            "images_per_second": speeds,
+            "ratio": best / speeds[PUBLISHED],
+            "batch_size": args.batch_size,
+            "rounds": args.rounds,
+        },
+    )
 
 
-@contextlib.contextmanager
-def apart(make, *args):
-    """make(*args) is a function; a context of one that calls it in a process of its own, which
-    keeps its own settings.
-    """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, make, args), daemon=True)
-    process.start()
-    there.close()
-
-    def call():
-        here.send(True)
-        return here.recv()
-
-    try:
-        yield call
-    finally:
-        here.send(False)
-        process.join()
+def prepare(*args):
+    """In the process of a row, which keeps its own settings: what `take` is to call."""
+    global step
+    step = make_step(*args)
 
 
-def serve(connection, make, args):
-    """The other end of `apart`."""
-    function = make(*args)
-    while connection.recv():
-        connection.send(function())
+def take():
+    step()
+
+
+def run_in(pool):
+    """A function that takes the steps of a row in its process."""
+    return lambda: pool.submit(take).result()
 
 
 def make_model(name):
@@ -196,7 +188,7 @@ def make_model(name):
     if name == PUBLISHED:
         return Published()
     if name.startswith("ours"):
-        return MTLNet(TASKS)
+        return MTLNet([Seg(), Cls(), Bbox()])
     return Peer()
 
 
@@ -204,18 +196,17 @@ def make_step(name, data, batch_size):
     """A function that trains the network of a row for some steps."""
     batch, model = load_batch(data, batch_size), make_model(name)
     precision = "bf16" if name.endswith("bf16") else "fp32"
+    criterion = EqualWeightedLoss([Seg()] if name.startswith(PEER) else [Seg(), Cls(), Bbox()])
     if name == PUBLISHED:
         batch["image"] = batch["image"].contiguous()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-        criterion = EqualWeightedLoss(TASKS)
     else:
         keep_memory()
-        engine.to_device(model, CPU)
-        criterion = EqualWeightedLoss(TASKS if name.startswith("ours") else TASKS[:1])
-        optimizer = engine.make_optimizer(model, criterion, lr=2e-3)
+        to_device(model, CPU)
+        optimizer = make_optimizer(model, criterion, Config(precision=precision))
     if name.startswith("ours"):
-        threads = torch.get_num_threads()
-        convolution.install(model, convolution.choose(None, CPU, precision, threads))
+        convolution = kernels.choose("auto", CPU, precision, torch.get_num_threads())
+        kernels.install(model, convolution)
     model.train()
 
     def train():
@@ -236,20 +227,13 @@ def steps_of(name):
 
 def load_batch(data, batch_size):
     """The first images of the training split as one batch."""
-    dataset = MTLDataset(data, "train")
+    dataset = MTLDataset(data, "train", [Seg(), Cls(), Bbox()])
     if len(dataset) < batch_size or dataset.size != SIDE:
         raise cli.InputError(
             f"{data} has {len(dataset)} training images of {dataset.size} px and this needs "
             f"{batch_size} of {SIDE} px; use other --data or a smaller --batch-size"
         )
     return dataset.__getitems__([(0, row) for row in range(batch_size)])
-
-
-def gflop(model, batch):
-    """GFLOP of a forward pass per image, a multiplication and an addition counted as two."""
-    with FlopCounterMode(display=False) as counter:
-        model(batch["image"].contiguous())
-    return counter.get_total_flops() / 1e9 / len(batch["image"])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = Path(__file__).resolve().parent.parent
 # The one place that makes the project's modules importable from this folder.
 sys.path.insert(0, str(ROOT))
 

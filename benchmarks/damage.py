@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import torch
 import warm
-from reference import RUN, TRAIN, Lost, different_run, digests
+from reference import RUN, TRAIN, Lost, different_run
 
 from data.contract import SPLITS
 
@@ -22,8 +22,10 @@ from data.contract import SPLITS
 # not notice.
 STRUCTURAL = ("empty", "garbage", "truncated", "folder", "missing")
 SUBTLE = ("bits", "zeros", "longer")
-HOSTILE = ("nan", "-1", "1e309", "", "9223372036854775808", "0", "x" * 5000, "a\nb", "\udcff")
-HOSTILE += ("--", "/", "/dev/null", "/dev/full", "nowhere/deeper", "a-folder", "%s%n", "0-0-0")
+HOSTILE = (
+    *("nan", "-1", "1e309", "", "9223372036854775808", "0", "x" * 5000, "a\nb", "\udcff"),
+    *("--", "/", "/dev/null", "/dev/full", "nowhere/deeper", "a-folder", "%s%n", "0-0-0"),
+)
 MARK = "ran-foreign-code"
 
 
@@ -77,10 +79,9 @@ def damage_bytes(path, rng, ways=STRUCTURAL + SUBTLE):
     way, content = pick(rng, ways), bytearray(path.read_bytes())
     path.unlink()
     at = int(rng.integers(len(content)))
-    if way == "folder":
-        path.mkdir()
-        return way
-    if way == "missing":
+    if way in ("folder", "missing"):
+        if way == "folder":
+            path.mkdir()
         return way
     if way == "bits":
         content[at] ^= 1 << int(rng.integers(8))
@@ -128,7 +129,7 @@ def change_checkpoint(path, rng):
     content = torch.load(path, weights_only=True)
     weights = content["model"]
     key = pick(rng, [name for name in weights if name.endswith("weight")])
-    way = pick(rng, ("code", "code inside", "missing weight", "other shape", "tasks"))
+    way = pick(rng, ("code", "code inside", "missing weight", "other shape"))
     if way == "code":
         path.write_bytes(pickle.dumps(Foreign()))
         return way
@@ -136,10 +137,8 @@ def change_checkpoint(path, rng):
         content["metrics"] = Foreign()
     elif way == "missing weight":
         del weights[key]
-    elif way == "other shape":
-        weights[key] = torch.zeros(7, 5, 3)
     else:
-        content["tasks"] = pick(rng, [None, 1, ["seg", "nothing"], []])
+        weights[key] = torch.zeros(7, 5, 3)
     torch.save(content, path)
     return way
 
@@ -259,12 +258,7 @@ def hostile_option(reference, place, rng):
     option, value = pick(rng, sorted(usual)), pick(rng, HOSTILE)
     usual[option] = value
     words = [word for pair in usual.items() for word in pair]
-    before = digests(reference.data)
-
-    def untouched(outcome):
-        return None if digests(reference.data) == before else "it changed the data"
-
-    return Case(f"{script} {option} {value[:20]!r}", (script, *words), untouched)
+    return Case(f"{script} {option} {value[:20]!r}", (script, *words))
 
 
 CASES = (

@@ -101,7 +101,7 @@ class Try:
 
     def kill_a_process(self, child):
         """Kill one process of a run; all of them must end by themselves."""
-        pids = [child.pid, *workers_of(child.pid)]
+        pids = [child.pid, *children_of(child.pid)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[int(self.rng.integers(len(pids)))], signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE
@@ -149,15 +149,12 @@ class Try:
             raise Lost(f"not the result of an undisturbed run: {found}")
 
 
-def workers_of(pid):
-    """Processes of the other ranks that a run has started."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it has ended
-            worker = int(line.parent.name)
-            if os.getpgid(worker) == pid and "spawn_main" in line.read_text():
-                found.append(worker)
-    return found
+def children_of(pid):
+    with contextlib.suppress(OSError):  # it has ended
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    return []
 
 
 def group_lives(group):

@@ -11,8 +11,10 @@ import torch
 import warm
 
 PREPARE = ("--size", "64", "--fractions", "60-20-20")
-TRAIN = ("--epochs", "3", "--width", "2", "--batch-size", "6", "--device", "cpu")
-TRAIN += ("--precision", "fp32", "--threads", "1", "--resume")
+TRAIN = (
+    *("--epochs", "3", "--width", "2", "--batch-size", "6", "--device", "cpu"),
+    *("--precision", "fp32", "--threads", "1", "--resume"),
+)
 PETS = 20
 RUN = Path("runs/mtl/seed0")
 TIMES = ("seconds", "train_seconds", "images_per_second", "waiting")

@@ -1,5 +1,5 @@
-"""What data_rechunk.py --check finds in a data folder: `verify` refuses what would make results wrong, and what is merely odd
-is collected as it streams by (`Oddities`)."""
+"""What data_rechunk.py --check finds in a data folder: `verify` refuses what would make results
+wrong, and what is merely odd is collected as it streams by (`Oddities`)."""
 
 import hashlib
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import InputError
-from data import contract, convert, index
+from data import contract, index
 from data.hdf5 import naming, slabs
 from data.layout import CLASSES, INDEX_FIELDS, UNLABELLED, anew, h5_files
 
@@ -17,7 +17,8 @@ READING_ORDER = ("bboxes", "binary", "masks", "trimaps", "images")
 EXAMPLES = 3  # named of each oddity
 MIN_PET_IN_BOX = 0.2  # a box with less is beside its head; in Oxford-IIIT Pet the least is 0.54
 WHOLE_IMAGE = 0.99  # a box that covers this share is hardly a head; there the most is 0.97
-# The share of dogs in a split is odd when it is this far from that of all, and further than chance explains.
+# The share of dogs in a split is odd when it is this far from that of all, and further than chance
+# explains.
 MAX_BALANCE, MAX_DEVIATIONS = 0.1, 4
 USES = (
     ("masks", "segmentation", None),
@@ -27,13 +28,14 @@ USES = (
 
 
 def check(data):
-    """Verify a data folder and print that it is sound, what is in it, and what is odd about it; returns verify's summary."""
+    """Verify a data folder and print that it is sound, what is in it, and what is odd about it;
+    returns verify's summary."""
     oddities = Oddities(data)
     summary = verify(data, oddities.look)
     counts = ", ".join(f"{split} {n}" for split, n in summary["splits"].items())
     print(
-        f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, "
-        f"split hash {summary['split_hash']}"
+        f"{data} is sound: {counts}; {summary['size']} px, border {summary['border']}, split hash "
+        f"{summary['split_hash']}"
     )
     rows = {n: index.read_index_rows(data, n, count) for n, count in summary["splits"].items()}
     for split in summary["splits"]:
@@ -49,9 +51,10 @@ def check(data):
 def verify(data, look=None):
     """Read all of a re-chunked folder and check everything that must hold of it.
 
-    Values, boxes, content digests, the split hash, index.csv, and that no image stands in two splits. Returns what
-    contract.describe() does. `look(split, kind, start, rows)` sees whatever is read, in the order of SPLITS and
-    READING_ORDER, and with the kind "copies" each image that stands in its split before.
+    Values, boxes, content digests, the split hash, index.csv, and that no image stands in two
+    splits. Returns what contract.describe() does. `look(split, kind, start, rows)` sees whatever
+    is read, in the order of SPLITS and READING_ORDER, and with the kind "copies" each image that
+    stands in its split before.
     """
     summary, seen = contract.describe(data), {}
     look = look or (lambda *_: None)
@@ -63,7 +66,8 @@ def verify(data, look=None):
 
 
 def verify_file(data, place, summary, look, seen):
-    """Check the values and the digest of one file. place: (split, kind); seen: {digest of an image: (split, row)}."""
+    """Check the values and the digest of one file. place: (split, kind); seen: {digest of an
+    image: (split, row)}."""
     split, kind = place
     path, digest = Path(data) / split / f"{kind}.h5", hashlib.sha256()
     file, dataset = contract.open_rechunked(data, split, kind)
@@ -78,8 +82,9 @@ def verify_file(data, place, summary, look, seen):
                 first = seen.setdefault(hashlib.sha256(image).digest(), (split, row))
                 if first[0] != split:
                     raise InputError(
-                        f"{path}, row {row} is the same image as {first[0]}, row {first[1]}: a network would be measured on "
-                        "what it was trained on; split the data again"
+                        f"{path}, row {row} is the same image as {first[0]}, row {first[1]}: a "
+                        "network would be measured on what it was trained on; split the data "
+                        "again"
                     )
                 if first[1] != row:
                     look(split, "copies", row, image[None])
@@ -94,8 +99,9 @@ def verify_file(data, place, summary, look, seen):
 class Oddities:
     """Collects what is odd from the slabs that `verify` reads; `look` is to be handed to it.
 
-    found: {sentence: [(split, row)]}; counts: {split: Counter} of 0, 1 and 255 in binary.h5, and of "boxes", "trimaps",
-    "masks" and of masks that are "pet", "ground", "in part" unlabelled; boxes: {split: (N, 4)}.
+    found: {sentence: [(split, row)]}; counts: {split: Counter} of 0, 1 and 255 in binary.h5, and
+    of "boxes", "trimaps", "masks" and of masks that are "pet", "ground", "in part" unlabelled;
+    boxes: {split: (N, 4)}.
     """
 
     def __init__(self, data):
@@ -123,8 +129,13 @@ class Oddities:
     def look_at_mask(self, split, row, mask):
         count = self.counts[split]
         pets, known = np.count_nonzero(mask == 1), np.count_nonzero(mask != UNLABELLED)
-        count.update({"masks": known > 0, "pet": pets > 0, "ground": known > pets})
-        count["in part"] += 0 < known < mask.size
+        for what, is_so in (
+            ("masks", known > 0),
+            ("pet", pets > 0),
+            ("ground", known > pets),
+            ("in part", 0 < known < mask.size),
+        ):
+            count[what] += int(is_so)
         if known and not pets:
             self.note("masks without any pet", split, row)
         elif pets == mask.size:
@@ -144,7 +155,8 @@ class Oddities:
         self.found.setdefault(what, []).append((split, row))
 
     def warnings(self, summary, rows):
-        """The oddities as sentences, those of single images with their number and the first of them.
+        """The oddities as sentences, those of single images with their number and the first of
+        them.
 
         summary: verify's; rows: {split: rows of its index.csv}.
         """
@@ -161,7 +173,7 @@ class Oddities:
             sentences += self.useless(split, kinds)
         for split in summary["splits"]:
             sentences += self.missing(split, summary, rows)
-        return sentences + self.read_differently(summary)
+        return sentences
 
     def counted(self, split, summary):
         """How many images of a split there are of each kind, in words."""
@@ -200,7 +212,8 @@ class Oddities:
                 sentences.append(f"{split} holds {names[int(m > 0)]} only: {says}")
             elif abs(m / (n + m) - share) > max(MAX_BALANCE, chance):
                 sentences.append(
-                    f"{m / (n + m):.0%} of {split} are {names[1]} and {share:.0%} of all: the splits are not alike"
+                    f"{m / (n + m):.0%} of {split} are {names[1]} and {share:.0%} of all: the "
+                    "splits are not alike"
                 )
         return sentences
 
@@ -216,7 +229,8 @@ class Oddities:
         return sentences
 
     def missing(self, split, summary, rows):
-        """What is not known of a split, whether it seems lost, and files that might be meant to tell it."""
+        """What is not known of a split, whether it seems lost, and files that might be meant to
+        tell it."""
         sentences, kinds, use = [], summary["kinds"][split], of_no_use(split)
         for kind, task, column in USES:
             if kind not in kinds:
@@ -231,31 +245,13 @@ class Oddities:
             having = [other for other in columns if column in columns[other]]
             if split not in having and column not in ("row", "name", "species", "has_box"):
                 sentences.append(
-                    f"index.csv of {split} has no column {shown(column)}, though that of {having[0]} has: {use} it"
+                    f"index.csv of {split} has no column {shown(column)}, though that of "
+                    f"{having[0]} has: {use} it"
                 )
         others = [
             name for name in h5_files(self.data / split) if name.removesuffix(".h5") not in kinds
         ]
         return sentences + [f"{split} holds {', '.join(others)}: nothing reads that"] * bool(others)
-
-    def read_differently(self, summary):
-        """Whether 255 was the pet in the masks of one split, and stands for unlabelled in those of another."""
-        pet, unlabelled = [], []
-        for split, kinds in summary["kinds"].items():
-            if "masks" in kinds:
-                file, _ = contract.open_rechunked(self.data, split, "masks")
-                with file, naming(file.filename):
-                    pet += [split] * (convert.PET_WAS in file.attrs)
-                count = self.counts[split]
-                is_partial = count["in part"] or count["masks"] < summary["splits"][split]
-                unlabelled += [split] * bool(is_partial)
-        if not pet or not unlabelled:
-            return []
-        return [
-            f"255 was read as pet in the masks of {' and '.join(pet)} and as unlabelled in those of "
-            f"{' and '.join(unlabelled)}: where it means one thing, write them anew and re-chunk with --ignore 255, or "
-            "with 1 for the pet"
-        ]
 
 
 def in_words(rows):
@@ -276,7 +272,7 @@ def plural(classes):
 
 
 def shown(name):
-    """A column's name without what would move the cursor, and its beginning only where it is long."""
+    """A column's name without what would move the cursor, of a long one the beginning."""
     return repr(name[: index.MOST_SHOWN])[1:-1] + "..." * (len(name) > index.MOST_SHOWN)
 
 

@@ -1,16 +1,17 @@
 """The data contract: which files a data folder has, and what must hold of them.
 
-    datasets/data_new/{train,val,test}/images.h5   (N, S, S, 3) uint8    RGB
-                                       masks.h5    (N, S, S, 1) uint8    1 pet, 0 background, 255 unlabelled
-                                       bboxes.h5   (N, 4) float32        head box, xmin ymin xmax ymax in pixels, or NaN x 4
-                                       binary.h5   (N, 1) uint8          0 cat, 1 dog, 255 unknown
-                                       trimaps.h5  (N, S, S, 1) uint8    1 pet, 2 background, 3 border, 255 unlabelled
-                                       index.csv   row, name, breed, species, has_box, and any column of one's own
+    images.h5    (N, S, S, 3) uint8   RGB
+    masks.h5     (N, S, S, 1) uint8   1 pet, 0 background, 255 unlabelled
+    bboxes.h5    (N, 4) float32       head box, xmin ymin xmax ymax in pixels, or NaN x 4
+    binary.h5    (N, 1) uint8         0 cat, 1 dog, 255 unknown
+    trimaps.h5   (N, S, S, 1) uint8   1 pet, 2 background, 3 border, 255 unlabelled
+    index.csv    N rows               row, name, breed, species, has_box, and any custom column
 
-Every file but images.h5 may be missing: nothing of its kind is known then, and the tasks that need it are refused. Two files
-say more in attributes: masks.h5 its `border` rule and `unlabelled` (255, where that value may be in it), binary.h5 `classes`
-(two texts, where they are not cat and dog). Every function raises cli.InputError, naming the file, the value and the way
-out, also for who writes the files himself.
+in each of the folders train, val and test. Every file but images.h5 may be missing: nothing of its
+kind is known then, and the tasks that need it are refused. Two files say more in attributes:
+masks.h5 its `border` rule and `unlabelled` (255, where that may be in it), binary.h5 `classes`
+(two texts, where they are not cat and dog). Every function raises cli.InputError, naming the file,
+the value and the way out, also for who writes the files himself.
 """
 
 import hashlib
@@ -70,28 +71,17 @@ ALLOWED = {  # the least and the greatest value beside 255, and what they mean
 }
 
 
-def require(data, split, tasks):
-    """Refuse tasks whose targets are made of a file that a split does not have."""
-    folder, known = Path(data) / split, kinds_of(data, split)
-    for task in tasks:
-        for kind in (need for need in task.needs if need in KINDS and need not in known):
-            path = folder / f"{kind}.h5"
-            beside = ", ".join(h5_files(folder))
-            raise InputError(
-                f"{path} is missing, which the task {task.name} needs (beside it: {beside}); {anew(path)}, or "
-                "train without that task"
-            )
-
-
 def find_splits(data):
     """Names of the splits that a data folder holds, in the order train, val, test; at least one."""
     data = Path(data)
     found = [split for split in SPLITS if (data / split).is_dir()]
     if not found:
         raise InputError(
-            f"no data set in {data} (no folder train, val or test); make one with 'python data_prepare.py --root DIR' from "
-            "the Oxford-IIIT Pet folder, '--download DIR' or '--synthetic N', or from your own photographs with '--images DIR "
-            "--masks DIR', then 'python data_rechunk.py', or write train/images.h5 and what belongs to it as docs/data.md says"
+            f"no data set in {data} (no folder train, val or test); make one with 'python "
+            "data_prepare.py --root DIR' from the Oxford-IIIT Pet folder, '--download DIR' or "
+            "'--synthetic N', or from your own photographs with '--images DIR --masks DIR', "
+            "then 'python data_rechunk.py', or write train/images.h5 and what belongs to it as "
+            "docs/data.md says"
         )
     return found
 
@@ -106,35 +96,26 @@ def check_shape(path, name, dataset, kind, size=None):
         size = shape[1]
     if shape[1:] != sample_shape(kind, size):
         raise InputError(
-            f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; "
-            f"{conversion(shape, sample_shape(kind, size))}"
+            f"{path}: '{name}' has the shape {shape} and should have {expected}{at}; convert it "
+            "first: x.transpose(0, 2, 3, 1) puts channels last, x[..., None] adds an axis, and "
+            "all pictures have one side"
         )
     if square and not MIN_SIZE <= size <= MAX_SIZE:
         raise InputError(
-            f"{path}: S is {size} and should be from {MIN_SIZE} to {MAX_SIZE}; resize the data first"
+            f"{path}: S is {size} and should be from {MIN_SIZE} to {MAX_SIZE}; resize the data "
+            "first"
         )
     if shape[0] == 0:
         raise InputError(
-            f"{path}: '{name}' holds no samples; write at least one, or leave the split's folder out"
+            f"{path}: '{name}' holds no samples; write at least one, or leave the split's folder "
+            "out"
         )
     return size if square else None
 
 
-def conversion(shape, wanted):
-    """How an array of some shape becomes one of samples of the wanted shape, in words."""
-    if len(wanted) == 3 and len(shape) == 4 and shape[1] == wanted[2]:
-        return "convert it first, with x.transpose(0, 2, 3, 1)"
-    if wanted[-1] == 1 and shape[1:] == wanted[:-1]:
-        return "convert it first, with x[..., None]"
-    if len(wanted) == 3 and len(shape) == 4 and shape[3] == wanted[2]:
-        return (
-            "resize it first to the side of all images, masks without mixing their values (nearest)"
-        )
-    return "convert it first"
-
-
 def check_values(path, kind, rows, size, start=0):
-    """Check the values of some rows in the contract's form; `start` is the row that the first of them is."""
+    """Check the values of some rows in the contract's form; `start` is the row that the first of
+    them is."""
     if kind in ALLOWED and not is_plain(kind, rows):
         least, most, meaning = ALLOWED[kind]
         wrong = (((rows < least) | (rows > most)) & (rows != UNLABELLED)).reshape(len(rows), -1)
@@ -142,8 +123,8 @@ def check_values(path, kind, rows, size, start=0):
             bad = int(np.argmax(wrong.any(axis=1)))
             value = rows[bad].reshape(-1)[wrong[bad]][0]
             raise InputError(
-                f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; write "
-                "it so"
+                f"{path}, row {start + bad} holds the value {value} and should hold {meaning}; "
+                "write it so"
             )
     if kind == "bboxes":
         nan = np.isnan(rows)
@@ -153,13 +134,14 @@ def check_values(path, kind, rows, size, start=0):
         if wrong.any():
             bad = int(np.argmax(wrong))
             raise InputError(
-                f"{path}, row {start + bad}: the box {rows[bad].tolist()} should be xmin < xmax and ymin < ymax within 0 to "
-                f"{size} pixels, or NaN four times where there is none; write it so"
+                f"{path}, row {start + bad}: the box {rows[bad].tolist()} should be xmin < xmax "
+                f"and ymin < ymax within 0 to {size} pixels, or NaN four times where there is "
+                "none; write it so"
             )
         if not nan.all() and not (x2 > 1).any() and not (y2 > 1).any():
             raise InputError(
-                f"{path}: no box reaches beyond the first pixel, as if they were normalised to [0, 1]; "
-                f"multiply them by {size} and re-chunk again"
+                f"{path}: no box reaches beyond the first pixel, as if they were normalised to "
+                f"[0, 1]; multiply them by {size} and re-chunk again"
             )
 
 
@@ -170,7 +152,7 @@ def is_plain(kind, rows):
 
 
 def class_names(path, attributes):
-    """The names of the classes 0 and 1 of binary.h5, as its attributes give them, or cat and dog."""
+    """The names of the classes 0 and 1 of binary.h5, as its attributes give them; cat and dog."""
     given = attributes.get("classes", CLASSES)
     given = [given] if np.ndim(given) == 0 else list(given)
     names = tuple(
@@ -182,14 +164,16 @@ def class_names(path, attributes):
         or not all(isinstance(text, (bytes, str)) and text.strip() for text in given)
     ):
         raise InputError(
-            f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names of the classes "
-            "0 and 1, two different texts; write it so, or leave it out where they are cat and dog"
+            f"{path}: its attribute 'classes' is {shorten(list(names))} and should be the names "
+            "of the classes 0 and 1, two different texts; write it so, or leave it out where "
+            "they are cat and dog"
         )
     return names
 
 
 def is_rechunked(file, kind):
-    """Whether an open HDF5 file is as data_rechunk.py leaves it: one storage, one sample a chunk, a content digest."""
+    """Whether an open HDF5 file is as data_rechunk.py leaves it: one storage, one sample a chunk,
+    a content digest."""
     name = chunked(kind)
     if name not in file or kind not in file:
         return False
@@ -218,7 +202,8 @@ def open_rechunked(data, split, kind):
             check_shape(path, chunked(kind), dataset, kind)
             if dataset.dtype != sample_dtype(kind):
                 raise InputError(
-                    f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; {anew(path)}"
+                    f"{path}: the type is {dataset.dtype} and should be {sample_dtype(kind)}; "
+                    f"{anew(path)}"
                 )
     except BaseException:
         file.close()
@@ -230,8 +215,8 @@ def refuse_other_number(path, n, images):
     """Refuse a file that does not hold as many samples as there are images beside it."""
     if n != images:
         raise InputError(
-            f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, or write one "
-            "for each image, in the images' order"
+            f"{path} holds {n} samples and images.h5 beside it {images}; prepare the data again, "
+            "or write one for each image, in the images' order"
         )
 
 
@@ -239,18 +224,18 @@ def refuse_other_images(path, ours, images):
     """Refuse a file whose split hash, where it has one, is not that of the images beside it."""
     if ours != images:
         raise InputError(
-            f"{path} belongs to other images than images.h5 beside it (their split hashes differ); prepare the "
-            "data again, or, where you changed the images yourself, write this file anew, without that "
-            "attribute, and re-chunk"
+            f"{path} belongs to other images than images.h5 beside it (their split hashes "
+            "differ); prepare the data again, or, where you changed the images yourself, write "
+            "this file anew, without that attribute, and re-chunk"
         )
 
 
 def describe(data):
     """What the attributes say of a re-chunked data folder, without reading the samples.
 
-    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "classes": names of the classes 0 and 1,
-    "border": "pet", "background", "ignore" or "unknown", "split_hash": 16 hex digits}. Checks that the files of every split
-    agree in N, S and classes, and belong together.
+    Returns {"splits": {name: N}, "kinds": {name: kinds_of it}, "size": S, "classes": names of the
+    classes 0 and 1, "border": "pet", "background", "ignore" or "unknown", "split_hash": 16 hex
+    digits}. Checks that the files of every split agree in N, S and classes, and belong together.
     """
     splits, sizes, borders, classes, hashes = {}, {}, {}, {}, {}
     kinds = {split: kinds_of(data, split) for split in find_splits(data)}

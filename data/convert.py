@@ -1,8 +1,8 @@
 """What others wrote, in the contract's types and values, as data_rechunk.py streams it by.
 
-In masks of 0 and 255 alone, 255 is the pet, unless the user or the file says otherwise; beside 1 it is an unlabelled pixel.
-A file of nothing but 255 holds no mask: a pet all over, in every image of a split, is no data for segmentation. What was
-never written is unknown.
+In masks of 0 and 255 alone, 255 is the pet, unless the user or the file says otherwise; beside 1
+it is an unlabelled pixel. A file of nothing but 255 holds no mask: a pet all over, in every image
+of a split, is no data for segmentation. What was never written is unknown.
 """
 
 import numpy as np
@@ -24,11 +24,12 @@ MAY_HOLD = {
 
 
 def refuse_other_reading(path, attributes, ignore):
-    """Refuse to leave masks as they are whose 255 was taken for the pet before and should be unlabelled now."""
+    """Refuse to leave masks as they are whose 255 was taken for the pet before and should be
+    unlabelled now."""
     if ignore and PET_WAS in attributes:
         raise InputError(
-            f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it anew as it "
-            f"was, and re-chunk it with --ignore {UNLABELLED}"
+            f"{path} is re-chunked already, with its {attributes[PET_WAS]} read as pet; write it "
+            f"anew as it was, and re-chunk it with --ignore {UNLABELLED}"
         )
 
 
@@ -38,12 +39,13 @@ def make_converter(path, kind, dataset, attributes, ignore):
     if kind == "images":
         if dataset.dtype != np.uint8:
             raise InputError(
-                f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; convert them first, for floats "
-                "in [0, 1] with (255 * x).round().astype('uint8')"
+                f"{path}: the images are {dataset.dtype} and should be uint8 from 0 to 255; "
+                "convert them first, for floats in [0, 1] with (255 * x).round().astype('uint8')"
             )
         if gaps:
             raise InputError(
-                f"{path}: the rows {rows_in_words(gaps)} were never written and would be black; {anew(path)}"
+                f"{path}: the rows {rows_in_words(gaps)} were never written and would be black; "
+                f"{anew(path)}"
             )
     elif dataset.dtype.kind not in "buif":
         raise InputError(
@@ -60,10 +62,11 @@ def rows_in_words(gaps):
 
 
 class Converter:
-    """Rows of a file in the contract's type, as converter(rows, start): images and boxes as they are, of values that stand
-    for something only those that have a meaning.
+    """Rows of a file in the contract's type, as converter(rows, start): images and boxes as they
+    are, of values that stand for something only those that have a meaning.
 
-    `attributes` and `notes` (sentences) are what is to be said of the file once all of it has been converted.
+    `attributes` and `notes` (sentences) are what is to be said of the file once all of it has been
+    converted.
     """
 
     def __init__(self, path, kind, gaps):
@@ -72,8 +75,8 @@ class Converter:
         if gaps:
             value = unknown_value(kind)
             self.notes.append(
-                f"{len(gaps.rows())} rows were never written, in whole or in part, and are unknown there "
-                f"({value}): {rows_in_words(gaps)}"
+                f"{len(gaps.rows())} rows were never written, in whole or in part, and are "
+                f"unknown there ({value}): {rows_in_words(gaps)}"
             )
 
     def __call__(self, rows, start):
@@ -104,7 +107,8 @@ class Converter:
 
 
 class MaskConverter(Converter):
-    """The same of masks; whether 255 is pet or unlabelled is decided where the first is met, from the whole file."""
+    """The same of masks; whether 255 is pet or unlabelled is decided where the first is met, from
+    the whole file."""
 
     def __init__(self, path, dataset, gaps, is_marked, ignore):
         super().__init__(path, "masks", gaps)
@@ -129,7 +133,8 @@ class MaskConverter(Converter):
         self.notes.append(f"255 was read as {meaning}, as {reason}")
 
     def meaning_of_255(self):
-        """("pet" or "unlabelled", the reason); reads the file until it holds a 1, if there is none all of it."""
+        """("pet" or "unlabelled", the reason); reads the file until it holds a 1, if there is none
+        all of it."""
         if self.ignore:
             return "unlabelled", f"--ignore {UNLABELLED} says"
         if self.is_marked:
@@ -143,5 +148,6 @@ class MaskConverter(Converter):
             return "unlabelled", "the file holds nothing else"
         return (
             "pet",
-            f"the file holds no 1; where that is wrong, write it anew and re-chunk it with --ignore {UNLABELLED}",
+            "the file holds no 1; where that is wrong, write it anew and re-chunk it with "
+            f"--ignore {UNLABELLED}",
         )

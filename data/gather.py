@@ -1,18 +1,20 @@
-"""Custom photographs become records: their labels, the split that the user says, and what has to stay in one split.
+"""Custom photographs become records: their labels, the split that the user says, and what has to
+stay in one split.
 
-A split is taken from --split-files, else (unless --fractions shuffles) from the files of the source, from a column split of
-the table, or from folders called train, val, test and the like.
+A split is taken from --split-files, else (unless --fractions shuffles) from the files of the
+source, from a column split of the table, or from folders called train, val, test and the like.
 """
 
 import re
+from functools import partial
 
 import cli
 from cli import InputError
 from data.labels import Record, Source
 from data.layout import SPLITS
-from data.names import Ambiguous, is_text, quoted, split_named
+from data.names import is_text, quoted, split_named
 from data.photographs import show_name
-from data.sources.tables import Labels
+from data.sources.tables import Labels, wrong
 
 COPY = re.compile(r"\.rf\.[0-9A-Za-z]+$")  # Roboflow numbers the augmented copies of a picture so
 NO_SPLIT, LEFT_OUT = "of photographs in no split", "of photographs left out"  # fates of labels
@@ -26,14 +28,14 @@ def new_source(pictures):
 def gather(pictures, source, known, args, split_of=None):
     """Fill a Source with the records of photographs.
 
-    known: {photograph: what a Record is told of it, or the reason (text) why it is left out}; split_of: {photograph: split}
-    as the source has it, or None.
+    known: {photograph: what a Record is told of it, or the reason (text) why it is left out};
+    split_of: {photograph: split} as the source has it, or None.
     """
     labels = Labels(args.labels, pictures) if args.labels else None
     if pictures.others:
         listed = cli.listed(pictures.others)
         source.remarks.append(
-            f"no photographs, by their names: {len(pictures.others)} in {show_name(pictures.folder)} ({listed})"
+            f"no photographs, by their names: {len(pictures.others)} in {pictures.shown} ({listed})"
         )
     if labels:
         refuse_two_boxes(labels, known, args)
@@ -90,16 +92,17 @@ def refuse_two_boxes(labels, known, args):
     if labels.has_boxes and has_boxes:
         other = args.coco[0] if args.coco else args.voc
         raise InputError(
-            f"{show_name(args.labels)} has boxes, and so has {show_name(other)}; take its columns xmin, ymin, xmax and "
-            "ymax out"
+            f"{show_name(args.labels)} has boxes, and so has {show_name(other)}; take its columns "
+            "xmin, ymin, xmax and ymax out"
         )
 
 
-# --------------------------------------------------------------------------------------------- splits
+# ------------------------------------------------------------------------------------------- splits
 
 
 def choose_splits(pictures, source, labels, args, given):
-    """({photograph: split or None}, why some have none), or (None, "") where all are to be shuffled."""
+    """({photograph: split or None}, why some have none), or (None, "") where all are to be
+    shuffled."""
     if args.split_files:
         return split_by_lists(pictures, args.split_files), "in none of the lists"
     by_column = labels.splits(source) if labels else None
@@ -119,39 +122,24 @@ def choose_splits(pictures, source, labels, args, given):
 
 
 def split_by_lists(pictures, paths):
-    """{photograph: split} of up to three lists, a name a line, each the list of the split that it is called, or else in the
-    order train, val, test."""
+    """{photograph: split} of up to three lists, a name a line, each the list of the split that it
+    is called, or else in the order train, val, test."""
     split_of = {}
     for path, split in zip(paths, splits_of_lists(paths), strict=False):
         lines = read_lines(path)
         for number, line in lines:
-            key = find(pictures, line, f"{show_name(path)}, line {number}")
+            key = pictures.require(line, partial(wrong, path, number=number))
             if split_of.setdefault(key, split) != split:
                 raise InputError(
-                    f"{show_name(path)}, line {number}: {quoted(line)} stands in the list of {split_of[key]} too, so a "
-                    "network would be measured on what it knows; take it from one"
+                    f"{show_name(path)}, line {number}: {quoted(line)} stands in the list of "
+                    f"{split_of[key]} too, so a network would be measured on what it knows; take "
+                    "it from one"
                 )
         if not lines:
             raise InputError(
                 f"{show_name(path)} names no photograph; write a name a line, or leave the list out"
             )
     return split_of
-
-
-def find(pictures, text, where):
-    """The photograph that a line or an entry means. Raises InputError, which begins with `where`."""
-    try:
-        key = pictures.find(text)
-    except Ambiguous as error:
-        raise InputError(
-            f"{where}: {quoted(text)} is not clear: {error}; name each by its path, with the ending"
-        ) from None
-    if key is None:
-        raise InputError(
-            f"{where}: {quoted(text)} is no photograph of {show_name(pictures.folder)}; correct the name, or take "
-            "it out"
-        )
-    return key
 
 
 def splits_of_lists(paths):
@@ -162,8 +150,9 @@ def splits_of_lists(paths):
     unclear = [show_name(path) for path, split in zip(paths, named, strict=True) if split is None]
     if unclear or len(set(named)) < len(named):
         raise InputError(
-            f"{unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, as the others are; "
-            "call the files after their splits, such as train.txt, val.txt and test.txt, one each"
+            f"{unclear[0] if unclear else show_name(paths[-1])} is not told apart by its name, as "
+            "the others are; call the files after their splits, such as train.txt, val.txt and "
+            "test.txt, one each"
         )
     return named
 
@@ -180,8 +169,8 @@ def split_by_folders(pictures, source):
     if None in tops.values():
         outside = list(tops.values()).count(None)
         source.warnings.append(
-            f"folders {' and '.join(named)} are no split, as {outside} of {len(tops)} photographs lie in none of them; "
-            "put those into one too, or leave them out"
+            f"folders {' and '.join(named)} are no split, as {outside} of {len(tops)} photographs "
+            "lie in none of them; put those into one too, or leave them out"
         )
         return None
     return tops
@@ -203,14 +192,15 @@ def groups(pictures, labels, args):
             ", ".join(labels.columns) if labels else "there is no table; name one with --labels"
         )
         raise InputError(
-            f"--group {quoted(args.group)} is no column of the table ({columns}); name one of them, or 'folder'"
+            f"--group {quoted(args.group)} is no column of the table ({columns}); name one of "
+            "them, or 'folder'"
         )
     return {key: cells.get(key, "") for key in pictures.files}
 
 
 def read_lines(path, errors="surrogateescape"):
-    """(number, line) of each line of a list that is neither empty nor a comment, as any program writes it. A file's name may
-    be of any bytes."""
+    """(number, line) of each line of a list that is neither empty nor a comment, as any program
+    writes it. A file's name may be of any bytes."""
     try:
         content = path.read_bytes()
     except OSError as error:

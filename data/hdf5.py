@@ -1,7 +1,9 @@
-"""Reading HDF5 files that others wrote: every error is one sentence, and nothing that is not there reads as zero.
+"""Reading HDF5 files that others wrote: every error is one sentence, and nothing that is not there
+reads as zero.
 
-HDF5 itself reads zeros where the source of a virtual dataset is gone, and where a chunk was never written. Here links and
-sources are followed, or refused by the name of what is missing, and what was never written is told apart (`Gaps`).
+HDF5 itself reads zeros where the source of a virtual dataset is gone, and where a chunk was never
+written. Here links and sources are followed, or refused by the name of what is missing, and what
+was never written is told apart (`Gaps`).
 """
 
 import errno
@@ -41,8 +43,8 @@ def open_h5(path):
         is_busy = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK)
         if is_busy or "already open for write" in str(error):
             raise InputError(
-                f"{path} is open for writing in another program, or was never closed there ({shorten(error)}); "
-                "close it (file.close()) and try again"
+                f"{path} is open for writing in another program, or was never closed there "
+                f"({shorten(error)}); close it (file.close()) and try again"
             ) from None
         raise InputError(
             f"{path} is no readable HDF5 file ({shorten(error)}); {anew(path)}"
@@ -52,8 +54,9 @@ def open_h5(path):
 def refuse_endless_heap(path):
     """Refuse a file whose text attributes HDF5 would read for ever.
 
-    They lie in a heap, a chain of objects (16 bytes: index, count, size; then the content), and where zeros took the place
-    of some, HDF5 steps on by their size of 0 without end. Heaps of small attributes are at the file's beginning or end.
+    They lie in a heap, a chain of objects (16 bytes: index, count, size; then the content), and
+    where zeros took the place of some, HDF5 steps on by their size of 0 without end. Heaps of
+    small attributes are at the file's beginning or end.
     """
     with open(path, "rb") as file:
         parts = [file.read(HEAP_SEARCH)]
@@ -77,7 +80,8 @@ def refuse_endless_heap(path):
 
 @contextmanager
 def naming(path):
-    """Around reading an HDF5 file's structure: whatever h5py raises at a damaged one becomes an InputError."""
+    """Around reading an HDF5 file's structure: whatever h5py raises at a damaged one becomes an
+    InputError."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -91,8 +95,8 @@ def read_rows(dataset, start, stop):
     except (OSError, RuntimeError, ValueError) as error:
         path = dataset.file.filename
         raise InputError(
-            f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file is damaged; "
-            f"{anew(path)}"
+            f"{path}, rows {start} to {stop - 1} cannot be read ({shorten(error)}), so the file "
+            f"is damaged; {anew(path)}"
         ) from None
 
 
@@ -104,35 +108,39 @@ def slabs(dataset, n=None):
         yield start, read_rows(dataset, start, min(start + step, n))
 
 
-# ---------------------------------------------------------------------------- links, sources, filters
+# -------------------------------------------------------------------------- links, sources, filters
 
 
 def find_dataset(path, file, names):
-    """The first of some names that is a dataset of an open file, or None. Refuses one that is a link to what is missing."""
+    """The first of some names that is a dataset of an open file, or None. Refuses one that is a
+    link to what is missing."""
     for name in names:
         if isinstance(file.get(name), h5py.Dataset):
             return file[name]
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise InputError(
-                f"{path}: '{name}' is a link to '{link.path}' of the file {link.filename}, which is not there; put "
-                "that file back, or write the data into this one"
+                f"{path}: '{name}' is a link to '{link.path}' of the file {link.filename}, which "
+                "is not there; put that file back, or write the data into this one"
             )
         if isinstance(link, h5py.SoftLink):
             raise InputError(
-                f"{path}: '{name}' is a link to '{link.path}', which is not there; write the data under that name"
+                f"{path}: '{name}' is a link to '{link.path}', which is not there; write the data "
+                "under that name"
             )
     return None
 
 
 def refuse_lacking(path, dataset):
-    """Refuse a dataset that needs what is not there: a filter of h5py's, a file of its own, the source of a virtual one."""
+    """Refuse a dataset that needs what is not there: a filter of h5py's, a file of its own, the
+    source of a virtual one."""
     refuse_missing_filter(path, dataset)
     for name, offset, size in dataset.external or ():
         place = Path(name)  # from where the command runs, as HDF5 has it
         if not place.is_file():
             raise InputError(
-                f"{path} keeps its data in {place}, which is not there; put it back, or run this where it is"
+                f"{path} keeps its data in {place}, which is not there; put it back, or run this "
+                "where it is"
             )
         if size != h5py.h5f.UNLIMITED and place.stat().st_size < offset + size:
             raise InputError(f"{path} keeps its data in {place}, which is cut off; copy it again")
@@ -141,36 +149,34 @@ def refuse_lacking(path, dataset):
 
 
 def refuse_missing_source(path, dataset, source):
-    """Refuse a part of a virtual dataset whose file or dataset is not there, or is too small; look into it, too."""
-    if "%" in source.file_name or "%" in source.dset_name:
-        raise InputError(
-            f"{path} is made of a series of files ({source.file_name}), of which a missing one would read as zeros; "
-            "copy them into one file"
-        )
+    """Refuse a part of a virtual dataset whose file or dataset is not there, or is too small; look
+    into it, too."""
     places = [dataset.file.filename]
     if source.file_name != ".":
         places = [Path(dataset.file.filename).parent / source.file_name, Path(source.file_name)]
     place = next((one for one in map(Path, places) if one.is_file()), None)
     if place is None:
         raise InputError(
-            f"{path} is virtual and made of {places[0]}, which is not there; put it back, or prepare the data again"
+            f"{path} is virtual and made of {places[0]}, which is not there; put it back, or "
+            "prepare the data again"
         )
     with open_h5(place) as file, naming(place):
         part = find_dataset(place, file, [source.dset_name])
         if part is None:
             raise InputError(
-                f"{path} is virtual and made of '{source.dset_name}' of {place}, which that does not hold; put it back"
+                f"{path} is virtual and made of '{source.dset_name}' of {place}, which that does "
+                "not hold; put it back"
             )
         if not covers(part, source):
             raise InputError(
-                f"{path} is virtual and takes more of '{source.dset_name}' of {place} than that has ({part.shape}); write that "
-                "anew"
+                f"{path} is virtual and takes more of '{source.dset_name}' of {place} than that "
+                f"has ({part.shape}); write that anew"
             )
         refuse_lacking(place, part)
         if Gaps(part):
             raise InputError(
-                f"{path} is virtual, and '{source.dset_name}' of {place} was never written in places; write all of it, or "
-                "put the data into one file"
+                f"{path} is virtual, and '{source.dset_name}' of {place} was never written in "
+                "places; write all of it, or put the data into one file"
             )
 
 
@@ -183,7 +189,8 @@ def covers(part, source):
 
 
 def refuse_missing_filter(path, dataset):
-    """Refuse a dataset whose compression h5py cannot undo here; hdf5plugin is used where it is installed."""
+    """Refuse a dataset whose compression h5py cannot undo here; hdf5plugin is used where it is
+    installed."""
     properties = dataset.id.get_create_plist()
     for k in range(properties.get_nfilters()):
         code, _, _, name = properties.get_filter(k)
@@ -193,16 +200,18 @@ def refuse_missing_filter(path, dataset):
             import hdf5plugin  # noqa: F401  (here, as few files need it)
         if not h5py.h5z.filter_avail(code):
             raise InputError(
-                f"{path} is compressed by the filter {code} ({name.decode(errors='replace')}), which h5py lacks here; "
-                "install it with 'pip install hdf5plugin', or write the file with gzip or without compression"
+                f"{path} is compressed by the filter {code} ({name.decode(errors='replace')}), "
+                "which h5py lacks here; install it with 'pip install hdf5plugin', or write the "
+                "file with gzip or without compression"
             )
 
 
 class Gaps:
-    """The parts of a dataset that were never written, and so read as whatever its writer did not say.
+    """The parts of a dataset that were never written, and so read as whatever its writer did not
+    say.
 
-    True where there are any. Known by chunk, as HDF5 stores them; of a dataset in one piece all or nothing, of a virtual
-    one what no source covers.
+    True where there are any. Known by chunk, as HDF5 stores them; of a dataset in one piece all or
+    nothing, of a virtual one what no source covers.
     """
 
     def __init__(self, dataset):

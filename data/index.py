@@ -1,8 +1,9 @@
-"""A split's index.csv: row, name, breed, species, has_box, and any custom column; an empty cell is unknown.
+"""A split's index.csv: row, name, breed, species, has_box, and any custom column; an empty cell is
+unknown.
 
-All of it may be missing, all columns but row and name too. Written by data_prepare.py, or by hand or a spreadsheet: a mark
-before the first word (BOM), lines that end as on Windows and lines of empty cells are taken. Raises cli.InputError, naming
-the file, the value and the way out.
+All of it may be missing, all columns but row and name too. Written by data_prepare.py, or by hand
+or a spreadsheet: a mark before the first word (BOM), lines that end as on Windows and lines of
+empty cells are taken. Raises cli.InputError, naming the file, the value and the way out.
 """
 
 import csv
@@ -12,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from cli import InputError
-from data.layout import CLASSES
+from data.layout import CLASSES, UNKNOWN
 
 MOST_SHOWN = 60  # characters of a cell or a first line, in a message
 WITHOUT = "or delete it, as images have numbers too"
 
 
 def read_index(data, split, n):
-    """Names of the n samples of a split from its index.csv; row numbers where others prepared the data without one."""
+    """Names of the n samples of a split from its index.csv; row numbers where others prepared the
+    data without one."""
     return [row["name"] for row in read_index_rows(data, split, n)]
 
 
@@ -43,9 +45,18 @@ def read_index_rows(data, split, n):
     else:
         reason = fault(columns, rows, n)
         if not reason:
-            return rows
+            return [cleared(row) for row in rows]
         reason = f"should list the rows 0 to {n - 1} in order, with their names, {reason}"
     raise InputError(f"{path} {reason}, {WITHOUT}")
+
+
+def cleared(row):
+    """A row whose cells that say in words that nothing is known, such as NA, are empty."""
+    for column, cell in row.items():
+        is_word = column != "name" and isinstance(cell, str) and cell.strip().casefold() in UNKNOWN
+        if is_word:
+            row[column] = ""
+    return row
 
 
 def fault(columns, rows, n):
@@ -56,7 +67,10 @@ def fault(columns, rows, n):
         if len(columns) == 1 and mark in columns[0]:
             return f"and its columns are separated by {name}; save it with commas"
     if missing:
-        return f"and its first line names no column {' and no '.join(missing)} ({shown(','.join(columns))}); add that"
+        return (
+            f"and its first line names no column {' and no '.join(missing)} "
+            f"({shown(','.join(columns))}); add that"
+        )
     if twice:
         return f"and its first line names the column {shown(twice[0])} twice; rename one of them"
     for k, row in enumerate(rows[:n]):
@@ -65,7 +79,10 @@ def fault(columns, rows, n):
         if not row["name"]:
             return f"and row {k} has none; give it one"
         if any(row.get(None, ())):  # all cells behind a comma too many stand in the wrong column
-            return f"and row {k} has more cells than there are columns; put cells that hold a comma into double quotes"
+            return (
+                f"and row {k} has more cells than there are columns; put cells that hold a comma "
+                "into double quotes"
+            )
     return None if len(rows) == n else f"and it lists {len(rows)} rows; list one for each image"
 
 
@@ -92,15 +109,17 @@ def contents(rows, column):
 
 
 def check_index(data, place, slab, summary):
-    """Check that index.csv, where it tells species and boxes, tells the same as some rows of binary.h5 and bboxes.h5.
+    """Check that index.csv, where it tells species and boxes, tells the same as some rows of
+    binary.h5 and bboxes.h5.
 
-    place: (split, kind); slab: (first row, rows); summary: contract.describe's. An empty cell says nothing, and so does a
-    class of 255.
+    place: (split, kind); slab: (first row, rows); summary: contract.describe's. An empty cell says
+    nothing, and so does a class of 255.
     """
     (split, kind), (start, rows), classes = place, slab, summary["classes"]
     field, words = ("species", classes) if kind == "binary" else ("has_box", ("0", "1"))
     facts = rows[:, 0] if kind == "binary" else ~np.isnan(rows[:, 0])
-    # With custom classes, a column called species may be about something else: only the other class contradicts.
+    # With custom classes, a column called species may be about something else: only the other
+    # class contradicts.
     is_other = kind == "binary" and tuple(words) != CLASSES
     found = read_index_rows(data, split, summary["splits"][split])[start:]
     for row, fact in zip(found, facts, strict=False):
@@ -111,6 +130,6 @@ def check_index(data, place, slab, summary):
         if kind == "binary" and cell not in words:
             ways += ", or name the two classes in the attribute 'classes' of binary.h5"
         raise InputError(
-            f"{Path(data) / split / 'index.csv'}, row {row['row']}: {field} is {shown(row[field])} and {kind}.h5 beside it "
-            f"says {words[int(fact)]}; {ways}"
+            f"{Path(data) / split / 'index.csv'}, row {row['row']}: {field} is "
+            f"{shown(row[field])} and {kind}.h5 beside it says {words[int(fact)]}; {ways}"
         )

@@ -1,11 +1,14 @@
-"""The record of one photograph, and the one place that judges its labels, from whatever source they come.
+"""The record of one photograph, and the one place that judges its labels, from whatever source
+they come.
 
-A photograph is stored upright, as its EXIF orientation asks. Where its labels fit only the shape in which it lies in its
-file - by the size of its mask, the frame that they state or, of a table's box, the frame that holds it - they were drawn
-on that, and it stays so. Labels that fit both ways follow those of the other photographs (`weigh`).
+A photograph is stored upright, as its EXIF orientation asks. Where its labels fit only the shape
+in which it lies in its file - by the size of its mask, the frame that they state or, of a table's
+box, the frame that holds it - they were drawn on that, and it stays so. Labels that fit both ways
+follow those of the other photographs (`weigh`).
 
-A box is relative to the frame that it states, or to the photograph where that states none or a side of 0. One that
-reaches at most a pixel over the frame is cut there. A box that cannot be used leaves its photograph without one.
+A box is relative to the frame that it states, or to the photograph where that states none or a
+side of 0. One that reaches at most a pixel over the frame is cut there. A box that cannot be used
+leaves its photograph without one.
 """
 
 import math
@@ -52,9 +55,11 @@ class UnusableMask(Unusable):
 
 @dataclass(frozen=True)
 class Box:
-    """A box as its source states it: xmin ymin xmax ymax in pixels of the frame (width, height), None for the photograph.
+    """A box as its source states it: xmin ymin xmax ymax in pixels of the frame (width, height),
+    None for the photograph.
 
-    is_upright: whether it is of that as one sees it. is_relative: whether its numbers are from 0 to 1.
+    is_upright: whether it is of that as one sees it. is_relative: whether its numbers are from 0
+    to 1.
     """
 
     corners: tuple
@@ -69,11 +74,14 @@ class Record:
 
     name      in index.csv; stratum: what is spread evenly over the splits, such as the breed.
     label     class 0 or 1, or 255 where it is unknown; cells: {column: text} of index.csv.
-    split     where its source says that it belongs, or ""; group: what has to stay in one split with it, or "".
+    split     where its source says that it belongs, or ""; group: what has to stay in one split
+              with it, or "".
     mask      what reads its mask, as data/masks.py's MaskFile; None where there is none.
     shapes    what draws its mask and box, data/shapes.py's Shapes; None where there are none.
-    box       a Box, the reason (text) why there is none that can be used, or None. labels: how many of these it has.
-    drawn_on  UPRIGHT or STORED, where its labels alone do not tell on which they were drawn; else "".
+    box       a Box, the reason (text) why there is none that can be used, or None. labels: how
+              many of these it has.
+    drawn_on  UPRIGHT or STORED, where its labels alone do not tell on which they were drawn; else
+              "".
     """
 
     name: str
@@ -96,20 +104,23 @@ class Record:
         return objects + (self.mask is not None) + (self.box is not None)
 
     def note_of_empty(self, is_boxed):
-        """What the report says where no pixel of its mask is PET. Raises Unusable where that cannot be."""
+        """What the report says where no pixel of its mask is PET. Raises Unusable where that
+        cannot be."""
         return NOTHING
 
 
 @dataclass
 class Source:
-    """What a place has to give: records, sorted by name; (name, reason) of each photograph that is left out; sentences.
+    """What a place has to give.
 
     where, needs  the place, and what it needs for a usable photograph, in words.
-    columns       of index.csv that `cells` has; classes: names of the classes 0 and 1, None where no file tells them.
-    is_own        custom data, whose masks may be missing, and are refused where they cannot be used; else such
-                  photographs are left out. has_border: whether its masks are trimaps.
-    notes         {what: [(name, detail)]} beside those that reading gives; fates: what became of labels that no
-                  record has; word: what labels are called.
+    records       sorted by name; left_out: (name, reason) of photographs that none is made of.
+    columns       of index.csv that `cells` has; classes: names of the classes 0 and 1, or None.
+    is_own        custom data, whose masks may be missing, and are refused where they cannot be
+                  used; else such photographs are left out.
+    has_border    whether its masks are trimaps.
+    notes         {what: [(name, detail)]}, remarks and warnings: sentences for the report.
+    total         how many labels it has; fates: what became of those that no record has.
     """
 
     where: Path
@@ -132,9 +143,10 @@ class Source:
 
 @dataclass
 class Reading:
-    """A record, read: image (PIL, RGB); mask (H, W) uint8 of PET, BACKGROUND, BORDER and UNLABELLED, or None; box (4,) xyxy
-    relative to width and height, or None; notes [(what, detail)]; fates of its labels; fits: UPRIGHT, STORED, BOTH, or ""
-    where there is nothing to fit."""
+    """A record, read: image (PIL, RGB); mask (H, W) uint8 of PET, BACKGROUND, BORDER and
+    UNLABELLED, or None; box (4,) xyxy relative to width and height, or None; notes [(what,
+    detail)]; fates of its labels; fits: UPRIGHT, STORED, BOTH, or "" where there is nothing to
+    fit."""
 
     image: Image.Image
     mask: np.ndarray | None = None
@@ -155,9 +167,9 @@ def read(record, size):
     if isinstance(box, str):
         box, reason = None, box
     frame = box.frame if box else None
-    if record.shapes:
-        frame = record.shapes.frame
     mask_size = None if mask is None else mask.shape[::-1]
+    if record.shapes:
+        mask_size = record.shapes.frame
     photograph, turned, fits = read_photograph(record, (mask_size, frame, box), size)
     reading = Reading(photograph.image, mask, notes=notes, fits=fits)
     reading.fates[USED] += mask is not None
@@ -172,10 +184,10 @@ def read(record, size):
         try:
             if box.is_upright and turned is False and mask is not None:
                 raise Unusable(
-                    f"it is of the upright photograph, and the {record.mask_word} fits that only as it lies "
-                    "in its file"
+                    f"it is of the upright photograph, and the {record.mask_word} fits that only "
+                    "as it lies in its file"
                 )
-            reading.box, is_clipped = place_box(box, photograph, record.mask_word)
+            reading.box, is_clipped = place_box(box, photograph)
             if is_clipped:
                 note(CLIPPED)
         except Unusable as error:
@@ -207,14 +219,14 @@ def decode(reader, path, what, fault=Unusable, **options):
         raise fault(f"its {what} cannot be decoded: there is no such file any more") from None
 
 
-# ---------------------------------------------------------------------------------------- orientation
+# -------------------------------------------------------------------------------------- orientation
 
 
 def read_photograph(record, evidence, size):
     """A photograph in the orientation in which its labels were drawn.
 
-    evidence: size of its mask, frame that its labels state, its Box; each may be None.
-    Returns (Photograph, whether it was turned or None where EXIF asks for nothing, `fits` of a Reading).
+    evidence: size of its mask, frame that its labels state, its Box; each may be None. Returns
+    (Photograph, whether it was turned or None where EXIF asks for nothing, `fits` of a Reading).
     """
     mask_size, frame, box = evidence
     upright = decode(photographs.read, record.path, "photograph", at_least=size)
@@ -262,20 +274,22 @@ def is_scaled(size, other):
 def weigh(fits):
     """On which photographs labels were drawn that fit both ways, by those that fit one way only.
 
-    fits: `fits` of all Readings. Returns UPRIGHT or STORED, or None where none tells, or both are told.
+    fits: `fits` of all Readings. Returns UPRIGHT or STORED, or None where none tells, or both are
+    told.
     """
     told = {one for one in fits if one in (UPRIGHT, STORED)}
     return told.pop() if len(told) == 1 else None
 
 
-# --------------------------------------------------------------------------------------------- boxes
+# -------------------------------------------------------------------------------------------- boxes
 
 
 def read_xml(paths):
     """The one XML file that has a photograph's name. Raises Unusable."""
     if len(paths) > 1:
         raise Unusable(
-            f"{len(paths)} files have its name ({', '.join(show_name(path.name) for path in paths)})"
+            f"{len(paths)} files have its name "
+            f"({', '.join(show_name(path.name) for path in paths)})"
         )
     try:
         return ElementTree.parse(paths[0])
@@ -286,7 +300,8 @@ def read_xml(paths):
 
 
 def box_of(tree, box):
-    """The Box that an element bndbox of a PASCAL VOC file states. Raises Unusable, also where there is none."""
+    """The Box that an element bndbox of a PASCAL VOC file states. Raises Unusable, also where
+    there is none."""
     if box is None:
         raise Unusable("its object has no bndbox")
     corners = tuple(number(box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
@@ -311,17 +326,14 @@ def number(element, key, default=""):
     return value
 
 
-def place_box(box, photograph, mask_word="mask"):
-    """A box relative to a photograph, (4,) xyxy in [0, 1], and whether it was cut at the frame. Raises Unusable."""
-    width, height = photograph.size
-    frame = (1, 1) if box.is_relative else box.frame or photograph.size
-    is_lying = photograph.orientation >= 5 and not box.is_relative
-    fits_turned = is_scaled(frame, (height, width)) and not is_scaled(frame, (width, height))
-    if is_lying and fits_turned:
+def place_box(box, photograph):
+    """A box relative to a photograph, (4,) xyxy in [0, 1], and whether it was cut at the frame.
+    Raises Unusable."""
+    size = photograph.size
+    frame = (1, 1) if box.is_relative else box.frame or size
+    if not box.is_relative and not is_scaled(frame, size):
         raise Unusable(
-            "it was drawn on {:g} x {:g} and the photograph beside its {} is {} x {}".format(
-                *frame, mask_word, width, height
-            )
+            "it was drawn on {:g} x {:g} and the photograph is {} x {}".format(*frame, *size)
         )
     corners, sides = np.array(box.corners), np.tile(np.array(frame, float), 2)
     shown = "the box {:g} {:g} {:g} {:g} in a frame of {:g} x {:g}".format(*corners, *frame)

@@ -1,4 +1,5 @@
-"""The files of a data folder: their kinds, shapes and types. data/contract.py says what has to hold of them."""
+"""The files of a data folder: their kinds, shapes and types. data/contract.py says what has to
+hold of them."""
 
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ LAYOUT = {  # what each file holds under its kind's name, for who writes it hims
 }
 INDEX_FIELDS = ("row", "name", "breed", "species", "has_box")
 MIN_SIZE, MAX_SIZE = 32, 2048
+# Cells of tables that say in words that nothing is known, folded.
+UNKNOWN = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "--"}
 
 
 def sample_shape(kind, size):
@@ -49,7 +52,8 @@ def chunked(kind):
 
 
 def kinds_of(data, split):
-    """The kinds of data that are known of a split: images, and whatever else has a file, if only a broken link to one."""
+    """The kinds of data that are known of a split: images, and whatever else has a file, if only a
+    broken link to one."""
     folder = Path(data) / split
     return tuple(
         kind for kind in KINDS if kind == "images" or os.path.lexists(folder / f"{kind}.h5")
@@ -57,7 +61,8 @@ def kinds_of(data, split):
 
 
 def h5_files(folder):
-    """Names of the HDF5 files in a split's folder, in order; a kind that seems to be missing may be among them."""
+    """Names of the HDF5 files in a split's folder, in order; a kind that seems to be missing may
+    be among them."""
     endings = (".h5", ".hdf5", ".hdf")
     return sorted(path.name for path in Path(folder).iterdir() if path.suffix.lower() in endings)
 

@@ -10,9 +10,10 @@
 | grey edges (JPEG), with --threshold 128    | 128 and more          |            |
 | 1, 2 and 3, with --trimaps                 | 1; 3 as --border says |            |
 
-Of a picture with a palette the numbers are its indices, as in PASCAL VOC's masks; of one in colours they are those of a
-labelmap.txt beside its folder. Every file is read by itself; that 255 is foreground in some files of a folder and
-unlabelled in others is refused. Whatever fits no line is refused by name.
+Of a picture with a palette the numbers are its indices, as in PASCAL VOC's masks; of one in
+colours they are those of a labelmap.txt beside its folder. Every file is read by itself; that 255
+is foreground in some files of a folder and unlabelled in others is refused. Whatever fits no line
+is refused by name.
 """
 
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ JOINED = "masks joined of several files"
 class Rule:
     """How the numbers of masks are to be read.
 
-    foreground: the numbers of --foreground, ALL, or () for the usual rules; threshold: of --threshold, or None;
-    colours: ((red, green, blue), number) of each class of a labelmap.txt.
+    foreground: the numbers of --foreground, ALL, or () for the usual rules; threshold: of
+    --threshold, or None; colours: ((red, green, blue), number) of each class of a labelmap.txt.
     """
 
     foreground: tuple | str = ()
@@ -67,7 +68,8 @@ class MaskFile:
     rule: Rule = Rule()
 
     def read(self):
-        """((H, W) uint8 of PET, BACKGROUND, BORDER and UNLABELLED, notes [(what, detail)]). Raises UnusableMask."""
+        """((H, W) uint8 of PET, BACKGROUND, BORDER and UNLABELLED, notes [(what, detail)]). Raises
+        UnusableMask."""
         values, notes = read_one(self.paths[0], self.rule)
         for path in self.paths[1:]:
             others, more = read_one(path, self.rule)
@@ -101,7 +103,8 @@ def read_one(path, rule):
 
 
 def read_trimap(path):
-    """A trimap (H, W) uint8 of PET, BACKGROUND and BORDER, and the number that was pet where the file is a mask, or None."""
+    """A trimap (H, W) uint8 of PET, BACKGROUND and BORDER, and the number that was pet where the
+    file is a mask, or None."""
     values = decode(photographs.read_mask, path, "trimap", UnusableMask)
     found = distinct(values)
     if found <= {1, 2, 3}:
@@ -111,14 +114,17 @@ def read_trimap(path):
             trimap = np.where(values == white, np.uint8(PET), np.uint8(BACKGROUND))
             return trimap, white if white in found else None
     raise UnusableMask(
-        f"its trimap holds {listed(found)}; it should hold 1 (pet), 2 (background) and 3 (border), or 0 "
-        "(background) and 1 or 255 (pet)"
+        f"its trimap holds {listed(found)}; it should hold 1 (pet), 2 (background) and 3 "
+        "(border), or 0 (background) and 1 or 255 (pet)"
     )
 
 
 def listed(found):
     """Some numbers in words: the values 0, 1, 7."""
-    return f"the value{'s' * (len(found) > 1)} {cli.listed([str(value) for value in sorted(found)], most=6)}"
+    return (
+        f"the value{'s' * (len(found) > 1)} "
+        f"{cli.listed([str(value) for value in sorted(found)], most=6)}"
+    )
 
 
 def distinct(values):
@@ -129,7 +135,8 @@ def distinct(values):
 
 
 def is_soft(values, found):
-    """Whether a mask's many values crowd at two ends, as compression (JPEG) and blurred edges make it."""
+    """Whether a mask's many values crowd at two ends, as compression (JPEG) and blurred edges make
+    it."""
     low, high = min(found), max(found)
     if len(found) <= MOST_VALUES or high - low < 2 * NEAR_END:
         return False
@@ -154,8 +161,8 @@ def by_rule(values):
         if {0, 255} <= found:
             ways.append("where they are grey edges, add --threshold 128")
         raise UnusableMask(
-            f"its mask holds {listed(found)}; it should hold 0 and 1, or 0 and 255, or be transparent around "
-            f"the foreground; {', and '.join(ways)}"
+            f"its mask holds {listed(found)}; it should hold 0 and 1, or 0 and 255, or be "
+            f"transparent around the foreground; {', and '.join(ways)}"
         )
     return coded(values, {1}), [(THREE, "")]
 
@@ -164,13 +171,14 @@ def refuse_soft(values, found):
     if is_soft(values, found):
         half = (min(found) + max(found) + 1) // 2
         raise UnusableMask(
-            f"its mask's many values crowd at {min(found)} and {max(found)}, as JPEG and blurred edges make it; add "
-            f"--threshold {half}, or save masks as PNG with two values"
+            f"its mask's many values crowd at {min(found)} and {max(found)}, as JPEG and blurred "
+            f"edges make it; add --threshold {half}, or save masks as PNG with two values"
         )
 
 
 def by_numbers(values, foreground):
-    """A mask in which the numbers of `foreground` count and all others do not. Raises UnusableMask."""
+    """A mask in which the numbers of `foreground` count and all others do not. Raises
+    UnusableMask."""
     found = distinct(values)
     refuse_soft(values, found)
     numbers = found - {0} if foreground == ALL else found.intersection(foreground)
@@ -198,7 +206,8 @@ def chosen(number):
 
 
 def coded(values, foreground, has_void=True):
-    """PET where `values` holds a number of `foreground`, UNLABELLED at other 255, BACKGROUND elsewhere; (H, W) uint8."""
+    """PET where `values` holds a number of `foreground`, UNLABELLED at other 255, BACKGROUND
+    elsewhere; (H, W) uint8."""
     result = np.full(values.shape, BACKGROUND, np.uint8)
     if has_void:
         result[values == UNLABELLED] = UNLABELLED
@@ -223,23 +232,26 @@ def opacity_of(path):
         is_grey = (counts == counts[0]).all()
         if is_grey and np.flatnonzero(counts[0]).tolist() == [0, 255]:
             raise Unreadable(
-                "where it is opaque it is black and white, which is a mask by itself and another one than its "
-                "transparency; save one of the two alone"
+                "where it is opaque it is black and white, which is a mask by itself and another "
+                "one than its transparency; save one of the two alone"
             )
         return np.asarray(opacity).copy()
 
 
 def check(notes, n_masks, foreground=()):
-    """Refuse readings that cannot all be right, and warn of a number of --foreground that no mask holds.
+    """Refuse readings that cannot all be right, and warn of a number of --foreground that no mask
+    holds.
 
-    notes: {what the report says: [(name, detail)]}; n_masks: how many masks were read; foreground: words of --foreground.
+    notes: {what the report says: [(name, detail)]}; n_masks: how many masks were read; foreground:
+    words of --foreground.
     """
     for note, what in ((NOTHING, "foreground"), (FULL, "background")):
         if n_masks and len(notes.get(note, ())) == n_masks:
             kinds = [f"{kind}: {len(found)}" for kind, found in notes.items() if "masks" in kind]
             raise InputError(
-                f"nothing is {what} in any of the {n_masks} masks ({'; '.join(kinds) or 'they name none'}); look at "
-                "what they hold, and say with --foreground what counts"
+                f"nothing is {what} in any of the {n_masks} masks "
+                f"({'; '.join(kinds) or 'they name none'}); look at what they hold, and say with "
+                "--foreground what counts"
             )
     for void, white in ((THREE, TWO[255]), (VOID, WHITE)):
         if notes.get(void) and notes.get(white):
@@ -248,9 +260,9 @@ def check(notes, n_masks, foreground=()):
                 for what in (void, white)
             )
             raise InputError(
-                f"255 lies beside other numbers in {beside}, where it is unlabelled, and alone with 0 in {alone}, "
-                "where it would be something else; name the numbers that are foreground with --foreground, such as "
-                "--foreground 1, or write all alike"
+                f"255 lies beside other numbers in {beside}, where it is unlabelled, and alone "
+                f"with 0 in {alone}, where it would be something else; name the numbers that are "
+                "foreground with --foreground, such as --foreground 1, or write all alike"
             )
     missing = [word for word in foreground if word.isdigit() and chosen(int(word)) not in notes]
     # numbers may be names of a COCO file
@@ -260,11 +272,12 @@ def check(notes, n_masks, foreground=()):
         )
 
 
-# ------------------------------------------------------------------------------------- names of classes
+# --------------------------------------------------------------------------------- names of classes
 
 
 def read_classes(folder):
-    """The classes that a labelmap.txt (CVAT) or class_names.txt (labelme) names, in a folder of masks or above it.
+    """The classes that a labelmap.txt (CVAT) or class_names.txt (labelme) names, in a folder of
+    masks or above it.
 
     Returns ({name, folded: number}, ((red, green, blue), number) of each), or ({}, ()).
     """

@@ -1,8 +1,10 @@
-"""One place names: the photographs below a folder, and which of them a label means, whatever program wrote its name.
+"""One place names: the photographs below a folder, and which of them a label means, whatever
+program wrote its name.
 
-An exact file name comes first, then a name without its ending, both in the same case before any case, then a path that
-is the tail of the other (exports of other machines begin elsewhere). Unicode is composed, as macOS spells accents in
-parts; backslashes, drives, URLs with %20 and what follows a `?` are understood. What fits several is refused.
+An exact file name comes first, then a name without its ending, both in the same case before any
+case, then a path that is the tail of the other (exports of other machines begin elsewhere).
+Unicode is composed, as macOS spells accents in parts; backslashes, drives, URLs with %20 and what
+follows a `?` are understood. What fits several is refused.
 """
 
 import os
@@ -42,7 +44,7 @@ def key_of(name):
 
 
 def is_system(name):
-    """Whether a file or folder is a system's or a server's own: hidden, thumbnails, recycle bins."""
+    """Whether a file or folder is a system's or a server's own: hidden, thumbnails, bins."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
@@ -67,7 +69,8 @@ def without_ending(path):
 
 
 def walk(folder, apart=None):
-    """(photographs, other files) below a folder: {path below it: Path} and names. Links are followed, once."""
+    """(photographs, other files) below a folder: {path below it: Path} and names. Links are
+    followed, once."""
     photographs, others = {}, []
     apart = apart and apart.resolve()
     waiting = [(folder, frozenset())]
@@ -78,8 +81,8 @@ def walk(folder, apart=None):
             entries = sorted(entry.name for entry in os.scandir(place))
         except OSError as error:
             raise InputError(
-                f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take it "
-                "away"
+                f"{show_name(place)} cannot be read ({error.strerror}); put that right, or take "
+                "it away"
             ) from None
         this = (status.st_dev, status.st_ino)
         if this in above:  # a link to a folder in which it lies
@@ -114,13 +117,14 @@ class Ambiguous(Exception):
 class Pictures:
     """The photographs below a folder. files: {path below it: Path}; others: names of other files.
 
-    apart: a folder below it that is passed over. Raises InputError where there is no photograph.
+    apart: a folder below it that is passed over; shown: what it is called in messages. Raises
+    InputError where there is no photograph.
     """
 
-    def __init__(self, folder, apart=None, mask_suffix=None):
+    def __init__(self, folder, apart=None, mask_suffix=None, shown=None):
+        self.folder, self.shown = folder, show_name(shown or folder)
         if not folder.is_dir():
-            raise InputError(f"{show_name(folder)} is no folder; name the one with the photographs")
-        self.folder = folder
+            raise InputError(f"{self.shown} is no folder; name the one with the photographs")
         self.files, self.others = walk(folder, apart)
         if mask_suffix:
             masks = [name for name in self.files if strip_suffix(name, mask_suffix)]
@@ -132,7 +136,7 @@ class Pictures:
                 verb = "are" if len(self.others) > 1 else "is"
                 more = f" ({cli.listed(self.others)} {verb} none, by the name)"
             raise InputError(
-                f"{show_name(folder)} holds no photograph{more}; name a folder with pictures of Pillow's "
+                f"{self.shown} holds no photograph{more}; name a folder with pictures of Pillow's "
                 "formats"
             )
         self.levels = [{} for _ in range(5)]
@@ -151,11 +155,13 @@ class Pictures:
                 level.setdefault(key, []).append(name)
 
     def doubles(self, name):
-        """The photographs that have a name's stem, more than one where the ending tells them apart."""
+        """The photographs that have a name's stem, more than one where the ending tells them
+        apart."""
         return self.levels[1][without_ending(name)]
 
     def name_of(self, key):
-        """What index.csv calls a photograph: its path as the disk spells it, without the ending unless that is needed."""
+        """What index.csv calls a photograph: its path as the disk spells it, without the ending
+        unless that is needed."""
         path = self.files[key].relative_to(self.folder)
         is_double = len(self.doubles(key)) > 1
         return path.as_posix() if is_double else path.with_name(path.stem).as_posix()
@@ -163,7 +169,8 @@ class Pictures:
     def find(self, text, is_near=None):
         """The photograph that a text means, as `files` has it, or None.
 
-        is_near: of several that it may mean, whether one is preferred, by its name. Raises Ambiguous.
+        is_near: of several that it may mean, whether one is preferred, by its name. Raises
+        Ambiguous.
         """
         for wanted in spellings(text):
             for level, key in self._places(wanted):
@@ -178,6 +185,20 @@ class Pictures:
                         self.exact.add(near[0])
                     return near[0]
         return None
+
+    def require(self, text, wrong):
+        """The same of a name that has to be one. wrong: what makes an error of a sentence."""
+        try:
+            key = self.find(text)
+        except Ambiguous as error:
+            raise wrong(
+                f"{quoted(text)} is not clear: {error}; name it with its path and ending"
+            ) from None
+        if key is None:
+            raise wrong(
+                f"{quoted(text)} is no photograph of {self.shown}; correct the name, or take it out"
+            )
+        return key
 
     def _places(self, wanted):
         """(index, key) of each way in which a path may be meant, the strictest first."""
@@ -194,7 +215,8 @@ class Pictures:
 
 
 def spellings(text):
-    """The paths that a text may mean: as it stands, then as a URL, then without what Label Studio puts before names."""
+    """The paths that a text may mean: as it stands, then as a URL, then without what Label Studio
+    puts before names."""
     text = key_of(str(text).strip())
     found = [plain_path(text)]
     local = re.sub(r"^.*\?d=", "", text)  # how Label Studio names files of its own disk
@@ -211,7 +233,8 @@ def plain_path(text):
 
 
 def strip_suffix(name, suffix):
-    """A mask's path without a suffix such as _mask, with or without the ending (.jpg.png); None where it has none."""
+    """A mask's path without a suffix such as _mask, with or without the ending (.jpg.png); None
+    where it has none."""
     for text in (name, without_ending(name)):
         if text.casefold().endswith(suffix.casefold()) and len(text) > len(suffix):
             return text[: -len(suffix)]

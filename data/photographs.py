@@ -1,12 +1,18 @@
-"""The one reader of photographs and masks: upright, in 8-bit sRGB over white, of all of Pillow's formats.
+"""The one reader of photographs and masks: upright, in 8-bit sRGB over white, of all of Pillow's
+formats.
 
 What becomes of the values of a file:
 
-- 8 bits a channel: as Pillow converts them to RGB. 16 bits a channel of colour: the upper 8, as Pillow reads them.
-- Grey of more than 8 bits: round(value / 257), so that 65535 is 255. 32-bit integers are taken as 16-bit ones; refused where
-  they are negative, over 65535, or none of them is over 255, because such a picture would be black.
-- Floating-point grey: from 0 to 1, round(value * 255); refused where a value lies outside or is no number.
-- An embedded colour profile (ICC) of RGB, grey or CMYK: converted to sRGB. One that is sRGB changes nothing, nor does one
+- 8 bits a channel: as Pillow converts them to RGB. 16 bits a channel of colour: the upper 8, as
+Pillow reads them.
+- Grey of more than 8 bits: round(value / 257), so that 65535 is 255. 32-bit integers are taken as
+16-bit ones; refused where
+  they are negative, over 65535, or none of them is over 255, because such a picture would be
+  black.
+- Floating-point grey: from 0 to 1, round(value * 255); refused where a value lies outside or is no
+number.
+- An embedded colour profile (ICC) of RGB, grey or CMYK: converted to sRGB. One that is sRGB
+changes nothing, nor does one
   that is damaged or of another kind of colour.
 - Transparency, of every form: over white.
 - Several frames or pages: the first.
@@ -19,10 +25,11 @@ import io
 import logging
 import math
 import os
+import re
 import stat
 import unicodedata
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +54,7 @@ PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 PROGRAMS = {"EPS": "an EPS or PostScript drawing", "WMF": "a WMF or EMF drawing"}
 NO_PHOTOGRAPHS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows these by name only
 AGAIN = "copy or download it again"
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 logging.getLogger("PIL").addHandler(
     logging.NullHandler()
@@ -76,8 +84,9 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Photograph:
-    """image: PIL image in RGB, perhaps reduced; size: (width, height) of the whole picture in the orientation of `image`;
-    orientation: its EXIF tag, 1 where there is none or none that is valid."""
+    """image: PIL image in RGB, perhaps reduced; size: (width, height) of the whole picture in the
+    orientation of `image`; orientation: its EXIF tag, 1 where there is none or none that is valid.
+    """
 
     image: Image.Image
     size: tuple[int, int]
@@ -87,8 +96,9 @@ class Photograph:
 def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
     """Read a photograph as the module says.
 
-    upright: turn it as its EXIF orientation asks, else leave it as it is stored; max_pixels: reduce one of more pixels to at
-    most so many, but to no side under at_least. Returns a Photograph. Raises Unreadable and FileNotFoundError.
+    upright: turn it as its EXIF orientation asks, else leave it as it is stored; max_pixels:
+    reduce one of more pixels to at most so many, but to no side under at_least. Returns a
+    Photograph. Raises Unreadable and FileNotFoundError.
     """
     with opened(path) as image:
         deep = any(
@@ -119,8 +129,9 @@ def read(path, upright=True, at_least=None, max_pixels=MAX_PIXELS):
 def read_mask(path, colours=()):
     """Read a mask as the numbers that its file holds: (H, W) uint8, uint16 or int32.
 
-    Of a picture with a palette these are the indices, of one bit 0 and 1, of colours that are all grey the grey; of other
-    colours the numbers that `colours`, ((red, green, blue), number), gives them. Raises Unreadable and FileNotFoundError.
+    Of a picture with a palette these are the indices, of one bit 0 and 1, of colours that are all
+    grey the grey; of other colours the numbers that `colours`, ((red, green, blue), number), gives
+    them. Raises Unreadable and FileNotFoundError.
     """
     with opened(path) as image:
         load(image)
@@ -128,12 +139,12 @@ def read_mask(path, colours=()):
             return numbers_of(np.asarray(image.convert("RGB")), colours)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if image.mode == "P" and image.getextrema()[1] <= 1:
-            if image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
-                raise Unreadable(
-                    "its palette shows 0 in white and 1 in black, so that its numbers say the opposite of what one "
-                    "sees; save it in grey"
-                )
+        is_bit = image.mode == "P" and image.getextrema()[1] <= 1
+        if is_bit and image.getpalette()[:6] == [255, 255, 255, 0, 0, 0]:
+            raise Unreadable(
+                "its palette shows 0 in white and 1 in black, so that its numbers say the "
+                "opposite of what one sees; save it in grey"
+            )
         if image.mode in ("L", "P"):
             return np.asarray(image).copy()
         if image.mode == "PA":
@@ -152,18 +163,21 @@ def read_mask(path, colours=()):
         shown = ", ".join(str(tuple(value)) for value in values[:3].tolist())
         count = f"{len(values)} colours, such as" if len(values) > 1 else "1 colour,"
         raise Unreadable(
-            f"it holds {count} {shown}, and a mask should hold one number a pixel; save it in grey or with a "
-            "palette, or put the labelmap.txt of its classes beside the masks' folder"
+            f"it holds {count} {shown}, and a mask should hold one number a pixel; save it in "
+            "grey or with a palette, or put the labelmap.txt of its classes beside the masks' "
+            "folder"
         )
     if grey.min() == grey.max() and alpha.min() != alpha.max():
         raise Unreadable(
-            f"its pixels are all {grey.min()} and differ in their transparency only; save that in grey"
+            f"its pixels are all {grey.min()} and differ in their transparency only; save that in "
+            "grey"
         )
     return grey.copy()
 
 
 def numbers_of(pixels, colours):
-    """The class number of each pixel of (H, W, 3) uint8, (H, W) uint8, by ((red, green, blue), number) of each class."""
+    """The class number of each pixel of (H, W, 3) uint8, (H, W) uint8, by ((red, green, blue),
+    number) of each class."""
     codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
     numbers = np.full(codes.shape, -1)
     for (red, green, blue), number in colours:
@@ -175,7 +189,8 @@ def numbers_of(pixels, colours):
 
 
 def read_grey(path):
-    """A picture's brightness as its file holds it, (H, W) of any integer type. Raises Unreadable and FileNotFoundError."""
+    """A picture's brightness as its file holds it, (H, W) of any integer type. Raises Unreadable
+    and FileNotFoundError."""
     with opened(path) as image:
         load(image)
         is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
@@ -194,15 +209,15 @@ def whole_numbers(pixels):
 
 
 def is_photograph_name(name):
-    """Whether a file's name ends as one of Pillow's formats does, in any case; hidden files, such as those that macOS puts
-    beside the real ones, are none."""
+    """Whether a file's name ends as one of Pillow's formats does, in any case; hidden files, such
+    as those that macOS puts beside the real ones, are none."""
     name = os.path.basename(os.fsdecode(name))
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTOGRAPH_SUFFIXES
 
 
 def show_name(name):
-    r"""Any file's name or path as text that a terminal or a figure can show: bytes that are no text as \xNN, control
-    characters escaped."""
+    r"""Any file's name or path as text that a terminal or a figure can show: bytes that are no
+    text as \xNN, control characters escaped."""
     return "".join(
         c
         if c.isprintable()
@@ -217,18 +232,14 @@ def show_name(name):
 
 @contextmanager
 def opened(path):
-    """A picture file, opened but not decoded. Whatever goes wrong in it or in the block is Unreadable, in silence."""
+    """A picture file, opened but not decoded. Whatever goes wrong in it or in the block is
+    Unreadable, in silence."""
     try:
         check_file(path)
-        with quiet(), open(path, "rb") as file:
-            silent = no_stderr() if file.read(4)[:2] in (b"II", b"MM") else nullcontext()
-            file.seek(0)
-            with silent, Image.open(file) as image:
-                if image.format in PROGRAMS:
-                    raise Unreadable(
-                        f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first"
-                    )
-                yield image
+        with quiet(), open(path, "rb") as file, Image.open(file) as image:
+            if image.format in PROGRAMS:
+                raise Unreadable(f"it is {PROGRAMS[image.format]}; save it as PNG or JPEG first")
+            yield image
     except (Unreadable, FileNotFoundError):
         raise
     except UnidentifiedImageError:
@@ -244,7 +255,8 @@ def opened(path):
 
 
 def check_file(path):
-    """Refuse what is no ordinary file before it is opened: a pipe would be waited for, and a device may have no end."""
+    """Refuse what is no ordinary file before it is opened: a pipe would be waited for, and a
+    device may have no end."""
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise Unreadable("it is a folder; name the photographs in it")
@@ -258,7 +270,8 @@ def check_file(path):
 def quiet():
     """Read without Pillow's warnings, and with our bound on pixels in place of its own."""
     bound = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns over it and refuses over twice as many
+    # Pillow warns over it and refuses over twice as many
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -267,83 +280,41 @@ def quiet():
         Image.MAX_IMAGE_PIXELS = bound
 
 
-@contextmanager
-def no_stderr():
-    """Standard error to nowhere: libtiff writes there by itself."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed already
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def unknown(path):
     """What to say of a file that Pillow does not know."""
     with open(path, "rb") as file:
         head = file.read(1024)
-    kind = head[4:8] == b"ftyp" and head[8:12]
-    if kind in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"):
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
         if pillow_heif is None:
-            return "it is an HEIC picture; install pillow-heif (pip install -r requirements-heif.txt) or save it as JPEG"
+            return (
+                "it is an HEIC picture; install pillow-heif (pip install -r "
+                "requirements-heif.txt) or save it as JPEG"
+            )
         return f"it is an HEIC picture and damaged; {AGAIN}"
-    if kind in (b"avif", b"avis"):
-        return (
-            f"it is an AVIF picture that Pillow cannot read, or damaged; save it as JPEG or {AGAIN}"
-        )
-    if kind:
-        return "it is a film, not a picture; save a picture of it as JPEG"
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        return "it is a JPEG XL picture; save it as JPEG or PNG"
-    if head.startswith(b"%PDF"):
-        return "it is a PDF document; save its picture as PNG or JPEG"
-    if b"<svg" in head:
-        return "it is an SVG drawing; save it as PNG"
-    if is_text(head):
+    if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
         return "it is text, not a picture; name a photograph"
-    return f"it is no picture of a kind that Pillow reads, or damaged; save it as JPEG or PNG, or {AGAIN}"
-
-
-def is_text(head):
-    return not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
+    return (
+        "it is no picture of a kind that Pillow reads, or damaged; save it as JPEG or PNG, or "
+        f"{AGAIN}"
+    )
 
 
 def explain(error):
     """The reason and the way out for an error of Pillow's or of the system's."""
-    if (
-        isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL
-    ):  # which is a place before the beginning
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
         return f"the system says {error.strerror!r}; put that right or name another"
     said = getattr(error, "strerror", None) or str(error)
-    text = (
-        "" if said == "None" else (said.splitlines() or [""])[0].rstrip(".")[:160]
-    )  # SyntaxError says None
-    lower = text.lower()
-    if any(
-        word in lower
-        for word in (
-            "truncated",
-            "not enough image data",
-            "unexpected end",
-            "eof",
-            "ran out of data",
-        )
+    text = (said.splitlines() or [""])[0].rstrip(".")[:160]
+    if re.search(
+        "truncated|not enough image data|unexpected end|eof|ran out of data", text.lower()
     ):
         return f"it is incomplete; {AGAIN}"
-    if any(
-        word in lower for word in ("cannot find loader", "not available", "unsupported", "unknown")
-    ):
-        return f"Pillow cannot decode it ({text}); save it as JPEG or PNG"
-    if "decoder error" in lower:
-        return f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or save it as JPEG or PNG"
-    return f"it is damaged ({text or type(error).__name__}); {AGAIN}"
+    if text in ("", "None"):  # as SyntaxError says it
+        text = type(error).__name__
+    return (
+        f"it is damaged, or packed in a way that Pillow cannot decode ({text}); {AGAIN}, or "
+        "save it as JPEG or PNG"
+    )
 
 
 def orientation_of(image):
@@ -379,7 +350,8 @@ def load(image):
 
 
 def plain(image, deep):
-    """A picture in 8 bits a channel: grey, RGB or CMYK; grey and RGB with an alpha channel if anything is transparent.
+    """A picture in 8 bits a channel: grey, RGB or CMYK; grey and RGB with an alpha channel if
+    anything is transparent.
 
     deep: whether Pillow has read 16 bits a channel.
     """
@@ -414,18 +386,18 @@ def image_of_deep_grey(image):
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # nor where one is no number
             raise Unreadable(
-                f"its values are floating-point numbers from {low:g} to {high:g}, and should be from 0 to 1; "
-                "save it with 8 or 16 bits a pixel"
+                f"its values are floating-point numbers from {low:g} to {high:g}, and should be "
+                "from 0 to 1; save it with 8 or 16 bits a pixel"
             )
     elif low < 0 or high > 65535:
         raise Unreadable(
-            f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; save it with "
-            "8 or 16 bits a pixel"
+            f"its values are whole numbers from {low} to {high}, and should be from 0 to 65535; "
+            "save it with 8 or 16 bits a pixel"
         )
     elif 0 < high <= 255 and tiff_tag(image, BITS) == 32:
         raise Unreadable(
-            f"its values are 32-bit numbers of at most {high}, which would be black; save it with 8 bits a "
-            "pixel"
+            f"its values are 32-bit numbers of at most {high}, which would be black; save it with "
+            "8 bits a pixel"
         )
     scale = {12: 4095 / 255}.get(
         tiff_tag(image, BITS), 257
@@ -478,7 +450,8 @@ def space_of(profile):
 
 @functools.lru_cache(16)  # a folder's photographs are mostly of one camera
 def to_srgb(profile, mode):
-    """What brings an image of a mode and a profile to sRGB, a function; None where that is of no use or changes nothing."""
+    """What brings an image of a mode and a profile to sRGB, a function; None where that is of no
+    use or changes nothing."""
     if space_of(profile) != PROFILE_SPACES[mode]:
         return None
     try:

@@ -1,4 +1,5 @@
-"""What went into a data folder and what did not, as data_prepare.py prints it and writes it to report.csv."""
+"""What went into a data folder and what did not, as data_prepare.py prints it and writes it to
+report.csv."""
 
 import csv
 from collections import Counter
@@ -11,7 +12,8 @@ from data.layout import CLASSES, SPLITS
 from data.photographs import show_name
 from data.sources.oxford import BY_LIST
 
-MOST_PRINTED = 20  # photographs of one reason, with its detail; report.csv has all
+MOST_PRINTED = 50  # photographs of one reason, with its detail; report.csv has all
+AS_READ = ("masks of ", "masks in which ", "cut-outs: ", "trimaps: ")  # notes that doubt nothing
 TWINS = "near-duplicates mirrored or turned"
 
 
@@ -19,10 +21,11 @@ TWINS = "near-duplicates mirrored or turned"
 class Outcome:
     """What a preparation found and did. Names are those of records.
 
-    chosen: the records of each split; known: of each split that was written, what write_split returns; together: names of
-    near-duplicates that were kept together; apart: pairs of (name, split) that show the same and lie in different splits;
-    twins: near-duplicates mirrored or turned that the split does not keep together; notes: {what: [(name, detail)]}; fates:
-    what became of the labels.
+    chosen: the records of each split; known: of each split that was written, what write_split
+    returns; together: names of near-duplicates that were kept together; apart: pairs of (name,
+    split) that show the same and lie in different splits; twins: near-duplicates mirrored or
+    turned that the split does not keep together; notes: {what: [(name, detail)]}; fates: what
+    became of the labels.
     """
 
     source: Source
@@ -59,9 +62,10 @@ def report(args, outcome):
     if outcome.apart:
         (name, split), (other, another) = outcome.apart[0]
         outcome.warnings.append(
-            f"pairs of near-duplicate photographs in different splits, as these are given: {len(outcome.apart)} "
-            f"({show_name(name)} of {split} and {show_name(other)} of {another}), so a network would be measured on what it "
-            "knows; put each pair into one split"
+            "pairs of near-duplicate photographs in different splits, as these are given: "
+            f"{len(outcome.apart)} ({show_name(name)} of {split} and {show_name(other)} of "
+            f"{another}), so a network would be measured on what it knows; put each pair into "
+            "one split"
         )
     for warning in (*source.warnings, *outcome.warnings):
         cli.warn(warning)
@@ -97,7 +101,7 @@ def write_report(path, outcome):
         for name, reason in outcome.source.left_out:
             writer.writerow([name, "left out", reason])
         for what, found in outcome.notes.items():
-            for name, detail in found:
+            for name, detail in () if what.startswith(AS_READ) else found:
                 writer.writerow([name, what, detail])
         for group in outcome.together:
             for name in group:
@@ -141,7 +145,8 @@ def print_duplicates(outcome):
     how = f"(256-bit difference hash, at most {data_split.NEAR_DUPLICATE_BITS} bits apart)"
     if outcome.apart:
         print(
-            f"near-duplicates in different splits, left where they are given: {len(outcome.apart)} {how}"
+            "near-duplicates in different splits, left where they are given: "
+            f"{len(outcome.apart)} {how}"
         )
         for (name, split), (other, another) in outcome.apart[:MOST_PRINTED]:
             print(f"  {show_name(name)} ({split}), {show_name(other)} ({another})")

@@ -1,8 +1,10 @@
-"""The outlines of a photograph's objects, drawn by pycocotools: polygons and run lengths (RLE), held against frame and box.
+"""The outlines of a photograph's objects, drawn by pycocotools: polygons and run lengths (RLE),
+held against frame and box.
 
-The mask is the union of the objects. A polygon may reach two pixels over the frame and is cut there; one that reaches
-further was made for another frame, and is refused. One without area is passed over. One object alone gives the box: the
-one that its annotation states, where that is the outline's extent to within two pixels, else the extent.
+The mask is the union of the objects. A polygon may reach two pixels over the frame and is cut
+there; one that reaches further was made for another frame, and is refused. One without area is
+passed over. One object alone gives the box: the one that its annotation states, where that is the
+outline's extent to within two pixels, else the extent.
 """
 
 import math
@@ -32,7 +34,8 @@ OTHER_AREA = (
 
 @dataclass(frozen=True, kw_only=True)
 class Object:
-    """One annotation. number: its id; outline: polygons, run lengths or None; box: x, y, width, height as it stands, or None."""
+    """One annotation. number: its id; outline: polygons, run lengths or None; box: x, y, width,
+    height as it stands, or None."""
 
     number: str
     category: str = ""
@@ -44,7 +47,8 @@ class Object:
 
 @dataclass
 class Drawing:
-    """mask (H, W) uint8 or None; box: a Box or None; reason: why there is none, or None; notes and fates as a Reading's."""
+    """mask (H, W) uint8 or None; box: a Box or None; reason: why there is none, or None; notes and
+    fates as a Reading's."""
 
     mask: np.ndarray | None = None
     box: Box | None = None
@@ -59,8 +63,9 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The objects of a photograph that count. frame: (width, height) as the file states it, None for the photograph's;
-    has_masks: whether objects of this set have outlines at all, so that a photograph without an object is background."""
+    """The objects of a photograph that count. frame: (width, height) as the file states it, None
+    for the photograph's; has_masks: whether objects of this set have outlines at all, so that a
+    photograph without an object is background."""
 
     objects: tuple
     frame: tuple | None
@@ -96,7 +101,8 @@ class Shapes:
         return drawing
 
     def judge(self, drawing, mask, extents):
-        """What the objects that were drawn say of mask and box. extents: [(Object, (x1, y1, x2, y2) or None)]."""
+        """What the objects that were drawn say of mask and box. extents: [(Object, (x1, y1, x2,
+        y2) or None)]."""
         boxes_alone = [one for one, extent in extents if extent is None]
         if self.has_masks and boxes_alone:
             drawing.note(BOX_ONLY, f"annotation {boxes_alone[0].number}")
@@ -109,43 +115,41 @@ class Shapes:
             if one.is_crowd:
                 drawing.note(CROWD_BOX)
             else:
-                choose_box(one, extent, self.frame, drawing)
+                choose_box(one, extent, self.frame, mask.shape[::-1], drawing)
 
 
-def choose_box(one, extent, frame, drawing):
+def choose_box(one, extent, frame, size, drawing):
     """The box of a photograph's only object, from its annotation and its outline's extent."""
     corners = None
     if is_numbers(one.box) and len(one.box) == 4:
         x, y, width, height = one.box
         corners = (x, y, x + width, y + height)
-    if extent is None and corners is None:
-        drawing.reason = (
-            f"its bbox is {quoted(one.box)} and should be four numbers, x, y, width and height"
-        )
-        return
-    if extent is not None and one.box is not None:
-        is_other = corners is None
-        if not is_other:
-            is_other = max(abs(a - b) for a, b in zip(corners, extent, strict=True)) > MOST_OVER
-        if is_other:
+    if extent is None:
+        if corners is None:
+            drawing.reason = f"its bbox is {quoted(one.box)} and should be x, y, width and height"
+            return
+    elif corners is None or np.abs(np.subtract(corners, extent)).max() > MOST_OVER:
+        if one.box is not None:
             shown = ", ".join(f"{value:g}" for value in extent)
-            drawing.note(
-                OTHER_BOX, f"bbox {quoted(one.box)}, outline from x1, y1 to x2, y2: {shown}"
-            )
-            corners = None
-    drawing.box = Box(corners or extent, frame)
+            drawing.note(OTHER_BOX, f"bbox {quoted(one.box)}, outline x1, y1, x2, y2: {shown}")
+        corners = extent
+    else:
+        corners = tuple(np.clip(corners, 0, (*size, *size)).tolist())
+    drawing.box = Box(corners, frame)
 
 
 def judge_area(one, pixels, drawing):
-    """Note an outline of several rings whose area is not the one that is stated, as where a ring is a hole."""
+    """Note an outline of several rings whose area is not the one that is stated, as where a ring
+    is a hole."""
     rings = one.outline if isinstance(one.outline, list) else []
-    if len(rings) > 1 and type(one.area) in (int, float) and one.area > 0:
-        if abs(pixels - one.area) > MOST_AREA_OFF * one.area + len(rings) * 8:
-            drawing.note(OTHER_AREA, f"annotation {one.number}: {pixels} pixels, area {one.area:g}")
+    is_stated = len(rings) > 1 and type(one.area) in (int, float) and one.area > 0
+    if is_stated and abs(pixels - one.area) > MOST_AREA_OFF * one.area + len(rings) * 8:
+        drawing.note(OTHER_AREA, f"annotation {one.number}: {pixels} pixels, area {one.area:g}")
 
 
 def draw(outline, size, drawing):
-    """((H, W) uint8 of 0 and 1, the extent x1, y1, x2, y2 or None without area). Raises ValueError with the reason."""
+    """((H, W) uint8 of 0 and 1, the extent x1, y1, x2, y2 or None without area). Raises ValueError
+    with the reason."""
     from pycocotools import mask as coco  # here, as only this needs it
 
     width, height = size
@@ -167,19 +171,24 @@ def draw(outline, size, drawing):
 
 
 def judge_ring(ring, size, drawing):
-    """Whether a polygon encloses anything. Raises ValueError where it is none, or is of another frame."""
+    """Whether a polygon encloses anything. Raises ValueError where it is none, or is of another
+    frame."""
     if not is_numbers(ring) or len(ring) % 2:
         raise ValueError("a polygon should be a list of numbers, x and y of each point")
     xs, ys = ring[::2], ring[1::2]
     if len(set(zip(xs, ys, strict=True))) < 3:
         drawing.note(POINTS, f"{len(xs)} points")
         return False
+    if min(ring) >= 0 and max(ring) <= 1:
+        raise ValueError(
+            "a polygon ends in the first pixel, as if it were in [0, 1]; multiply it by width and "
+            "height"
+        )
     over = max(-min(xs), -min(ys), max(xs) - size[0], max(ys) - size[1])
     if over > MOST_OVER:
         raise ValueError(
-            "a polygon reaches from {:g}, {:g} to {:g}, {:g} in a frame of {} x {}; export it for that size".format(
-                min(xs), min(ys), max(xs), max(ys), *size
-            )
+            "a polygon reaches from {:g}, {:g} to {:g}, {:g} in a frame of {} x {}; export it for "
+            "that size".format(min(xs), min(ys), max(xs), max(ys), *size)
         )
     if over > 0:
         drawing.note(CUT, f"by {over:.2g} pixels")
@@ -187,7 +196,8 @@ def judge_ring(ring, size, drawing):
 
 
 def checked_runs(outline, size):
-    """Run lengths for pycocotools, which does not look: what too short ones leave out would be whatever lay in memory."""
+    """Run lengths for pycocotools, which does not look: what too short ones leave out would be
+    whatever lay in memory."""
     width, height = size
     if outline.get("size") != [height, width]:
         raise ValueError(
@@ -202,8 +212,9 @@ def checked_runs(outline, size):
 
 
 def unpack(text):
-    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth where more follow; from the
-    fourth on what each has more than the one two before. Raises ValueError."""
+    """The run lengths that COCO packs into text: 5 bits a letter, the lowest first, the sixth
+    where more follow; from the fourth on what each has more than the one two before. Raises
+    ValueError."""
     counts, value, shift = [], 0, 0
     for letter in text:
         bits = ord(letter) - 48

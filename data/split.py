@@ -1,21 +1,25 @@
-"""Near-duplicate photographs, and a split that keeps them together and spreads the breeds evenly."""
+"""Near-duplicate photographs, a split that keeps them together and spreads breeds evenly."""
 
 import numpy as np
 from PIL import Image
 
 HASH_SIDE = 16
-# Of 256 bits. On the 3,671 usable trainval photographs the pairs up to 36 bits apart are 16 in number and all show the
+# Of 256 bits. On the 3,671 usable trainval photographs the pairs up to 36 bits apart are 16 in
+# number and all show the
 # same scene; unrelated photographs begin at 39.
 NEAR_DUPLICATE_BITS = 36
-# A picture with hardly any set or hardly any unset bits (a plain wall, a ramp) has nothing to compare.
+# A picture with hardly any set or hardly any unset bits (a plain wall, a ramp) has nothing to
+# compare.
 MIN_STRUCTURE_BITS = 16
 TURNS = tuple(Image.Transpose)  # mirrored and turned: with the image itself eight ways
 
 
 def difference_hash(image):
-    """Perceptual hash of a PIL image: is each cell of a 17 x 16 grey thumbnail darker than its right neighbour?
+    """Perceptual hash of a PIL image: is each cell of a 17 x 16 grey thumbnail darker than its
+    right neighbour?
 
-    Returns (32,) uint8, the 256 bits packed. Source: "dHash", N. Krawetz, "Kind of Like That", 2013.
+    Returns (32,) uint8, the 256 bits packed. Source: "dHash", N. Krawetz, "Kind of Like That",
+    2013.
     """
     grey = np.asarray(
         image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR)
@@ -24,7 +28,7 @@ def difference_hash(image):
 
 
 def turned_hashes(image):
-    """Hashes (7, 32) uint8 of a PIL image mirrored and turned by quarters, in the order of TURNS."""
+    """Hashes (7, 32) uint8 of a PIL image mirrored and turned, in the order of TURNS."""
     small = image.convert("L").resize((4 * HASH_SIDE,) * 2, Image.Resampling.BILINEAR)
     return np.stack([difference_hash(small.transpose(turn)) for turn in TURNS])
 
@@ -32,8 +36,9 @@ def turned_hashes(image):
 def near_duplicates(hashes, turned=None):
     """Pairs of near-duplicates, nearest first.
 
-    hashes (N, 32) uint8; turned (N, 7, 32): hashes of the same images turned and mirrored, which are compared with those of
-    the others as they are. Returns a list of (distance in bits, i, j) with i < j and distance <= NEAR_DUPLICATE_BITS.
+    hashes (N, 32) uint8; turned (N, 7, 32): hashes of the same images turned and mirrored, which
+    are compared with those of the others as they are. Returns a list of (distance in bits, i, j)
+    with i < j and distance <= NEAR_DUPLICATE_BITS.
     """
     hashes = np.ascontiguousarray(hashes).view(np.uint64)
     bits = np.bitwise_count(hashes).sum(axis=1)
@@ -54,7 +59,8 @@ def near_duplicates(hashes, turned=None):
 def copies(contents):
     """Pairs of the same content, among them pictures too plain for near_duplicates to compare.
 
-    contents: a digest of each image. Returns a list of (-1, i, j) with i < j: nearer than any near-duplicate.
+    contents: a digest of each image. Returns a list of (-1, i, j) with i < j: nearer than any
+    near-duplicate.
     """
     places, pairs = {}, []
     for j, content in enumerate(contents):
@@ -67,9 +73,9 @@ def copies(contents):
 def group_duplicates(n, pairs):
     """Group n images so that every two members of a group are near-duplicates of each other.
 
-    Demanding it of every two, not of neighbours only, keeps a chain of look-alikes from growing into one huge group;
-    three copies of one photograph still stay together. `pairs` (distance, i, j), nearest first. Returns a list of sorted
-    index lists, singles included.
+    Demanding it of every two, not of neighbours only, keeps a chain of look-alikes from growing
+    into one huge group; three copies of one photograph still stay together. `pairs` (distance, i,
+    j), nearest first. Returns a list of sorted index lists, singles included.
     """
     near = {frozenset(pair[1:]) for pair in pairs}
     group_of = [[i] for i in range(n)]
@@ -85,7 +91,8 @@ def group_duplicates(n, pairs):
 def join(groups, names):
     """Groups of images joined where their members have a name in common.
 
-    groups: lists of indices; names: of each image, "" where it has none. Returns a list of sorted index lists.
+    groups: lists of indices; names: of each image, "" where it has none. Returns a list of sorted
+    index lists.
     """
     first, parent = {}, list(range(len(groups)))
 
@@ -108,11 +115,14 @@ def join(groups, names):
 def split(groups, breeds, fractions, seed):
     """Assign images to splits by a seeded shuffle.
 
-    groups     lists of indices that must stay together; none stands in two. What stands in none stays out (-1).
+    groups     lists of indices that must stay together; none stands in two. What stands in none
+               stays out (-1).
     breeds     the breed of every image.
     fractions  target sizes relative to each other, such as (80, 10, 10).
-    Returns (N,) int, the split of each image. Near-duplicates stay together, then each breed is spread as the fractions
-    say to within an image, then the totals are: what rounding leaves over in one breed is made up for in the next.
+    Returns (N,) int, the split of each image. Near-duplicates stay together, then each breed is
+    spread as the fractions
+    say to within an image, then the totals are: what rounding leaves over in one breed is made up
+    for in the next.
     """
     rng = np.random.default_rng(seed)
     fractions = np.asarray(fractions, dtype=float) / np.sum(fractions)
@@ -139,10 +149,10 @@ def split(groups, breeds, fractions, seed):
 def split_around_test(pairs, is_test, breeds, fractions, seed):
     """Keep a test half as it is, and share out the other images between train and val by split().
 
-    pairs: near-duplicates among the images, nearest first; is_test: (N,) bool; fractions: of train and val. An image that
-    shows what one of the test half does comes into no split (-1), so that the half stays whole and nothing of it is trained
-    on.
-    Returns (groups, assignment, {image in no split: the nearest of the test half}).
+    pairs: near-duplicates among the images, nearest first; is_test: (N,) bool; fractions: of train
+    and val. An image that shows what one of the test half does comes into no split (-1), so that
+    the half stays whole and nothing of it is trained on. Returns (groups, assignment, {image in no
+    split: the nearest of the test half}).
     """
     seen = {}
     for _, i, j in pairs:
@@ -158,10 +168,12 @@ def split_around_test(pairs, is_test, breeds, fractions, seed):
 
 
 def repeated(contents, assignment):
-    """Of images whose splits are given, those that are stored as the same bytes as one of a later split: they have to go, so
-    that test, then val stay whole and nothing is measured that was trained on.
+    """Of images whose splits are given, those that are stored as the same bytes as one of a later
+    split: they have to go, so that test, then val stay whole and nothing is measured that was
+    trained on.
 
-    contents: a digest of each image; assignment (N,) int, its split. Returns {image: the first of the last split}.
+    contents: a digest of each image; assignment (N,) int, its split. Returns {image: the first of
+    the last split}.
     """
     last = {}
     for k in np.argsort(-np.asarray(assignment), kind="stable").tolist():
@@ -174,10 +186,12 @@ def repeated(contents, assignment):
 
 
 def look_at_given(pairs, contents, assignment):
-    """Take what repeated() finds out of splits that are given (-1), and look for near-duplicates among the rest.
+    """Take what repeated() finds out of splits that are given (-1), and look for near-duplicates
+    among the rest.
 
-    pairs: near-duplicates among the images, nearest first. Returns (groups of near-duplicates within a split, pairs (i, j)
-    of those in different splits, {image taken out: the one it repeats}).
+    pairs: near-duplicates among the images, nearest first. Returns (groups of near-duplicates
+    within a split, pairs (i, j) of those in different splits, {image taken out: the one it
+    repeats}).
     """
     gone = repeated(contents, assignment)
     assignment[list(gone)] = -1
@@ -188,7 +202,8 @@ def look_at_given(pairs, contents, assignment):
 
 
 def apportion(total, owed):
-    """Share out `total` images as whole numbers near `owed` (largest remainder), none of them negative."""
+    """Share out `total` images as whole numbers near `owed` (largest remainder), none of them
+    negative."""
     owed = np.maximum(owed, 0)
     share = owed * total / owed.sum()
     whole = np.floor(share).astype(int)

@@ -24,7 +24,8 @@ BORDERS = {"pet": 1, "background": 0, "ignore": UNLABELLED}
 
 
 def ordered(pool, function, items, what):
-    """Map over the processes, in order, with a bar; only a few results wait at a time, however many items there are."""
+    """Map over the processes, in order, with a bar; only a few results wait at a time, however
+    many items there are."""
     items = iter(items)
     waiting = deque()
     total = items.__length_hint__()
@@ -40,8 +41,8 @@ def ordered(pool, function, items, what):
                 bar.update()
     except BrokenProcessPool:  # as a system out of memory does it
         raise InputError(
-            "a process that read photographs was ended from outside, mostly for lack of memory; free some, or "
-            "make the largest photographs smaller"
+            "a process that read photographs was ended from outside, mostly for lack of memory; "
+            "free some, or make the largest photographs smaller"
         ) from None
 
 
@@ -49,8 +50,9 @@ def ordered(pool, function, items, what):
 class Look:
     """What a first look at a record shows, in a few hundred bytes, as all are kept.
 
-    hash: perceptual; turned: of the image turned and mirrored; content: the digest of the image as stored; has_border:
-    whether its mask tells where the border is, as a trimap does; fates and fits as a Reading's.
+    hash: perceptual; turned: of the image turned and mirrored; content: the digest of the image as
+    stored; has_border: whether its mask tells where the border is, as a trimap does; fates and
+    fits as a Reading's.
     """
 
     hash: np.ndarray
@@ -64,7 +66,8 @@ class Look:
 
 
 def inspect(job):
-    """Look at one record: (Look, None, a Reading's notes), or (None, the Unusable that says why it cannot be used, [])."""
+    """Look at one record: (Look, None, a Reading's notes), or (None, the Unusable that says why it
+    cannot be used, [])."""
     record, size = job
     try:
         reading = read(record, size)
@@ -91,7 +94,8 @@ def inspect(job):
 
 def stretch(image, size):
     """A PIL image as (size, size, 3) uint8."""
-    # Pillow's bilinear filter widens with the reduction: antialiased, the same as torchvision's antialias=True.
+    # Pillow's bilinear filter widens with the reduction: antialiased, the same as torchvision's
+    # antialias=True.
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
@@ -124,10 +128,11 @@ def convert(job):
 
 
 def write_split(pool, folder, samples, kinds, job):
-    """Write the files and index.csv of a split, one record after another; returns {"masks": (N,) bool, "bboxes": (N,) bool},
-    whether there is one of each record.
+    """Write the files and index.csv of a split, one record after another; returns {"masks": (N,)
+    bool, "bboxes": (N,) bool}, whether there is one of each record.
 
-    samples: (Record, whether its trimap tells of a border); kinds: the files to write; job: (Source of the records, arguments).
+    samples: (Record, whether its trimap tells of a border); kinds: the files to write; job:
+    (Source of the records, arguments).
     """
     source, args = job
     folder.mkdir()

@@ -9,8 +9,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from cli import InputError, listed, one_line
 from models import digest
@@ -82,8 +80,8 @@ class Encoder(ABC):
                 unfit.append(f"{name} is {given} instead of {tuple(value.shape)}")
         if unfit:
             raise InputError(
-                f"the weights of {source} do not fit the encoder {self.name}: {listed(unfit)}; name "
-                "others, or another --encoder"
+                f"the weights of {source} do not fit the encoder {self.name}: {listed(unfit)}; "
+                "name others, or another --encoder"
             )
         for module in modules:
             module.load_state_dict({name: weights[name] for name in wanted})
@@ -104,8 +102,8 @@ class Encoder(ABC):
             raise
         except Exception as error:  # each library fails in its own way
             raise InputError(
-                f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); check the "
-                "connection, or name a file with --encoder-weights"
+                f"the weights of {self.name} cannot be downloaded ({one_line(error)[:200]}); check "
+                "the connection, or name a file with --encoder-weights"
             ) from None
 
 
@@ -115,8 +113,8 @@ def read(path):
         content = torch.load(Path(path), map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(
-            f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, {HUB}, "
-            f"{PACKAGE} or a file with a state dict"
+            f"the weights {path} cannot be read ({error.strerror}); --encoder-weights is {NONE}, "
+            f"{HUB}, {PACKAGE} or a file with a state dict"
         ) from None
     except Exception:  # hostile bytes make the unpickler raise nearly anything
         content = None
@@ -129,43 +127,3 @@ def read(path):
             f"{path} holds no state dict of tensors; name a file that torch.save wrote"
         )
     return content
-
-
-def refuse_strides(name, reason):
-    """Refuse a network that does not give the five maps."""
-    wanted = ", ".join(f"1/{stride}" for stride in STRIDES)
-    raise InputError(
-        f"{name} {reason}, and an encoder needs maps at {wanted} of the image's sides; use another "
-        "--encoder"
-    )
-
-
-class Foreign(nn.Module):
-    """The five feature maps of another library's network, which gives them, or all but the
-    finest."""
-
-    stages, inner, is_initialised = None, None, True
-
-    def __init__(self, body, maps):
-        """maps: [(whatever names a map, its channels)], finest first."""
-        super().__init__()
-        self.body = body
-        self.channels = self.channels_of([channels for _, channels in maps])
-
-    @staticmethod
-    def channels_of(given):
-        return (given[0],) * (len(STRIDES) - len(given)) + tuple(given)
-
-    @staticmethod
-    def renamed(weights):
-        names = {name: name if name.startswith("body.") else f"body.{name}" for name in weights}
-        return {names[name]: value for name, value in weights.items()}
-
-    def forward(self, x):
-        # Sides that are no multiple of 32 are rounded in each library's own way.
-        rows, columns = (-side % STRIDES[-1] for side in x.shape[-2:])
-        maps = self.body(F.pad(x, (0, columns, 0, rows)) if rows or columns else x)
-        maps = list(maps.values() if isinstance(maps, dict) else maps)
-        if len(maps) < len(STRIDES):
-            maps.insert(0, F.interpolate(maps[0], scale_factor=2, mode="nearest"))
-        return maps

@@ -26,7 +26,7 @@ from cli import InputError
 from data import contract
 from files import atomic_write
 from inference import alpha
-from training.folding import fold
+from training.kernels import fold
 from training.run_folder import commit
 
 PROJECT = "pets"

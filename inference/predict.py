@@ -31,7 +31,7 @@ from files import atomic_write
 from inference import alpha, manifest, onnx, tta, view
 from training import checkpoint
 from training.devices import to_device
-from training.folding import fold
+from training.kernels import fold
 
 TABLE = "predictions.csv"
 WORK = ".predict-"  # folders of files that are not yet finished

@@ -28,9 +28,9 @@ OVERLAP = 1 / 3  # of neighbouring windows, at least
 WINDOW = 0.5  # side of a sliding window, of the picture's shorter side
 BATCH = 8
 HOLDS = 0.9  # a window with this share of the foreground shows all of it
-LARGE = (
-    0.25  # a part of the foreground is an animal if it has this share of the largest part's area
-)
+# A part of the foreground is an animal if it has this share of the largest part's area.
+LARGE = 0.25
+MAX_ANIMALS = 32  # more parts are noise
 MARGIN = 0.2  # around an animal, of its longer side
 
 
@@ -242,10 +242,10 @@ def find_animals(tasks, outputs):
     labels, n = ndimage.label(core.numpy())
     areas = np.bincount(labels.ravel(), minlength=2)[1:]
     kept = np.flatnonzero(areas >= LARGE * areas.max())
-    if n < 2 or len(kept) < 2:
+    if not 2 <= len(kept) <= MAX_ANIMALS:
         return None, []
-    boxes = []
-    for rows, columns in (ndimage.find_objects(labels)[k] for k in kept):
+    places, boxes = ndimage.find_objects(labels), []
+    for rows, columns in (places[k] for k in kept):
         boxes.append((rows.start, columns.start, rows.stop, columns.stop))
     is_other = ~np.isin(labels, kept + 1)
     nearest = ndimage.distance_transform_edt(is_other, return_distances=False, return_indices=True)

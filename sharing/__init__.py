@@ -1,9 +1,8 @@
 """What a parameter sharing is to the rest: the base class of the files in this folder.
 
-A sharing says which of the encoder's five feature maps each task gets. What it builds, the network's
-part `encoder`, is a module of its own making, which it gets back with every call. README.md is the
-guide.
-"""
+A sharing says which of the encoder's five feature maps each task gets. What it builds, the
+network's part `encoder`, is a module of its own making, which it gets back with every call.
+README.md is the guide."""
 
 from torch import nn
 
@@ -49,8 +48,8 @@ def stages(encoder, sharing):
     """The stages of an encoder; refuses one that cannot be taken apart."""
     if encoder.stages is None:
         raise InputError(
-            f"{sharing.name} works between the stages of an encoder, and this encoder cannot be taken "
-            "apart; use --encoder unet or efficientnet_lite0, or --sharing hard or soft"
+            f"{sharing.name} works between the stages of an encoder, and this encoder cannot be "
+            "taken apart; use --encoder unet or efficientnet_lite0, or --sharing hard or soft"
         )
     return encoder.stages
 

@@ -28,7 +28,7 @@ class Soft(Sharing):
             self.strength = -1
         if not self.strength >= 0:
             raise InputError(
-                "the strength of soft sharing is a number from 0 on or inf, as in soft:0.1, and was "
+                "the strength of soft sharing is a number from 0 on or inf, as in soft:0.1; it was "
                 f"{name[:60]!r}"
             )
         self.is_hard = math.isinf(self.strength)

@@ -84,9 +84,8 @@ def refuse_other_settings(run):
     if asked["precision"] in (record["run"]["precision"], "auto"):
         changed.pop("precision", None)
     for key in FILES:
-        if key in changed and changed[key][0] in (None, "none"):
-            continue
-        changed.pop(key, None)
+        if changed.get(key, ("none",))[0] not in (None, "none"):
+            changed.pop(key)
     data = run.config.data
     if data.exists() or str(data) != record["data"]:
         hashes = record["run"]["split_hash"], split_hash_of(data)
@@ -95,8 +94,8 @@ def refuse_other_settings(run):
     if changed:
         words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
         raise InputError(
-            f"{run.path} is finished, with other settings: {'; '.join(words)}; use those, or another "
-            "--runs after the --"
+            f"{run.path} is finished, with other settings: {'; '.join(words)}; use those, or "
+            "another --runs after the --"
         )
 
 

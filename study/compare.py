@@ -89,15 +89,12 @@ def has_sizes(runs):
 
 def refuse_groups(runs, what, value):
     """Refuse runs that differ in a value, naming which have which."""
-    texts = []
-    for text, labels in grouped(runs, value).items():
-        texts.append(
-            f"{text if len(text) <= SHOWN else text[:SHOWN] + '...'} in {listed(labels, 6)}"
-        )
-    if len(texts) > 1:
+    groups = grouped(runs, value)
+    if len(groups) > 1:
+        texts = [f"{text[:SHOWN]} in {listed(labels, 6)}" for text, labels in groups.items()]
         raise InputError(
-            f"runs that differ in {what.replace('_', '-')} cannot share a table: {'; '.join(texts)}; "
-            "move one kind out of the folder"
+            f"runs that differ in {what.replace('_', '-')} cannot share a table: "
+            f"{'; '.join(texts)}; move one kind out of the folder"
         )
 
 
@@ -210,6 +207,13 @@ def ratios(row, baseline):
     ]
     time = np.divide(*np.mean(seconds, 0)) if seconds else np.nan
     return parameters[0] / parameters[1], time
+
+
+def step_ms(runs):
+    """Milliseconds of a training step, mean over runs."""
+    return np.mean(
+        [1000 * run.config["batch_size"] / run.test["images_per_second"] for run in runs]
+    )
 
 
 def at_equal_time(row, baseline):

@@ -1,8 +1,8 @@
 """What to annotate next: labels in seconds of annotation time, against the masks that they save.
 
-Published times of one label (masks.SECONDS): a polygon mask, 79 s an object (Lin et al. 2014, COCO: 22 h for 1,000); a
-box by extreme clicking, 7 s (Papadopoulos et al. 2017; 35 s drawn, Su et al. 2012); a class, 1 to
-2 s an image (Papadopoulos et al. 2014; Bearman et al. 2016: 1 s a class).
+Published times of one label (masks.SECONDS): a polygon mask, 79 s an object (Lin et al. 2014, COCO:
+22 h for 1,000); a box by extreme clicking, 7 s (Papadopoulos et al. 2017; 35 s drawn, Su et al.
+2012); a class, 1 to 2 s an image (Papadopoulos et al. 2014; Bearman et al. 2016: 1 s a class).
 """
 
 import numpy as np
@@ -103,6 +103,9 @@ def best(study, hours, found):
     unknown = [f"{arm} ({n:.0f} masks)" for arm, (n, dice) in found.items() if dice is None]
     ends = f"{min(study.readable)} to {max(study.readable)} masks"
     open_ = f"; outside the {ends} measured: {', '.join(unknown)}" if unknown else ""
+    if len(found) == 1:
+        arm, (n, _) = next(iter(found.items()))
+        return f"**{hours} h: {arm} with {n:.0f} masks**, all that fits."
     if not known:
         return f"**{hours} h: open**{open_}."
     first = max(known, key=lambda arm: known[arm][0])

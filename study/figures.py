@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from study import compare, conflicts
 from study.page import weight_rows
+from study.records import figures
 from study.table import BASELINE
 from study.verdict import t_interval
 
@@ -39,7 +40,7 @@ FAMILIES = ("Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "WenQuanYi Mic
 class Line:
     """x (k,), and of y the mean, the lower and the upper end (3, k) of a band; NaN: no band."""
 
-    x: np.ndarray
+    x: object
     y: np.ndarray
     label: str | None = None
     look: tuple = (BLUE, "-")
@@ -52,32 +53,17 @@ def draw_all(page, folder):
     """The figures of a page.Table."""
     rows = page.segmenting
     baseline = BASELINE if BASELINE in rows else None
-    dice = {name: [100 * run.test["dice"] for run in runs] for name, runs in rows.items()}
-    draw_dice(dice, baseline, folder / "dice.png")
-    for key, scale, label, name in (
-        ("val_dice", 100, "validation Dice, %", "curves.png"),
-        ("train_loss_seg", 1, "training loss of the segmentation", "losses.png"),
-    ):
-        values = {row: stack(runs, key, scale) for row, runs in rows.items()}
-        draw_curves(values, baseline, label, folder / name)
-    for names, file, formula in zip(
-        weight_rows(rows), ("weights.png", "moved_weights.png"), (", exp(-s)", ""), strict=True
-    ):
-        if names:
-            draw_weights({name: rows[name] for name in names}, formula, folder / file)
-    for found, label, file in (
-        (conflicts.conflicts_of(rows), "cosine between gradients", "conflicts.png"),
-        (conflicts.stitches_of(rows), "weight of the own map", "stitch.png"),
-    ):
-        if found:
-            draw_stages(found, label, folder / file)
-    if points := compare.delta_m(page.rows):
-        draw_delta(points, page.rows, folder / "delta_m.png")
-
-
-def stack(runs, key, scale=1.0):
-    """A column of the logs of some runs, (n, epochs)."""
-    return scale * np.array([run.history[key] for run in runs])
+    draw_dice(rows, baseline, folder / "dice.png")
+    draw_curves(rows, baseline, ("val_dice", 100, "validation Dice, %"), folder / "curves.png")
+    loss = "train_loss_seg", 1, "training loss of the segmentation"
+    draw_curves(rows, baseline, loss, folder / "losses.png")
+    learned, moved = weight_rows(rows)
+    draw_weights(rows, learned, "weight of the loss, exp(-s)", folder / "weights.png")
+    draw_weights(rows, moved, "weight of the loss", folder / "moved_weights.png")
+    cosines, stitches = conflicts.conflicts_of(rows), conflicts.stitches_of(rows)
+    draw_stages(cosines, "cosine between gradients", folder / "conflicts.png")
+    draw_stages(stitches, "weight of the own map", folder / "stitch.png")
+    draw_delta(compare.delta_m(page.rows), page.rows, folder / "delta_m.png")
 
 
 def draw_study(study, folder):
@@ -96,52 +82,56 @@ def draw_study(study, folder):
 def draw_dice(rows, baseline, path):
     """Every run's test Dice as a dot, and each row's mean with its 95% interval over seeds.
 
-    rows {label: (n,) Dice in percent}, from top to bottom; baseline: the label whose mean is the
-    dashed line, or None. The wide interval of two seeds runs out of the figure.
+    rows {label: [Run]}, from top to bottom; baseline: the label whose mean is the dashed line, or
+    None. The wide interval of two seeds runs out of the figure.
     """
-    runs = np.concatenate(list(rows.values()))
-    margin = max(np.ptp(runs), 0.5)
+    every = 100 * figures(sum(rows.values(), []), "dice")
+    margin = max(np.ptp(every), 0.5)
     note = "grey: runs; blue: mean, 95% interval over seeds"
     with styled():
         figure = make_figure(1.2 + 0.36 * len(rows))
         axis = figure.subplots()
-        for k, values in enumerate(rows.values()):
-            axis.plot(values, [k + 0.16] * len(values), ".", color=GREY, markersize=6, alpha=0.8)
-            if len(values) > 1:
-                axis.plot(t_interval(values)[1:], [k - 0.12] * 2, color=BLUE, linewidth=2)
-            axis.plot([np.mean(values)], [k - 0.12], "o", color=BLUE, markersize=6)
+        for k, runs in enumerate(rows.values()):
+            dice = 100 * figures(runs, "dice")
+            axis.plot(dice, [k + 0.16] * len(dice), ".", color=GREY, markersize=6, alpha=0.8)
+            if len(dice) > 1:
+                axis.plot(t_interval(dice)[1:], [k - 0.12] * 2, color=BLUE, linewidth=2)
+            axis.plot([dice.mean()], [k - 0.12], "o", color=BLUE, markersize=6)
         if baseline:
-            mean = np.mean(rows[baseline])
+            mean = 100 * figures(rows[baseline], "dice").mean()
             axis.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
             note += "; dashed: baseline"
         axis.set_yticks(range(len(rows)), map(shorten, rows))
         axis.set_ylim(len(rows) - 0.4, -0.6)
         left, right = axis.get_xlim()
-        axis.set_xlim(max(left, runs.min() - margin, -2), min(right, runs.max() + margin, 102))
+        axis.set_xlim(max(left, every.min() - margin, -2), min(right, every.max() + margin, 102))
         axis.set_xlabel("test Dice, %")
         figure.supxlabel(note, fontsize=9.5)
         axis.grid(axis="x", alpha=0.3)
         save(figure, path)
 
 
-def over_epochs(values, **more):
-    """The Line of values (n, epochs): mean over seeds, from the lowest to the highest."""
+def over_epochs(runs, key, scale=1.0, **more):
+    """The Line of a column of log.csv: mean over seeds, from the lowest to the highest."""
+    values = scale * np.array([run.history[key] for run in runs])
     y = np.array([values.mean(0), values.min(0), values.max(0)])
     return Line(np.arange(1, values.shape[1] + 1), y, **more)
 
 
-def draw_curves(rows, baseline, ylabel, path):
-    """A panel a row of {label: (n, epochs)}; the row `baseline` (or None) is in each, dashed.
+def draw_curves(rows, baseline, what, path):
+    """A panel a row; the row `baseline` (or None) is in each, dashed. what: key, scale, label.
 
     The vertical axis spans what comes after the first fifth of the epochs.
     """
-    panels = {}
-    for label, values in rows.items():
-        lines = [over_epochs(values, look=(ORANGE if label == baseline else BLUE, "-"))]
+    panels, late, (key, scale, ylabel) = {}, [], what
+    for label, runs in rows.items():
+        look = ORANGE if label == baseline else BLUE, "-"
+        lines = [over_epochs(runs, key, scale, look=look)]
+        late.append(lines[0].y[1:, len(lines[0].x) // 5 :].ravel())
         if baseline and label != baseline:
-            lines.insert(0, over_epochs(rows[baseline], look=(ORANGE, "--")))
-        panels[f"{shorten(label)} (n = {len(values)})"] = lines
-    late = np.concatenate([values[:, values.shape[1] // 5 :].ravel() for values in rows.values()])
+            lines.insert(0, over_epochs(rows[baseline], key, scale, look=(ORANGE, "--")))
+        panels[f"{shorten(label)} (n = {len(runs)})"] = lines
+    late = np.concatenate(late)
     margin = 0.05 * np.ptp(late) or 0.05
     dashed = f"dashed: {baseline}; " if baseline else ""
     with styled():
@@ -152,19 +142,14 @@ def draw_curves(rows, baseline, ylabel, path):
         save(figure, path)
 
 
-def draw_weights(rows, formula, path):
+def draw_weights(rows, names, ylabel, path):
     """Loss weights over epochs, a panel a row, a line a task."""
     panels = {}
-    for label, runs in rows.items():
-        lines = []
-        for task, look in zip(runs[0].tasks, looks(), strict=False):
-            lines.append(over_epochs(stack(runs, f"weight_{task}"), label=task, look=look))
-        panels[f"{shorten(label)} (n = {len(runs)}; bands: lowest to highest seed)"] = lines
-    with styled():
-        figure, axes = draw_panels(panels, 1, 3.2, f"weight of the loss{formula}")
-        axes[0].set_ylim(bottom=0)
-        figure.supxlabel("epoch", fontsize=10)
-        save(figure, path)
+    for name in names:
+        panels[f"{shorten(name)} (bands: lowest to highest seed)"] = drawn = []
+        for task, look in zip(rows[name][0].tasks, looks(), strict=False):
+            drawn.append(over_epochs(rows[name], f"weight_{task}", label=task, look=look))
+    draw_lines(panels, "epoch", ylabel, path)
 
 
 def draw_over_masks(rows, sizes, reference, ylabel, path):
@@ -208,34 +193,38 @@ def draw_stages(rows, ylabel, path):
 
     rows {label: {line: {stage: (n,)}}}; bands from the lowest to the highest seed.
     """
-    panels, stages = {}, []
-    for lines in rows.values():
-        for line in lines.values():
-            stages += [stage for stage in line if stage not in stages]
+    panels = {}
     for label, lines in rows.items():
         panels[f"{shorten(label)} (bands: lowest to highest seed)"] = drawn = []
-        for (name, line), look in zip(lines.items(), looks(), strict=False):
-            x = np.array([stages.index(stage) for stage in line])
-            y = np.array([(values.mean(), values.min(), values.max()) for values in line.values()])
-            drawn.append(Line(x, y.T, name, look))
-    with styled():
-        figure, axes = draw_panels(panels, 1, 2.6, ylabel)
-        axes[0].set_xticks(range(len(stages)), stages)
-        save(figure, path)
+        for (name, stages), look in zip(lines.items(), looks(), strict=False):
+            y = np.array([(v.mean(), v.min(), v.max()) for v in stages.values()])
+            drawn.append(Line(list(stages), y.T, name, look))
+    draw_lines(panels, "stage of the encoder", ylabel, path)
+
+
+def draw_lines(panels, xlabel, ylabel, path):
+    """Panels below each other; no file without one."""
+    if panels:
+        with styled():
+            figure, _ = draw_panels(panels, 1, 2.6, ylabel)
+            figure.supxlabel(xlabel, fontsize=10)
+            save(figure, path)
 
 
 def draw_delta(deltas, rows, path):
-    """Delta-m over the training time of an image; deltas {row: values of the seeds}."""
+    """Delta-m over the training time of a step; deltas {row: values of the seeds}."""
+    if not deltas:
+        return
     with styled():
         figure = make_figure(3.6)
         axis = figure.subplots()
         for (name, values), (colour, _) in zip(deltas.items(), looks(), strict=False):
-            time = np.mean([1000 / run.test["images_per_second"] for run in rows[name]])
+            time = compare.step_ms(rows[name])
             mean, low, high = t_interval(values) if len(values) >= LEAST else (np.mean(values),) * 3
             style = {"color": colour, "fmt": "o", "capsize": 2, "label": shorten(name)}
             axis.errorbar([time], [mean], [[mean - low], [high - mean]], **style)
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(xlabel="training time of an image, ms", ylabel="delta-m, %")
+        axis.set(xlabel="training time of a step, ms", ylabel="delta-m, %")
         axis.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         save(figure, path)

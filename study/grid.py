@@ -2,8 +2,8 @@
 
     --grid tasks=seg,seg+bbox sharing=hard,mtan weighting=equal,torchjd:UPGrad
 
-Values are joined by commas, the tasks of one value by "+". One task alone shares and weighs nothing,
-so it is run once; numbers as weights go with as many tasks.
+Values are joined by commas, the tasks of one value by "+". One task alone shares and weighs
+nothing, so it is run once; numbers as weights go with as many tasks.
 """
 
 import re

@@ -7,6 +7,7 @@ too.
 """
 
 import contextlib
+import importlib
 import os
 import queue
 import signal
@@ -42,16 +43,9 @@ class Settings:
 
 def start(command, **more):
     """Start a command, in a session of its own, as Ctrl-C would else reach it twice."""
-    own = {"PYTHONUNBUFFERED": "1", "STARTED_BY": str(os.getpid())}  # it ends with this process
-    pipes = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-    return subprocess.Popen(command, env={**os.environ, **own}, **pipes, **more)
-
-
-def start_read(command, **more):
-    """Start a command with its output in a pipe."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    text = {"text": True, "encoding": "utf-8", "errors": "replace"}
-    return start(command, **pipes, **text, **more)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    own = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+    return subprocess.Popen(command, env=environment, **own, **more)
 
 
 # ------------------------------------------------------------------------------------------ here
@@ -70,7 +64,8 @@ def local(commands, settings):
         own, lines = cores.get(), []
         if own:  # of this thread, whose process inherits them
             os.sched_setaffinity(0, own)
-        process = start_read(commands[index])
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = start(commands[index], encoding="utf-8", errors="replace", **pipes)
         processes.append(process)
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
@@ -136,7 +131,7 @@ class Job:
 
 def slurm(commands, settings, cluster="slurm"):
     """One array job; what waits or runs there is cancelled where this is stopped."""
-    submitit = load("submitit", "slurm")
+    submitit, helpers = load("submitit", "slurm"), load("submitit.helpers", "slurm")
     options = {"timeout_min": settings.minutes, "cpus_per_task": settings.cores}
     if settings.partition:
         options["slurm_partition"] = settings.partition
@@ -149,7 +144,7 @@ def slurm(commands, settings, cluster="slurm"):
     executor.update_parameters(name="experiments", **options)
     jobs = executor.map_array(Job.__call__, map(Job, commands))
     try:
-        for job in submitit.helpers.as_completed(jobs, poll_frequency=0.5):
+        for job in helpers.as_completed(jobs, poll_frequency=0.5):
             lines = f"{job.stdout() or ''}\n{job.stderr() or ''}".splitlines()
             lines = [line for line in lines if not line.startswith("submitit ")]
             yield jobs.index(job), job.result() if job.exception() is None else 1, lines
@@ -190,25 +185,20 @@ def on_ray(commands, settings):
 
 
 def perform(command, folder):
-    """In a worker: (exit status, lines) of a command."""
-    process = start_read(command, cwd=folder)
-    try:
-        lines = process.communicate()[0].splitlines()
-        return process.returncode, lines
-    except BaseException:  # cancelled
-        end_all([process], False)
-        raise
+    """In a worker: (exit status, lines) of a command, which is killed where this is cancelled."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, **pipes)
+    return done.returncode, done.stdout.splitlines()
 
 
 def load(module, launcher):
     """Import what a launcher takes."""
     try:
-        __import__(f"{module}.helpers" if module == "submitit" else module)
+        return importlib.import_module(module)
     except ImportError:
         raise InputError(
             f"--launcher {launcher} takes {module}: pip install -r requirements-{launcher}.txt"
         ) from None
-    return sys.modules[module]
 
 
 LAUNCHERS = {"local": local, "slurm": slurm, "ray": on_ray}

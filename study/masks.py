@@ -8,15 +8,15 @@ results/masks/PROTOCOL.md.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 from cli import InputError
 from data import contract
-from study import commands
+from study.commands import Run, parse
 from study.records import read_columns
 
 ALL = "all"
 HALF = "all_half"  # all masks, but half of a batch has one, as with fewer
-SIZES = (50, 100, 200, ALL, HALF)
 PRIMARY = (50, 100, 200)  # the primary outcome is the mean over these
 # Annotation time of a label in seconds (costs.py has the sources).
 SECONDS = {"mask": 79.0, "bbox": 7.0, "breed": 2.0}
@@ -29,73 +29,68 @@ PRETRAINED = ("--encoder", "efficientnet_lite0", "--encoder-weights", "package")
 
 @dataclass(frozen=True)
 class Arm:
-    """Tasks and options; needs: of the data; starts: from a network that learned the label
-    first."""
+    """What is trained: tasks, options, and what it needs of the data."""
 
     tasks: tuple
-    options: tuple = ()
     needs: tuple = ()
-    starts: bool = False
+    options: tuple = ()
 
 
+LABEL = f"column:{COLUMN}"
 ARMS = {
     "seg": Arm(("seg",)),
-    "label": Arm(("seg", f"column:{COLUMN}"), needs=(COLUMN,)),
-    "placebo": Arm(("seg", f"placebo:{COLUMN}"), needs=(COLUMN,)),
-    "bbox": Arm(("seg", "bbox"), needs=("bboxes",)),
-    "label+bbox": Arm(("seg", f"column:{COLUMN}", "bbox"), needs=(COLUMN, "bboxes")),
-    "label first": Arm(("seg",), needs=(COLUMN,), starts=True),
-    "pretrained": Arm(("seg",), PRETRAINED),
-    "pretrained+bbox": Arm(("seg", "bbox"), PRETRAINED, needs=("bboxes",)),
-    "cls": Arm(("seg", "cls"), needs=("binary",)),
-    "border+distance": Arm(("seg", "border", "distance"), needs=("trimaps",)),
-    "recon": Arm(("seg", "recon")),
+    "label": Arm(("seg", LABEL), (COLUMN,)),
+    "placebo": Arm(("seg", f"placebo:{COLUMN}"), (COLUMN,)),
+    "bbox": Arm(("seg", "bbox"), ("bboxes",)),
+    "label_bbox": Arm(("seg", LABEL, "bbox"), (COLUMN, "bboxes")),
+    "pretrained": Arm(("seg",), (), PRETRAINED),
+    "pretrained_bbox": Arm(("seg", "bbox"), ("bboxes",), PRETRAINED),
 }
-CORE = ("seg", "label", "placebo", "bbox", "label+bbox")
-RIVALS = ("pretrained", "pretrained+bbox", "label first")
+CORE = ("seg", "label", "placebo", "bbox", "label_bbox")
+RIVALS = ("pretrained", "pretrained_bbox")
 # (arms, sizes, seeds), the most important first; what an earlier block has is not run again.
 BLOCKS = (
     (CORE[:3], (50, 200), range(3)),
     (CORE, (50, 100, 200, ALL), range(5)),
-    (("seg", *RIVALS), (50, 100, 200, ALL), range(5)),
-    (CORE, (50, 100, 200), range(5, 10)),
+    (RIVALS, (50, 100, 200, ALL), range(5)),
     (("seg", "bbox"), (HALF,), range(5)),
-    (tuple(ARMS), (50, 100, 200, ALL), range(5)),
+    (CORE, (50, 100, 200), range(5, 10)),
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run: an arm, a size or None for the network that "label first" starts from, a seed."""
+def runs(folder, options):
+    """[Run] of the whole study, in the order of importance; folder: of the data.
 
-    arm: str
-    size: object
-    seed: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a data folder can teach: needs of arms that it meets, label column, masks."""
-
-    needs: frozenset
-    column: str
-    masks: int
-
-
-def look_at(folder):
-    """The Data of a folder. Refuses one without enough masks."""
+    Leaves out arms that the data lack labels for. Refuses data without enough masks.
+    """
     kinds = contract.describe(folder)["kinds"]["train"]
-    if "masks" not in kinds:
-        raise InputError(
-            f"{folder} has no masks.h5, and the study needs masks; prepare it with --masks"
-        )
-    masks = count_masks(folder)
+    masks = count_masks(folder) if "masks" in kinds else 0
     if masks < LEAST:
-        raise InputError(
-            f"{folder} has {masks} training images with a mask; the study takes {LEAST}"
-        )
+        raise InputError(f"{folder} has masks of {masks} training images; the study takes {LEAST}")
     column = column_of(folder / "train" / "index.csv")
-    return Data(frozenset(kinds) | ({COLUMN} if column else set()), column, masks)
+    known, found = {*kinds, COLUMN} if column else set(kinds), {}
+    for arms, sizes, seeds in BLOCKS:
+        for seed, size, arm in product(seeds, sizes, arms):
+            if isinstance(size, int) and size > masks / 2:
+                size = ALL
+            if known.issuperset(ARMS[arm].needs):
+                run = run_of(arm, size, column, ("--seed", seed, *options))
+                found.setdefault((run.config.experiment, seed), run)
+    return list(found.values())
+
+
+def run_of(arm, size, column, options):
+    """The Run of an arm and a number of masks."""
+    tasks = [task.replace(COLUMN, column) for task in ARMS[arm].tasks]
+    words = ["--name", f"{arm}_masks{size}", *HOW, *ARMS[arm].options]
+    if size == HALF:
+        words.append("--half-masked")
+    elif size != ALL:
+        words += ["--num-masks", size]
+    if len(tasks) > 1:
+        others = [f"{SHARE / (len(tasks) - 1):.4g}"] * (len(tasks) - 1)
+        words += ["--weighting", "-".join([f"{1 - SHARE:g}", *others])]
+    return Run(("train.py",), parse("--tasks", *tasks, *words, *options))
 
 
 def column_of(path):
@@ -119,81 +114,3 @@ def count_masks(folder):
         for _, part in contract.slabs(dataset, len(dataset)):
             found += int((part != contract.UNLABELLED).reshape(len(part), -1).any(1).sum())
     return found
-
-
-def cells(data):
-    """All runs that a Data allows, in their order; one that starts from another after that."""
-    found = {}
-    for arms, sizes, seeds in BLOCKS:
-        for seed in seeds:
-            for size in sizes:
-                for arm in arms:
-                    if not data.needs >= set(ARMS[arm].needs):
-                        continue
-                    if ARMS[arm].starts:
-                        found[Cell(arm, None, seed)] = None
-                    found[Cell(arm, fitting(size, data.masks), seed)] = None
-    return list(found)
-
-
-def fitting(size, masks):
-    """A size for so many masks: ALL where it would be more than half of them."""
-    return ALL if isinstance(size, int) and size > masks / 2 else size
-
-
-def name_of(cell):
-    """Name of a cell's experiment, and of its folder."""
-    words = cell.arm.replace("+", "_").replace(" ", "_")
-    return f"{words}_masks{cell.size}" if cell.size else words
-
-
-def run_of(cell, data, options):
-    """The Run of a cell; options: of every run.
-
-    Networks that others start from are in a folder beside the runs, as no table can hold both.
-    """
-    arm, words = ARMS[cell.arm], []
-    tasks = [task.replace(COLUMN, data.column) for task in arm.tasks]
-    first = Cell(cell.arm, None, cell.seed)
-    if cell.size is None:
-        tasks = [f"column:{data.column}"]
-    elif cell.size == HALF:
-        words = ["--half-masked"]
-    elif cell.size != ALL:
-        words = ["--num-masks", cell.size]
-    if len(tasks) > 1:
-        others = [f"{SHARE / (len(tasks) - 1):.4g}"] * (len(tasks) - 1)
-        words += ["--weighting", "-".join([f"{1 - SHARE:g}", *others])]
-    own = "--name", name_of(cell), "--seed", cell.seed, *HOW, *arm.options
-    config = commands.parse("--tasks", *tasks, *words, *own, *options)
-    beside = config.runs.with_name(f"{config.runs.name}_first")
-    if cell.size is None:
-        config = config.replace(runs=beside)
-    elif arm.starts:
-        config = config.replace(init=beside / name_of(first) / f"seed{cell.seed}" / "best.pt")
-    return commands.Run(("train.py",), config)
-
-
-def parts(data, options):
-    """[[Run]] of the whole study: the runs of a part may start when those before have ended."""
-    found, before = [[]], False
-    for cell in cells(data):
-        waits = ARMS[cell.arm].starts and cell.size is not None
-        if waits != before:
-            found.append([])
-        before = waits
-        found[-1].append(run_of(cell, data, options))
-    return found
-
-
-def in_words(cells_):
-    """What is run, a line an arm."""
-    lines = []
-    for arm in dict.fromkeys(cell.arm for cell in cells_):
-        seeds = {}
-        for cell in cells_:
-            if cell.arm == arm and cell.size:
-                seeds.setdefault(cell.size, []).append(cell.seed)
-        sizes = [f"{size} masks ({len(of_size)} seeds)" for size, of_size in seeds.items()]
-        lines.append(f"{arm:16} {'+'.join(ARMS[arm].tasks)}: {', '.join(sizes)}")
-    return "\n".join(lines)

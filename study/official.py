@@ -61,8 +61,8 @@ def section(rows, pairs, looks, duplicates):
     return f"""
 ## On the official test half
 
-{len(images.names):,} photographs of the data set's own test list, at {figures["size"]} px, split hash
-{figures["split_hash"]}. Nothing was trained, tuned or chosen on them. {note} Percent, mean and
+{len(images.names):,} photographs of the data set's own test list, at {figures["size"]} px, split
+hash {figures["split_hash"]}. Nothing was trained, tuned or chosen on them. {note} Percent, mean and
 standard deviation over seeds.
 
 {table(("experiment", "n", "per image", "pooled", "border IoU"), each(there, figure_cells))}
@@ -76,12 +76,10 @@ the rows, and the interval over images.
 
 
 def figure_cells(runs):
-    found = [run.official[0] for run in runs]
-    of = {
-        key: [figures.get(key) for figures in found]
-        for key in ("dice", "dice_pooled", "border_iou")
-    }
-    return len(runs), spread(of["dice"]), spread(of["dice_pooled"]), spread(of["border_iou"], 1, 3)
+    dice, pooled, border = (
+        records.figures(runs, key, "official") for key in ("dice", "dice_pooled", "border_iou")
+    )
+    return len(runs), spread(dice), spread(pooled), spread(border, 1, 3)
 
 
 def differences(comparisons):

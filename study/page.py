@@ -12,7 +12,7 @@ import registry
 from cli import listed
 from config import RESULT
 from study import compare, conflicts, official, verdict
-from study.records import dice_score
+from study.records import dice_score, figures
 from study.table import ALL, BASELINE, DICE, EXPERIMENTS, METRICS
 from study.text import bullets, count, each, fill, in_words, interval, spread, table
 from study.verdict import MAX_SEEDS
@@ -116,7 +116,7 @@ def answer(page):
     """The first paragraphs: verdicts in plain sentences, and the noise floor."""
     rows = page.segmenting
     if page.is_single:
-        floor = noise_floor(BASELINE, page.noise, " of the first study") if page.noise else ""
+        floor = noise_floor(BASELINE, page.noise, " of the first study") if len(page.noise) else ""
         return f"**One run a row: no comparison and no verdict.**\n\n{floor}"
     if not page.comparisons:
         lack = "two rows that differ in one option" if page.is_varied else "baseline runs"
@@ -127,7 +127,7 @@ def answer(page):
     text = verdicts(page)
     if not page.tested:
         text = f"**No verdict yet**: it takes {page.looks[0].least} seeds shared with the baseline."
-    return f"{text}\n\n{noise_floor(name, [100 * run.test['dice'] for run in rows[name]])}"
+    return f"{text}\n\n{noise_floor(name, 100 * figures(rows[name], 'dice'))}"
 
 
 def verdicts(page):
@@ -216,11 +216,7 @@ def versions(run):
 
 
 def dice_cells(runs):
-    return len(runs), spread_of(runs, "dice"), spread_of(runs, "dice_pooled")
-
-
-def spread_of(runs, key, scale=100.0, digits=2):
-    return spread([run.test.get(key) for run in runs], scale, digits)
+    return len(runs), spread(figures(runs, "dice")), spread(figures(runs, "dice_pooled"))
 
 
 def is_published(runs):
@@ -252,8 +248,19 @@ def comparison_section(page):
     absent = [name for name in page.segmenting if name not in (*compared, BASELINE)]
     tests, secondary = "", ""
     if page.tested:
-        tests = comparison_table(page, ("p", "Holm p", "seeds"), test_cells, page.tested)
+
+        def cells(found):
+            return f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)
+
+        tests = comparison_table(page, ("p", "Holm p", "seeds"), cells, page.tested)
         tests = f"{levels(page)}\n\n{tests}"
+
+    def seeds(found):
+        return found.n, f"{found.mean:+.2f}", interval(found.interval)
+
+    def images(found):
+        return f"{found.mean:+.2f}", interval(found.images)
+
     if page.half == "official":
         others = verdict.compare(official.dice(page.segmenting), page.pairs, page.looks)
         secondary = f"""### On the run's own test split
@@ -275,7 +282,7 @@ Secondary outcome, no part of the verdicts.
 Points of Dice per image (%), row minus baseline, over the seeds of both; 95% interval of the
 paired t test over seeds, each row by itself.
 
-{comparison_table(page, ("n", "difference", "95% interval"), seed_cells)}
+{comparison_table(page, ("n", "difference", "95% interval"), seeds, page.comparisons)}
 
 {tests}
 
@@ -283,30 +290,17 @@ Interval over test images: the differences of each image, averaged over the seed
 {verdict.RESAMPLES:,} times with replacement. It is no part of the verdict, which is about
 training again and testing on these images.
 
-{comparison_table(page, ("difference", "over images"), image_cells)}
+{comparison_table(page, ("difference", "over images"), images, page.comparisons)}
 
 {secondary}
 
 {equal_time_section(page) if page.is_varied else ""}"""
 
 
-def comparison_table(page, header, cells, comparisons=None):
-    first = "pair" if page.is_varied else "experiment"
-    comparisons = page.comparisons if comparisons is None else comparisons
+def comparison_table(page, header, cells, comparisons):
+    """A line a comparison: its number or row, and cells(comparison)."""
     lines = [(found.number or found.experiment, *cells(found)) for found in comparisons]
-    return table((first, *header), lines)
-
-
-def seed_cells(found):
-    return found.n, f"{found.mean:+.2f}", interval(found.interval)
-
-
-def test_cells(found):
-    return f"{found.p:.3g}", f"{found.adjusted:.3g}", needed(found)
-
-
-def image_cells(found):
-    return f"{found.mean:+.2f}", interval(found.images)
+    return table(("pair" if page.is_varied else "experiment", *header), lines)
 
 
 def levels(page):
@@ -316,10 +310,10 @@ def levels(page):
     if len(page.looks) > 1:
         shares = [f"{look.alpha:g} at {look.least} seeds" for look in page.looks]
         text = f"two looks share the 5%: a verdict needs {in_words(shares)} or below"
-    return f"""Holm p: p corrected for {count(tests, "test")} (rows with fewer than {page.looks[0].least} paired
-        seeds are not tested); {text}. Seeds: how many would find the observed difference with
-        {verdict.POWER:.0%} power, were difference and spread the true ones, at the strictest
-        level of Holm's correction ({last.alpha:g} / {tests})."""
+    return f"""Holm p: p corrected for {count(tests, "test")} (rows with fewer than
+        {page.looks[0].least} paired seeds are not tested); {text}. Seeds: how many would find the
+        observed difference with {verdict.POWER:.0%} power, were difference and spread the true
+        ones, at the strictest level of Holm's correction ({last.alpha:g} / {tests})."""
 
 
 def pairs_section(page):
@@ -349,10 +343,10 @@ def equal_time_section(page):
     lines = []
     for found in page.comparisons:
         row, baseline = page.rows[found.experiment], page.rows[found.baseline]
-        figures = compare.at_equal_time(row, baseline)
-        if figures:
-            early = "-" if np.isnan(figures[2]) else f"{figures[2]:+.2f}"
-            lines.append((found.number, f"{figures[0]:.1f}", f"{figures[1]:+.2f}", early))
+        reached = compare.at_equal_time(row, baseline)
+        if reached:
+            early = "-" if np.isnan(reached[2]) else f"{reached[2]:+.2f}"
+            lines.append((found.number, f"{reached[0]:.1f}", f"{reached[1]:+.2f}", early))
     if not lines:
         return ""
     return f"""
@@ -380,13 +374,8 @@ def delta_section(page):
         values = found[name]
         ends = verdict.t_interval(values)[1:] if len(values) > 1 else None
         p = f"{adjusted[name]:.3g}" if name in adjusted else "-"
-        return (
-            len(values),
-            f"{np.mean(values):+.2f}",
-            interval(ends),
-            p,
-            milliseconds(page.rows[name]),
-        )
+        ms = f"{compare.step_ms(page.rows[name]):.0f}"
+        return len(values), f"{np.mean(values):+.2f}", interval(ends), p, ms
 
     if not found:
         return ""
@@ -395,17 +384,13 @@ def delta_section(page):
 ## All tasks at once: delta-m
 
 Mean relative change over a row's tasks against the single-task rows of the same seed, in percent,
-by each task's first metric on the test split; above 0 is better (Maninis et al. 2019). 95%
-interval over paired seeds; Holm p over {count(len(tested), "row")} with {least} seeds or more.
-ms: training time of an image.
+by each task's first metric on the test split; above 0 is better (Maninis et al. 2019). 95% interval
+over paired seeds; Holm p over {count(len(tested), "row")} with {least} seeds or more. ms: a
+training step.
 
 {table(("row", "n", "delta-m", "95% interval", "Holm p", "ms"), lines)}
 
-![Delta-m over the training time of an image](delta_m.png)"""
-
-
-def milliseconds(runs):
-    return f"{np.mean([1000 / run.test['images_per_second'] for run in runs]):.1f}"
+![Delta-m over the training time of a step](delta_m.png)"""
 
 
 def tuned_unequally(page):
@@ -446,11 +431,12 @@ def published_section(page):
     has_official = bool(official.measured(page.segmenting))
 
     def cells(runs):
-        figures = EXPERIMENTS[runs[0].experiment].published if is_published(runs) else None
-        published = (f"{figures[0]:.2f}", f"{figures[1]:.1f}") if figures else ("-", "-")
-        there = [run.official[0]["dice"] for run in runs if run.official] if has_official else []
-        middle = (f"{100 * np.mean(there):.2f}" if there else "-",) if has_official else ()
-        return f"{100 * np.mean([run.test['dice'] for run in runs]):.2f}", *middle, *published
+        published = ("-", "-")
+        if is_published(runs):
+            published = "{:.2f} {:.1f}".format(*EXPERIMENTS[runs[0].experiment].published).split()
+        there = spread(figures(runs, "dice", "official")).split(" ")[0] if has_official else ""
+        here = f"{100 * figures(runs, 'dice').mean():.2f}"
+        return here, *([there] if there else []), *published
 
     middle = ("official half",) if has_official else ()
     header = ("experiment", "here", *middle, "published", "corrected")
@@ -505,8 +491,8 @@ def measures_table(rows, metrics):
 
 
 def size_cells(runs):
-    parameters = np.mean([run.test["parameters"] for run in runs]) / 1e6
-    return f"{parameters:.2f}", f"{np.mean([run.test['train_seconds'] for run in runs]) / 60:.1f}"
+    parameters, seconds = figures(runs, "parameters"), figures(runs, "train_seconds")
+    return f"{parameters.mean() / 1e6:.2f}", f"{seconds.mean() / 60:.1f}"
 
 
 def describe(metric):
@@ -517,11 +503,11 @@ def describe(metric):
 
 def metric_cell(runs, key, metric):
     """Mean and spread of a metric, with digits that fit its size."""
+    values = figures(runs, key)
     if metric.percent:
-        return spread_of(runs, key)
-    known = [abs(run.test[key]) for run in runs if run.test.get(key) is not None]
-    digits = 3 if not metric.unit else 2 if max(known, default=0) >= 1 else 4
-    return spread_of(runs, key, 1, digits)
+        return spread(values)
+    digits = 2 if np.nanmax([0, *np.abs(values)]) >= 1 else 4
+    return spread(values, 1, digits if metric.unit else 3)
 
 
 def curves_section(rows):
@@ -604,6 +590,7 @@ def ending(page):
         sizes[-1] += f"; Dice is over the {len(first.images.names)} test images with a mask"
     same, differing = options_of(runs)
     init = first.info.get("init_sha256")
+    start = f" Initial weights: SHA-256 {init[:12]} (`--init`)." if init else ""
 
     def of(value):
         return "; ".join(compare.grouped(runs, value))
@@ -618,8 +605,7 @@ def ending(page):
 - Epochs: {first.test["epochs"]}; the checkpoint with the best validation
   {of(lambda run: run.chosen_by[1].label)} is tested once.
 - Options of all runs: `{" ".join(same)}`.
-- Options that differ: {", ".join(differing) or "none"}.
-- Initial weights: {f"SHA-256 {init[:12]} (`--init`)" if init else "random"}.
+- Options that differ: {", ".join(differing) or "none"}.{start}
 - Device: {of(lambda run: run.info["device"])}; precision: {of(lambda run: run.info["precision"])}.
 - Processor: {of(lambda run: run.processor)}.
 - Versions: {of(versions)}.
@@ -642,6 +628,6 @@ def options_of(runs):
             option, value = f"--{key.replace('_', '-')}", runs[0].config[key]
             if len(compare.grouped(runs, lambda run, key=key: run.config[key])) > 1:
                 differing.append(option)
-            elif value not in (None, False):
+            elif value not in (None, False) and key != "seed":
                 same.append(f"{option} {value}")
     return same, differing

@@ -73,7 +73,7 @@ class Run:
     test: dict
     history: dict
     metrics: dict
-    images: Images | None
+    images: Images | None = None
     official: tuple | None = None
 
     @property
@@ -92,7 +92,7 @@ class Run:
         return digest if isinstance(digest, dict) else {"+".join(self.tasks): digest}
 
     def labelled(self, task):
-        """Training images labelled for a task; some versions counted each class, 0 if one has none."""
+        """Training images labelled for a task. Some versions counted classes: 0 if one has none."""
         n = (self.info.get("labelled") or {}).get(task, self.info["images"]["train"])
         counts = [n] if isinstance(n, int) else list(n.values() if isinstance(n, dict) else n)
         return sum(counts) if all(counts) else 0
@@ -123,6 +123,12 @@ class Run:
         return bool(np.isfinite(np.concatenate(weights)).all() and any(map(np.ptp, weights)))
 
 
+def figures(runs, key, half="test"):
+    """A figure of test.json or official.json of some runs, (n,); NaN where it was not measured."""
+    found = [(run.of(half) or ({},))[0] if half != "test" else run.test for run in runs]
+    return np.array([of_run.get(key) for of_run in found], float)
+
+
 def is_named(weighting):
     """Whether a weighting is a file of weighting/, not equal, fixed numbers or uncertainty."""
     return str(weighting).partition(":")[0] in registry.names("weighting")
@@ -149,21 +155,14 @@ def read_runs(root):
             f"there is no folder {root}; run 'python experiments.py' first or name it with --runs"
         )
     runs, left_out = [], []
-    for folder in run_folders(root):
-        try:
-            runs.append(read_run(folder))
-        except Unusable as reason:
-            left_out.append((folder.relative_to(root).as_posix(), str(reason)))
+    for experiment in sorted(root.glob("[!.]*/")):
+        for folder in sorted(experiment.glob("[!.]*/")) or [experiment]:
+            try:
+                runs.append(read_run(folder))
+            except Unusable as reason:
+                left_out.append((folder.relative_to(root).as_posix(), str(reason)))
     runs.sort(key=lambda run: (run.experiment, run.seed))
     return runs, left_out
-
-
-def run_folders(root):
-    """The folders two levels down, and those one level down that hold none; hidden ones aside."""
-    found = []
-    for experiment in sorted(root.glob("[!.]*/")):
-        found += sorted(experiment.glob("[!.]*/")) or [experiment]
-    return found
 
 
 def read_run(folder):
@@ -173,24 +172,19 @@ def read_run(folder):
             hint = "; finish it with --resume" if name == "test.json" else ""
             raise Unusable(f"it has no {name}{hint}")
     try:
-        run = _read(folder)
+        config, test = read_config(folder / FILES[0]), read_json(folder / "test.json")
+        columns = read_columns(folder / "log.csv")
+        history = {key: numbers(cells) for key, cells in columns.items()}
+        run = Run(config["experiment"], config["seed"], config, test, history, read_metrics(config))
+        if any("dice" in metrics for metrics in run.metrics.values()):
+            run.images = read_images(folder / "test_per_image.csv", test)
+            if (folder / OFFICIAL[0]).is_file():
+                official = read_json(folder / OFFICIAL[0])
+                run.official = official, read_images(folder / OFFICIAL[1], official)
         _check(run, folder)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise Unusable(f"its records are damaged: {error!r}") from None
     return run
-
-
-def _read(folder):
-    config, test = read_config(folder / FILES[0]), read_json(folder / "test.json")
-    metrics, images, official = read_metrics(config), None, None
-    if any("dice" in of_task for of_task in metrics.values()):
-        images = read_images(folder / "test_per_image.csv", test)
-        if (folder / OFFICIAL[0]).is_file():
-            figures = read_json(folder / OFFICIAL[0])
-            official = figures, read_images(folder / OFFICIAL[1], figures)
-    columns = read_columns(folder / "log.csv")
-    history = {key: numbers(cells) for key, cells in columns.items()}
-    return Run(test["experiment"], test["seed"], config, test, history, metrics, images, official)
 
 
 def _check(run, folder):
@@ -284,8 +278,8 @@ def read_images(path, figures):
         raise Unusable(f"{path.name} does not name {figures['n_images']} images, each once")
     labelled = ~np.isnan(counts).any(1)
     names, counts = names[labelled], counts[labelled]
-    largest = np.minimum(counts[:, 1:].min(1), figures["size"] ** 2)
-    if (counts < 0).any() or (counts != counts.round()).any() or (counts[:, 0] > largest).any():
+    possible = (counts >= 0) & (counts == counts.round()) & (counts <= figures["size"] ** 2)
+    if not possible.all() or (counts[:, 0] > counts[:, 1:].min(1)).any():
         raise Unusable(f"{path.name} has impossible pixel counts")
     images = Images(tuple(names.tolist()), counts.astype(np.int64))
     for key, again in (("dice", images.dice.mean()), ("dice_pooled", dice_score(counts.sum(0)))):

@@ -2,8 +2,8 @@
 
     python experiments.py --repeat results/runs/mtl/seed3 -- --data datasets/pets128
 
-The same processor type, versions, precision and number of threads give bit-exact results; where they
-differ, `conditions` names what was not alike.
+The same processor type, versions, precision and number of threads give bit-exact results; where
+they differ, `conditions` names what was not alike.
 """
 
 from cli import InputError
@@ -43,8 +43,8 @@ def run_of(folder, options):
     there, trained = commands.split_hash_of(config.data), record.info["split_hash"]
     if there != trained:
         raise InputError(
-            f"{config.data} has the split hash {there}, and {folder} was trained on {trained}; name "
-            "its data with --data after the --"
+            f"{config.data} has the split hash {there}, and {folder} was trained on {trained}; "
+            "name its data with --data after the --"
         )
     one = EXPERIMENTS.get(record.experiment)
     script = one.command if one and one.fits(record.config) else ("train.py",)

@@ -72,8 +72,9 @@ def interval(ends, digits=2):
 
 def spread(values, scale=100.0, digits=2):
     """Mean and standard deviation as text; a dash without values."""
-    known = [scale * value for value in values if value is not None]
+    values = scale * np.asarray(values, float)
+    known = values[~np.isnan(values)]
     if len(known) < len(values):
-        return "-" if not known else f"only in {len(known)} of {len(values)} runs"
-    deviation = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.{digits}f}{deviation}"
+        return f"only in {len(known)} of {len(values)} runs" if len(known) else "-"
+    deviation = f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{known.mean():.{digits}f}{deviation}"

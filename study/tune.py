@@ -6,8 +6,6 @@ Each value is a run of its own beside the study; RUNS/<experiment>/tuning.json r
 tried with their best validation figures, the one chosen, the seed and the runs spent.
 """
 
-from itertools import product
-
 from cli import InputError
 from files import write_json
 from study import records
@@ -18,19 +16,16 @@ from study.records import TUNING
 SEED = 1000  # that no comparison uses
 
 
-def values_of(words):
-    """{label: {field: value}} of the combinations behind --tune."""
-    columns, found = {}, {}
-    for word in words:
-        key, _, text = word.partition("=")
-        key = key.replace("-", "_")
-        if key not in FIXED or not text:
-            raise InputError(f"--tune takes an option and values, as lr=0.001,0.002; got {word!r}")
-        columns[key] = text.split(",")
-    for combination in product(*columns.values()):
-        words = [f"{key}={text}" for key, text in zip(columns, combination, strict=True)]
-        config = parse("--tasks", "any", *(f"--{word.replace('_', '-')}" for word in words))
-        found[" ".join(words)] = {key: getattr(config, key) for key in columns}
+def values_of(word):
+    """{label: {field: value}} of what stands behind --tune."""
+    key, _, texts = word.partition("=")
+    key = key.replace("-", "_")
+    if key not in FIXED or not texts:
+        raise InputError(f"--tune takes an option and its values, as lr=0.001,0.002; got {word!r}")
+    found = {}
+    for text in texts.split(","):
+        config = parse("--tasks", "any", f"--{key.replace('_', '-')}={text}")
+        found[f"{key}={text}"] = {key: getattr(config, key)}
     return found
 
 
@@ -38,7 +33,7 @@ def runs_of(run, values):
     """{label: Run} of the values of a run, each in a folder of its own beside the study."""
     found, runs = {}, run.config.runs
     for label, options in values.items():
-        place = runs.with_name(f"{runs.name}_tuning") / label.replace(" ", "_")
+        place = runs.with_name(f"{runs.name}_tuning") / label
         found[label] = Run(run.script, run.config.replace(seed=SEED, runs=place, **options))
     return found
 
@@ -67,7 +62,13 @@ def choose(run, runs):
         sign = 1 if metric.higher else -1
         best[label] = float(sign * (sign * record.history[f"val_{key}"]).max())
     label = max(best, key=lambda label: sign * best[label])
-    options = [word.partition("=")[0] for word in label.split(" ")]
-    found = {"options": options, "values": best, "chosen": label, "metric": f"val_{key}"}
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(run.path.parent / TUNING, {**found, "seed": SEED, "runs": len(runs)})
+    found = {
+        "option": label.partition("=")[0],
+        "values": best,
+        "chosen": label,
+        "metric": f"val_{key}",
+        "seed": SEED,
+        "runs": len(runs),
+    }
+    write_json(run.path.parent / TUNING, found)

@@ -99,8 +99,8 @@ class Column(Task):
         value = _number(text) if text else math.nan
         if value is None:
             raise InputError(
-                f"the column {self.column!r} of index.csv holds numbers, and {text[:60]!r} is none; "
-                "put it right or leave the cell empty"
+                f"the column {self.column!r} of index.csv holds numbers, and {text[:60]!r} is "
+                "none; put it right or leave the cell empty"
             )
         return (value - self.settings["mean"]) / self.settings["deviation"]
 

@@ -1,4 +1,5 @@
-"""Photographs and masks as people have them, for the tests of data_prepare.py with --images, --coco and --voc."""
+"""Photographs and masks as people have them, for the tests of data_prepare.py with --images,
+--coco and --voc."""
 
 import json
 import shutil
@@ -46,7 +47,8 @@ def palette(indices):
 
 
 def own(place, masks, **photos):
-    """A folder of photographs and one of masks, {name: mask or None}; returns the options that name them."""
+    """A folder of photographs and one of masks, {name: mask or None}; returns the options that
+    name them."""
     for name, mask in masks.items():
         photograph(place / "photos", name, **photos)
         if mask is not None:
@@ -74,7 +76,8 @@ def refused(out, *options):
 
 
 def lay_out(place):
-    """All that docs/data.md shows of data of one's own: 24 photographs, masks of every kind, a table, lists, COCO, VOC."""
+    """All that docs/data.md shows of data of one's own: 24 photographs, masks of every kind, a
+    table, lists, COCO, VOC."""
     names = [f"p{k:02}" for k in range(24)]
     for name in names:
         photo = photograph(place / "photos", name)
@@ -89,9 +92,11 @@ def lay_out(place):
         save_mask(place / "trimaps", name, a_trimap(64, 48))
         save_mask(place / "voc" / "SegmentationClass", name, palette(ellipse() * 13))
     lines = [
-        f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},4,4,30,30\n" for k, name in enumerate(names)
+        f"{name}.JPG,{'horse' if k % 2 else 'pony'},{k},animal {k // 2},4,4,30,30\n"
+        for k, name in enumerate(names)
     ]
-    (place / "labels.csv").write_text("".join(["filename,class,age,xmin,ymin,xmax,ymax\n", *lines]))
+    head = "filename,class,age,animal,xmin,ymin,xmax,ymax\n"
+    (place / "labels.csv").write_text("".join([head, *lines]))
     for split, members in (("train", names[:16]), ("val", names[16:20]), ("test", names[20:])):
         (place / f"{split}.txt").write_text("\n".join(members))
     square = [[10, 8, 30, 8, 30, 28, 10, 28]]
@@ -101,10 +106,41 @@ def lay_out(place):
         [(f"{name}.JPG", ("horse", "pony")[k % 2], square, {}) for k, name in enumerate(names)],
         ("horse", "pony"),
     )
+    lay_out_exports(place, names, square)
+
+
+def lay_out_exports(place, names, square):
+    """The zips of CVAT, Roboflow and Label Studio that docs/data.md shows."""
+    exports = {
+        "job": {"annotations/instances_default.json": ("images", names)},
+        "labelstudio": {"result.json": ("images", names)},
+        "roboflow": {
+            f"{split}/_annotations.coco.json": (split, members)
+            for split, members in (
+                ("train", names[:16]),
+                ("valid", names[16:20]),
+                ("test", names[20:]),
+            )
+        },
+    }
+    for export, files in exports.items():
+        for path, (folder, members) in files.items():
+            for name in members:
+                photograph(place / export / folder, name)
+            categories = ("cat", "dog") if export == "labelstudio" else ("pet",)
+            annotations = [
+                (f"{name}.JPG", categories[k % len(categories)], square, {})
+                for k, name in enumerate(members)
+            ]
+            (place / export / path).parent.mkdir(parents=True, exist_ok=True)
+            images = {f"{name}.JPG": (64, 48) for name in members}
+            write_coco(place / export / path, images, annotations, categories)
+        shutil.make_archive(str(place / export), "zip", place / export)
 
 
 def write_coco(path, images, annotations, categories=("pet",)):
-    """images: {file name: (width, height)}; annotations: (file name, category, segmentation, more keys)."""
+    """images: {file name: (width, height)}; annotations: (file name, category, segmentation, more
+    keys)."""
     ids = {name: k for k, name in enumerate(images, 1)}
     path.write_text(
         json.dumps(

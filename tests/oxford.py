@@ -1,4 +1,5 @@
-"""Small folders in the Oxford-IIIT Pet layout for the tests of data_prepare.py, and what it makes of them."""
+"""Small folders in the Oxford-IIIT Pet layout for the tests of data_prepare.py, and what it makes
+of them."""
 
 import csv
 import os
@@ -47,20 +48,23 @@ def a_trimap(width, height):
 
 def voc(box, frame):
     corners = "".join(
-        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)
+        f"<{key}>{value}</{key}>"
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
     )
     size = (
         f"<size><width>{frame[0]}</width><height>{frame[1]}</height><depth>3</depth></size>"
         if frame
         else ""
     )
-    return f"<annotation>{size}<object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+    inner = f"<object><name>cat</name><bndbox>{corners}</bndbox></object>"
+    return f"<annotation>{size}{inner}</annotation>"
 
 
 def add(
     root, name, image=None, trimap=None, box=(10, 5, 30, 25), frame="image", ending=".jpg", **save
 ):
-    """Add a photograph of 64 x 48 noise, or the given one; trimap: an array or an image; box None leaves the XML out."""
+    """Add a photograph of 64 x 48 noise, or the given one; trimap: an array or an image; box None
+    leaves the XML out."""
     image = noise(name, 64, 48) if image is None else image
     trimap = a_trimap(*image.size) if trimap is None else trimap
     trimap = Image.fromarray(trimap) if isinstance(trimap, np.ndarray) else trimap
@@ -72,7 +76,8 @@ def add(
 
 
 def real(variable):
-    """The folder of real photographs that an environment variable names; without it the test is skipped."""
+    """The folder of real photographs that an environment variable names; without it the test is
+    skipped."""
     folder = os.environ.get(variable)
     if not folder:
         pytest.skip(f"{variable} does not name a folder")
@@ -129,7 +134,8 @@ def all_of(root, out, *options):
 
 
 def left_out(text):
-    """What a report says of the photographs left out: {name: reason}; the number that it states is checked."""
+    """What a report says of the photographs left out: {name: reason}; the number that it states is
+    checked."""
     count, *lines = text.partition("left out: ")[2].splitlines()
     found = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
     assert int(count) == len(found)
@@ -138,7 +144,8 @@ def left_out(text):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-    """40 photographs of two breeds of cats and two of dogs, of many sizes and aspects; every tenth without a box."""
+    """40 photographs of two breeds of cats and two of dogs, of many sizes and aspects; every tenth
+    without a box."""
     root = layout(tmp_path_factory.mktemp("pets"))
     for k in range(40):
         breed = ("Abyssinian", "Maine_Coon", "beagle", "saint_bernard")[k % 4]

@@ -25,10 +25,9 @@ WRONG_PERCENTAGES = ("80-20", "80-10-5-5", "80--10-30", "nan-50-50", "0-0-0", "a
 @pytest.fixture(autouse=True)
 def handlers():
     """cli.run answers SIGTERM; the run of the tests should go on doing what it did."""
-    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    before = signal.getsignal(signal.SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, before[0])
-    sys.unraisablehook = before[1]
+    signal.signal(signal.SIGTERM, before)
 
 
 def status_of(script, argv):
@@ -58,8 +57,6 @@ def fail_with(error):
     "error, status, words",
     [
         (cli.InputError("the file is wrong; make another"), 2, "the file is wrong; make another"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.h5"), 2, "No space left"),
-        (PermissionError(errno.EACCES, "Permission denied", "x.h5"), 2, "Permission denied"),
         (KeyboardInterrupt(), 130, "SIGINT"),
         (cli.Terminated(), 143, "SIGTERM"),
     ],
@@ -100,6 +97,15 @@ def test_a_fault_of_ours_ends_a_process_with_1_and_a_traceback(tmp_path):
     assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.parametrize("code", ["ENOSPC", "EACCES", "ENAMETOOLONG", "EMFILE"])
+def test_a_fault_of_the_system_is_one_line(code, tmp_path):
+    error = f"OSError(errno.{code}, os.strerror(errno.{code}), 'x.h5')"
+    body = f"import errno, os\ndef main(args): raise {error}\ncli.run(main, None)"
+    done = subprocess.run(script(tmp_path, body), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and is_one_line(done.stderr)
+    assert os.strerror(getattr(errno, code)) in done.stderr
+
+
 CLEANS_UP = """
 def main(args):
     try:
@@ -108,26 +114,16 @@ def main(args):
     finally:
         print("cleaned", flush=True)
 cli.run(main, None)"""
-IN_A_DESTRUCTOR = """
-class Slow:
-    def __del__(self):
-        print("ready", flush=True)
-        time.sleep(60)
-def main(args):
-    Slow()
-    time.sleep(60)
-cli.run(main, None)"""
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("body, said", [(CLEANS_UP, "cleaned\n"), (IN_A_DESTRUCTOR, "")])
-def test_a_signal_ends_a_script_that_cleans_up(number, status, body, said, tmp_path):
+def test_a_signal_ends_a_script_that_cleans_up(number, status, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(script(tmp_path, body), **pipes) as process:
+    with subprocess.Popen(script(tmp_path, CLEANS_UP), **pipes) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         out, err = process.communicate()
-    assert process.returncode == status and out == said and is_one_line(err)
+    assert process.returncode == status and out == "cleaned\n" and is_one_line(err)
 
 
 def test_a_reader_that_leaves_gets_no_traceback(tmp_path):

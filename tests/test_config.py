@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -255,3 +256,11 @@ def test_the_first_version_recorded_little_and_the_rest_is_what_it_then_was():
     run = record["run"]
     assert run["processes"] == 1 and run["convolution"] == "direct" and run["settings"] == {}
     assert run["label_digest"] is None and run["labelled"] is None
+
+
+def test_numbers_of_numpy_become_plain_and_others_are_no_counts():
+    config = Config(seed=np.int64(3), epochs=np.int32(2))
+    assert config == Config(seed=3, epochs=2) and type(config.seed) is int
+    json.dumps(config.to_json())
+    with pytest.raises(TypeError):
+        Config(seed=1.0)

@@ -14,7 +14,7 @@ from warm import run_script
 
 import cli
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")})
 COMMAND = re.compile(r"(?:\.venv/bin/)?python3? ([\w/]+\.py)\b(.*)")
 # Names of the guides' examples, which tests/tasks/test_guide.py and its like lay into a copy of the
 # project.
@@ -29,7 +29,8 @@ TINY = {
 def commands_of(page):
     """The commands of a page's code blocks, without the comments behind them."""
     lines = re.findall(r"^(?:    |```\w*\n)(\S.*)$", page.read_text(encoding="utf-8"), re.M)
-    return [re.split(r"\s{2,}|\s+#", line)[0].strip() for line in lines]
+    commands = [re.split(r"\s{2,}|\s+#", line)[0].strip() for line in lines]
+    return [part for command in commands for part in command.split(" && ")]
 
 
 def script_commands():

@@ -1,35 +1,36 @@
-"""All runs by one command: what it starts, skips, survives and says. Mostly with stand-ins for the scripts, once with a real
-one that is killed on its way."""
+"""All runs by one command: what it starts, skips, survives and says, with stand-ins of scripts."""
 
 import json
-import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_project
+from fabricated import make_run
 
 import experiments
 from cli import InputError
+from study import commands
 from study.table import EXPERIMENTS
 
-# A script that takes no time: it notes its arguments, then does what a file called after its run says.
+# A script that takes no time: it notes its arguments, then obeys a file named after its run.
 STAND_IN = """
-import json, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
-script, seed = Path(sys.argv[0]).name, sys.argv[sys.argv.index("--seed") + 1]
-runs = Path(sys.argv[sys.argv.index("--runs") + 1]) if "--runs" in sys.argv else Path("runs")
+script, words = Path(sys.argv[0]).name, sys.argv[1:]
+def value(key, default):
+    return words[words.index(key) + 1] if key in words else default
+seed, runs = value("--seed", "0"), Path(value("--runs", "runs"))
 experiment = script.removeprefix("train_").removesuffix(".py")
 with open("calls.txt", "a") as file:
-    file.write(json.dumps([experiment, *sys.argv[1:]]) + "\\n")
+    file.write(json.dumps([experiment, *words]) + "\\n")
 orders = Path(f"{experiment}{seed}.txt")
 order = orders.read_text() if orders.exists() else ""
-if "--mistyped" in sys.argv or order == "refuse":
-    print(f"{script}: unrecognized arguments: --mistyped; see {script} --help", file=sys.stderr)
+if order == "refuse":
+    print(f"{script}: the data are missing", file=sys.stderr)
     sys.exit(2)
 if order == "fail":
     raise ValueError("a fault of seed " + seed)
@@ -41,14 +42,13 @@ if order == "wait":
         print("stopped; go on with --resume", flush=True)
         sys.exit(128 + number)
     signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
-    Path("waiting.txt").touch()
+    Path(f"waiting{experiment}.txt").touch()
     time.sleep(60)
 if order == "slow":
     time.sleep(4)
 if order == "meet":  # until all who are to are here, or never
-    import os
-    Path(f"here_{experiment}{seed}.txt").write_text(json.dumps([
-        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], os.environ.get("OMP_NUM_THREADS")]))
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    Path(f"here_{experiment}{seed}.txt").write_text(json.dumps(cores))
     deadline = time.monotonic() + 30
     while len(list(Path().glob("here_*.txt"))) < 2:
         if time.monotonic() > deadline:
@@ -63,241 +63,121 @@ print(experiment, seed, "done")
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A working directory with experiments.py, what it imports, and stand-ins of two scripts."""
+    """A working directory with a copy of the project in which two scripts are stand-ins."""
+    copy_project(tmp_path)
     for name in ("train_mtl.py", "train_baseline.py"):
         (tmp_path / name).write_text(STAND_IN)
-    for name in ("experiments.py", "cli.py", "registry.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    for room in ("study", "data"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
     return tmp_path
 
 
 def perform(*argv, jobs="1"):
-    experiments.main(experiments.parse_args(["--only", "mtl", "baseline", "--jobs", jobs, *argv]))
+    words = ["--only", "mtl", "baseline", "--jobs", jobs, *argv]
+    experiments.main(experiments.parse_args(words))
 
 
 def calls(place):
     return [json.loads(line) for line in (place / "calls.txt").read_text().splitlines()]
 
 
-def test_ten_experiments_in_the_order_of_the_table():
-    assert list(experiments.COMMANDS) == list(EXPERIMENTS) and len(EXPERIMENTS) == 10
-    assert all((ROOT / command[0]).exists() for command in experiments.COMMANDS.values())
+def wait_for(condition, process, limit=60):
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def test_it_starts_without_what_only_training_takes(tmp_path):
+def test_it_starts_without_what_only_training_takes():
     """PyTorch takes seconds to import, and the processes of the runs import it themselves."""
-    code = "import sys, experiments; assert not sys.modules.keys() & {'torch', 'matplotlib', 'training'}"
+    code = "import sys, experiments; assert not sys.modules.keys() & {'torch', 'matplotlib'}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_list_prints_a_command_a_line_that_a_shell_can_read(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my runs/mtl/seed0").mkdir(parents=True)
-    (tmp_path / "my runs/mtl/seed0/test.json").touch()
-    experiments.main(
-        experiments.parse_args(
-            ["--list", "--seeds", "0", "1", "--", "--runs", "my runs", "--epochs", "3"]
-        )
-    )
-    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(commands) == 19  # mtl seed 0 is finished
-    assert all(
-        command[-4:] == ["--runs", "my runs", "--epochs", "3"] and "--resume" in command
-        for command in commands
-    )
-    assert [command[command.index("--seed") + 1] for command in commands] == ["0"] * 9 + ["1"] * 10
-    assert commands[4] == [
-        sys.executable,
-        str(ROOT / "oeq_splits.py"),
-        "--split",
-        "80-10-10",
-        "--seed",
-        "0",
-        "--resume",
-        "--runs",
-        "my runs",
-        "--epochs",
-        "3",
-    ]
-    assert list(tmp_path.iterdir()) == [tmp_path / "my runs"]
-
-
-@pytest.mark.parametrize(
-    "options, folder",
-    [
-        ([], "runs"),
-        (["--runs", "x"], "x"),
-        (["--runs=x y"], "x y"),
-        (["--ru", "x"], "x"),
-        (["--data", "d", "--run=x", "--lr", "1"], "x"),
-        (["--runs", "x", "--runs", "z"], "z"),
-    ],
-    ids=str,
-)
-def test_finished_runs_are_looked_for_where_the_scripts_put_them(options, folder):
-    assert str(experiments.places(options)[0]) == folder
-
-
-@pytest.mark.parametrize(
-    "options", [["--seed", "3"], ["--se=3"], ["--split", "80-10-10"], ["--runs"]], ids=str
-)
-def test_options_that_belong_to_single_runs_are_refused(options, capsys):
-    with pytest.raises(SystemExit) as stop:
-        experiments.places(options)
-    assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--only", "nonsense"],
-        ["--seeds", "-1"],
-        ["--seeds"],
-        ["--seeds", "x"],
-        ["mtl"],
-        ["--epochs", "3"],
-    ],
-    ids=str,
-)
-def test_wrong_use_is_refused(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
-        experiments.parse_args(argv)
-    assert stop.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
+    make_run(tmp_path / "my runs", "mtl", 0, epochs=3, width=48)
+    words = "--list", "--seeds", "0", "1", "--", "--runs", "my runs", "--epochs", "3"
+    experiments.main(experiments.parse_args([*words, "--conflicts", "8"]))
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 19  # mtl seed 0 is finished
+    scripts = [line[1].rpartition("/")[2] for line in lines]
+    assert scripts[:2] == ["train_baseline.py", "train_ablation_cls.py"]
+    assert lines[4][2:4] == ["--split", "80-10-10"]
+    for line in lines:
+        assert line[line.index("--runs") + 1] == "my runs" and "--resume" in line
+        assert ("--conflicts" in line) != ("train_baseline.py" in line[1])
+        assert "--tasks" not in line and "--weighting" not in line
+    assert len(EXPERIMENTS) == 10
 
 
 def test_seeds_go_round_and_what_is_finished_is_skipped(place, capsys):
-    perform("--seeds", "1", "0", "1", "--", "--width", "2")
-    order = [(call[0], call[2]) for call in calls(place)]
-    assert order == [("mtl", "1"), ("baseline", "1"), ("mtl", "0"), ("baseline", "0")]
-    assert calls(place)[0][1:] == ["--seed", "1", "--resume", "--width", "2"]
-    said = capsys.readouterr().out
-    assert (
-        "4/4 baseline seed 0" in said
-        and "    mtl 1 done" in said
-        and " left\n" in said
-        and "epoch" not in said
-    )
-    (place / "runs/mtl/seed0/test.json").unlink()
-    perform("--seeds", "0", "1")
-    assert len(calls(place)) == 5 and calls(place)[4][:3] == ["mtl", "--seed", "0"]
+    perform("--seeds", "0", "1", "--", "--epochs", "2")
+    assert [call[0] for call in calls(place)] == ["mtl", "baseline"] * 2
+    assert all(call[call.index("--epochs") + 1] == "2" for call in calls(place))
+    out = capsys.readouterr().out
+    assert "mtl seed 1: finished" in out and "mtl 1 done" in out and "epoch" not in out
+    perform("--seeds", "0", "1", "2", "--", "--epochs", "2")
+    assert len(calls(place)) == 6
 
 
-def test_a_failure_is_named_and_the_others_go_on(place, capsys):
-    (place / "mtl0.txt").write_text("fail")
-    (place / "baseline1.txt").write_text("vanish")
+@pytest.mark.parametrize("order, words", [("fail", "exit status 1"), ("vanish", "test.json")])
+def test_a_failure_is_named_and_the_others_go_on(place, capsys, order, words):
+    (place / "mtl0.txt").write_text(order)
     with pytest.raises(SystemExit) as stop:
-        perform("--seeds", "0", "1", "2")
-    told = capsys.readouterr()
-    assert stop.value.code == 1 and len(calls(place)) == 6
-    assert (
-        "2 of 6 runs failed: mtl seed 0 (exit status 1), baseline seed 1 (ended without a test.json)"
-        in told.err
-    )
-    assert "ValueError: a fault of seed 0" in told.out
-    (place / "mtl0.txt").unlink(), (place / "baseline1.txt").unlink()
-    perform("--seeds", "0", "1", "2")
-    assert len(calls(place)) == 8
+        perform("--seeds", "0", "1", jobs="2")
+    assert stop.value.code == 1 and len(calls(place)) == 4
+    said = capsys.readouterr()
+    assert "mtl seed 0" in said.err and words in said.err
 
 
-def test_one_refused_run_ends_in_status_2(place, capsys):
+def test_refused_runs_end_in_status_2_and_two_in_a_row_stop_it(place):
     (place / "mtl0.txt").write_text("refuse")
     with pytest.raises(SystemExit) as stop:
-        perform("--seeds", "0")
-    assert (
-        stop.value.code == 2
-        and "1 of 2 runs failed: mtl seed 0 (refused)" in capsys.readouterr().err
-    )
+        perform("--seeds", "0", "1")
+    assert stop.value.code == 2 and len(calls(place)) == 4
+    (place / "baseline7.txt").write_text("refuse")
+    (place / "mtl7.txt").write_text("refuse")
+    with pytest.raises(InputError, match="the data are missing"):
+        perform("--seeds", "7", "8")
+    assert len(calls(place)) == 6
 
 
-def test_a_mistyped_option_stops_it_after_two_runs(place):
-    with pytest.raises(InputError, match="two runs in a row .* unrecognized arguments: --mistyped"):
-        perform("--", "--mistyped")
-    assert len(calls(place)) == 2
+def test_no_run_is_started_after_the_hours(place, capsys):
+    perform("--hours", "1e-9")
+    assert not (place / "calls.txt").exists() and "10 runs left" in capsys.readouterr().out
 
 
-def test_the_estimate_goes_by_what_was_trained_since_the_start(monkeypatch):
-    clock = iter((0.0, 240.0))
-    monkeypatch.setattr(experiments.time, "monotonic", lambda: next(clock))
-    progress = experiments.Progress(total=10, finished=6)
-    assert progress.left() == ""
-    progress.end_epoch(
-        "mtl seed 0", 3, 4
-    )  # resumed after epoch 2: one quarter of a run in four minutes
-    assert progress.left() == "about 0 h 52 min left"  # 3.25 runs of 16 minutes
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_run_in_progress_and_all(place, number, status):
-    (place / "mtl0.txt").write_text("wait")
-    process = subprocess.Popen(
-        [sys.executable, "experiments.py", "--only", "mtl", "baseline", "--jobs", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for((place / "waiting.txt").exists, process)
+def test_a_signal_stops_all_runs_in_progress(place, number, status):
+    for name in ("mtl", "baseline"):
+        (place / f"{name}0.txt").write_text("wait")
+    command = [sys.executable, "experiments.py", "--only", "mtl", "baseline", "--jobs", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes)
+    wait_for(lambda: len(list(place.glob("waiting*.txt"))) == 2, process)
     process.send_signal(number)
-    out, errors = process.communicate()
-    assert process.returncode == status and "Traceback" not in errors
-    assert (place / "stopped.txt").read_text() == str(int(number)) and "go on with --resume" in out
-    assert len(calls(place)) == 1
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status and "Traceback" not in err
+    assert (place / "stopped.txt").read_text() == str(int(number)) and len(calls(place)) == 2
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="elsewhere the run ends at its next line of output"
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seeds", "-1"],
+        ["--only", "nothing"],
+        ["--grid", "tasks=seg", "--only", "mtl"],
+        ["--study", "masks", "--repeat", "x"],
+        ["--with-single-tasks"],
+        ["--tune", "lr=1", "--seeds", "1000"],
+        ["--tune", "lr=1", "--study", "masks"],
+        ["--hours", "1", "--launcher", "ray"],
+    ],
 )
-def test_a_real_run_is_killed_with_its_parent_and_resumed(data, tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "experiments.py",
-        "--only",
-        "baseline",
-        "--seeds",
-        "0",
-        "--",
-        "--data",
-        str(data),
-        "--epochs",
-        "40",
-        "--limit",
-        "8",
-        "--width",
-        "2",
-        "--batch-size",
-        "4",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-    ]
-    log = tmp_path / "runs/baseline/seed0/log.csv"
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 1, process)
-    process.kill()
-    process.communicate()
-    time.sleep(0.5)
-    rows = log.read_text().splitlines()
-    time.sleep(0.5)
-    assert log.read_text().splitlines() == rows and len(rows) < 41  # nobody trains any more
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resumed after epoch" in done.stdout and "1/1 baseline seed 0" in done.stdout
-    assert [row.split(",")[0] for row in log.read_text().splitlines()[1:]] == [
-        str(k + 1) for k in range(40)
-    ]
-    assert (log.parent / "test.json").exists()
+def test_wrong_use_is_refused(words):
+    with pytest.raises(SystemExit) as stop:
+        experiments.parse_args(words)
+    assert stop.value.code == 2

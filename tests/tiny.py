@@ -57,9 +57,13 @@ def result(folder):
     return without_times(json.loads((folder / "test.json").read_text()))
 
 
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def log(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return [without_times(row) for row in csv.DictReader(file)]
+    return [without_times(row) for row in read_csv(folder / "log.csv")]
 
 
 def without_times(record):

@@ -2,7 +2,12 @@
 
 
 class Callback:
-    """The moments of a run; each method of a subclass has a default that does nothing."""
+    """The moments of a run; each method of a subclass has a default that does nothing.
+
+    figures   names of the files that `on_end` draws into the run folder.
+    """
+
+    figures = ()
 
     def on_losses(self, trainer, step, losses):
         """In each step before backward; losses: dict of unweighted scalars, their graph intact."""

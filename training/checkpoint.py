@@ -150,8 +150,8 @@ def find(path=None, runs="runs"):
     if SHIPPED.exists():
         return SHIPPED
     raise InputError(
-        f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first or "
-        "name a network with --checkpoint"
+        f"there is no {DEFAULT} here and no mtl run under {runs}; run 'python train_mtl.py' first "
+        "or name a network with --checkpoint"
     )
 
 
@@ -181,14 +181,29 @@ def misfit(weights, content):
         return f"its images' side is {content['size']}"
     if len(content["tasks"]) + len(content["dropped"]) > len(weights):
         return "it names more tasks than weights"
-    for name, value in weights.items():
+    for name, value in [*weights.items(), *fingerprints(content)]:
         if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
             return f"{name} is no plain tensor"
+        if value.nbytes > value.untyped_storage().nbytes():
+            return f"{name} has more values than the file has bytes"
+    for name, value in weights.items():
+        is_count = str(name).endswith("num_batches_tracked")
+        if value.is_complex() or value.is_floating_point() == is_count:
+            return f"{name} is of another type"
+    for name, settings in content["settings"].items():
+        if not isinstance(settings, dict):
+            return f"the settings of {name} are none"
     for name, one in content["calibration"].items():
         temperature = one.get("temperature") if isinstance(one, dict) else None
         if not isinstance(temperature, float) or not 0 < temperature < math.inf:
             return f"the temperature of {name} is no positive number"
     return None
+
+
+def fingerprints(content):
+    """[(name, tensor)] of the images that a network was trained on, where they are known."""
+    values = [(name, content[name]) for name in ("trained_on", "trained_on_looks")]
+    return [(name, value) for name, value in values if value is not None]
 
 
 def make_model(weights, content):
@@ -271,8 +286,9 @@ def mean(paths, join_fingerprints):
         for key in (*ALIKE, "border", "split_hash"):
             if other[key] != info[key]:
                 raise InputError(
-                    f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so their "
-                    "weights have no mean; name checkpoints of one experiment on the same data"
+                    f"{paths[0]} and {path} differ in {key} ({info[key]} and {other[key]}), so "
+                    "their weights have no mean; name checkpoints of one experiment on the same "
+                    "data"
                 )
         info |= join_fingerprints(info, other)
     weights = first.state_dict()

@@ -31,8 +31,8 @@ def refuse_missing_files(dataset):
             if need in contract.KINDS and need not in dataset.kinds:
                 path = dataset.data / dataset.split / f"{need}.h5"
                 raise InputError(
-                    f"{path} is missing, which the task {task.name} needs; prepare the data with it, "
-                    "or name the tasks that can be trained: python train.py --tasks ..."
+                    f"{path} is missing, which the task {task.name} needs; prepare the data with "
+                    "it, or name the tasks that can be trained: python train.py --tasks ..."
                 )
 
 
@@ -59,13 +59,12 @@ def refuse_unteachable(dataset):
 
 def refuse_blind_choice(dataset):
     """Refuse a validation split that cannot choose a checkpoint, which the first task does."""
-    refuse_missing_files(dataset)
     first = next(iter(dataset.tasks.values()))
     missing = first.lacking(count_labels(dataset, [first.name])[first.name])
     if missing is not None:
         raise InputError(
-            f"{dataset.data / dataset.split} cannot choose a checkpoint: of its {len(dataset)} images "
-            f"{missing}; bring {first.labels} for each image, or split the data again"
+            f"{dataset.data / dataset.split} cannot choose a checkpoint: of its {len(dataset)} "
+            f"images {missing}; bring {first.labels} for each image, or split the data again"
         )
 
 
@@ -84,8 +83,8 @@ def warn_of_unmeasured(dataset):
         if missing is not None:
             metrics = ", ".join(metric.label for metric in task.metrics.values())
             cli.warn(
-                f"{where} cannot measure {metrics} (null in the results): of its {len(dataset)} images "
-                f"{missing}"
+                f"{where} cannot measure {metrics} (null in the results): of its {len(dataset)} "
+                f"images {missing}"
             )
 
 
@@ -145,8 +144,8 @@ def refuse_unreached(parameters):
             unreached.append(name)
     if unreached:
         raise InputError(
-            f"the loss does not depend on {listed(unreached)}, so they would never change; use them in "
-            "the loss, or set requires_grad to False where that is meant"
+            f"the loss does not depend on {listed(unreached)}, so they would never change; use "
+            "them in the loss, or set requires_grad to False where that is meant"
         )
 
 

@@ -19,7 +19,6 @@ Sources: Yu et al., "Gradient Surgery for Multi-Task Learning", 2020, for the co
 import math
 from itertools import combinations
 
-import numpy as np
 import torch
 
 from cli import InputError
@@ -31,6 +30,8 @@ class Conflicts(Callback):
 
     Raises cli.InputError for a network in which there is nothing to compare.
     """
+
+    figures = ("conflicts.png",)
 
     def __init__(self, model, every):
         self.tasks, self.every = model.tasks, every
@@ -110,31 +111,22 @@ def shared_stages(model):
 
 
 def draw(history, tasks, path):
-    """Draw cosines and length ratios by stage, a line a pair of tasks: means over the epochs."""
+    """Draw the cosines by stage, a line a pair of tasks: means over the log's epochs."""
     from matplotlib.figure import Figure
 
     stages = [key.rpartition("_")[2] for key in history[0] if key.startswith("conflict_")]
     stages = list(dict.fromkeys(stages))
-    figure = Figure((9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure((5, 3.6), layout="constrained")
+    axes = figure.subplots()
     for a, b in combinations(tasks, 2):
-        cosines, ratios = [], []
+        cosines = []
         for stage in stages:
-            cosines.append(mean_of(history, f"conflict_{a}_{b}_{stage}", np.asarray))
-            ratios.append(np.exp(mean_of(history, f"lengths_{a}_{b}_{stage}", np.log)))
-        left.plot(stages, cosines, "o-", label=f"{a}, {b}")
-        right.plot(stages, ratios, "o-")
-    left.axhline(0, color="black", linewidth=0.8)
-    left.set(title="gradient conflict (below 0)", ylabel="cosine")
-    for text in left.legend(fontsize=8).get_texts():
+            values = [row[f"conflict_{a}_{b}_{stage}"] for row in history]
+            values = [value for value in values if value is not None]
+            cosines.append(sum(values) / len(values) if values else math.nan)
+        axes.plot(stages, cosines, "o-", label=f"{a}, {b}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(title="gradient conflict (below 0)", ylabel="cosine")
+    for text in axes.legend(fontsize=8).get_texts():
         text.set_parse_math(False)
-    right.axhline(1, color="black", linewidth=0.8)
-    right.set(title="gradient lengths, losses unweighted", ylabel="first over second task")
-    right.set_yscale("log")
     figure.savefig(path, dpi=120)
-
-
-def mean_of(history, column, scale):
-    """The mean of a scaled column over the epochs that have it; NaN where none has."""
-    values = [row[column] for row in history if row[column] is not None]
-    return scale(values).mean() if values else np.nan

@@ -63,7 +63,9 @@ class Graphs:
         random_state = torch.cuda.get_rng_state(device)
         # Gradients are added up in the recording's stream and used in another one; torch waits for
         # them, and warns that it does.
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+        warns = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if warns:  # not in torch 2.6
+            warns(False)
         try:
             # A recording cannot have a cache of weights.
             with autocast(device, self.precision, cache_enabled=False):

@@ -23,6 +23,11 @@ def start_from(path, model, data, own):
     return info, sha256
 
 
+def sha256(path):
+    """SHA-256 of a checkpoint's weights, as a run records it; None without a path."""
+    return digest(checkpoint.load_model(path)[0].state_dict()) if path else None
+
+
 class Teacher:
     """A trained network whose outputs are soft targets for some tasks of another.
 

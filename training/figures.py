@@ -13,12 +13,11 @@ def draw_validation(trainer, path):
 class Figures(Callback):
     """Draws what is missing of a run's figures when it ends."""
 
+    figures = ("curves.png", "mask.png")
+
     def on_end(self, trainer):
         from inference import view  # matplotlib, which nothing else of training needs
 
-        folder = trainer.folder
-        if not (folder.path / "curves.png").exists():
-            history, tasks = trainer.state["history"], trainer.model.task
-            folder.draw("curves.png", view.draw_curves, history, tasks)
-        if not (folder.path / "mask.png").exists():
-            folder.draw("mask.png", view.draw_masks, trainer.model, trainer.data["test"])
+        history, model = trainer.state["history"], trainer.model
+        trainer.folder.draw("curves.png", view.draw_curves, history, model.task)
+        trainer.folder.draw("mask.png", view.draw_masks, model, trainer.data["test"])

@@ -79,8 +79,8 @@ def refuse_leakage(option, path, info, data, own):
     """
     if info["trained_on"] is None:
         raise InputError(
-            f"{path} does not say which images it was trained on, so nothing could be measured fairly "
-            f"after it; name another {option}"
+            f"{path} does not say which images it was trained on, so nothing could be measured "
+            f"fairly after it; name another {option}"
         )
     warn_of_other_size(data["train"], info, f"{option} {path}")
     for split in ("val", "test"):
@@ -88,9 +88,9 @@ def refuse_leakage(option, path, info, data, own):
         seen = seen_images(data[split], info) & ~seen_images(data[split], own)
         if seen.any():
             raise InputError(
-                f"{option} {path} was trained on {int(seen.sum())} of the {len(data[split])} images of "
-                f"{data[split].data / split}: the run's numbers would say nothing about new images; use "
-                f"the split that it was trained with, or leave {option} out"
+                f"{option} {path} was trained on {int(seen.sum())} of the {len(data[split])} "
+                f"images of {data[split].data / split}: the run's numbers would say nothing about "
+                f"new images; use the split that it was trained with, or leave {option} out"
             )
 
 

@@ -34,8 +34,8 @@ def hold(path, what):
         descriptor = acquire(path, what)
     except OSError as error:
         raise InputError(
-            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); choose "
-            "another place"
+            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); "
+            "choose another place"
         ) from None
     try:
         yield
@@ -70,8 +70,8 @@ def acquire(path, what):
             ) from None
         except OSError as error:
             cli.warn(
-                f"{path.parent} is on a file system without locks ({error.strerror}); see to it yourself that no "
-                "second process uses it"
+                f"{path.parent} is on a file system without locks ({error.strerror}); see to it "
+                "yourself that no second process uses it"
             )
         # Where the process before us removed the file after we had opened it, our lock is on a file
         # that nobody else sees.

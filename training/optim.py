@@ -1,5 +1,4 @@
-"""How a network is optimised: parameter groups, learning rate, image sizes, EMA of the weights,
-AdamW and Muon.
+"""Optimisation: parameter groups, learning rate, image sizes, EMA of the weights, AdamW, Muon.
 
 AdamW (or Muon), a learning rate that rises linearly over the first WARMUP of all steps and falls to
 zero on a cosine, and images that grow.
@@ -13,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cli import InputError
+from config import schedule_pairs
 
 WEIGHT_DECAY = 0.1
 WARMUP = 0.1
@@ -22,7 +22,7 @@ MAX_GRADIENT_NORM = 5.0
 # Training begins on smaller images, where a step is cheap, and ends at full size, or pets would be
 # larger in validation than they ever were in training: (side relative to S, until this share of the
 # epochs).
-SIZES = ((0.5, 0.6), (0.75, 0.8), (1.0, 1.0))
+SIZES = ((0.5, 0.6), (0.75, 0.8))
 SMALLEST = 128  # px, where images are that large
 
 MOMENTUM = 0.95
@@ -37,29 +37,24 @@ def image_sizes(epochs, size, schedule=None):
     schedule: as in "128:0.5,256:1", each side until a share of the epochs; by default SIZES, in
     multiples of 32. Raises cli.InputError where it ends at another size than S, that of the data.
     """
+    pairs = [(min(size, max(SMALLEST, 32 * round(share * size / 32))), end) for share, end in SIZES]
+    pairs.append((size, 1.0))
     if schedule:
-        parts = [part.split(":") for part in schedule.split(",")]
-        pairs = [(int(side), float(until)) for side, until in parts]
-        if pairs[-1][0] != size:
-            raise InputError(
-                f"--resize-schedule {schedule} must end with the size of the data, {size} px"
-            )
-    else:
-        pairs = []
-        for share, until in SIZES:
-            side = min(size, max(SMALLEST, 32 * round(share * size / 32)))
-            pairs.append((size if share == 1 else side, until))
+        pairs = schedule_pairs(schedule)
+    if pairs[-1][0] != size:
+        raise InputError(
+            f"--resize-schedule {schedule} must end with the size of the data, {size} px"
+        )
     sizes = []
     for epoch in range(epochs):
-        sizes.append(next(s for s, until in pairs if epoch + 1 <= until * epochs or until == 1))
+        sizes.append(next(side for side, end in pairs if epoch + 1 <= end * epochs or end == 1))
     return sizes
 
 
 def learning_rate(step, total_steps, highest):
-    """Linear rise over the first WARMUP of the steps, then a cosine to zero (Loshchilov and Hutter,
-    "SGDR", 2017).
+    """Linear rise over the first WARMUP of the steps, then a cosine to zero.
 
-    The only step of a run has the highest one.
+    Source: Loshchilov and Hutter, "SGDR", 2017. The only step of a run has the highest one.
     """
     if total_steps == 1:
         return highest
@@ -102,8 +97,7 @@ def make_optimizer(model, criterion, config):
 
 
 def make_ema(model, decay):
-    """An exponential moving average of a network's weights and statistics (EMA), or None where
-    decay is.
+    """Exponential moving average of a network's weights and statistics (EMA); None without decay.
 
     `.update_parameters(model)` takes a step up, `.module` is the network of averages. At first the
     average is short, (1 + n) / (10 + n) after n steps, as TensorFlow's; decay 0.998 looks back over
@@ -118,9 +112,7 @@ def make_ema(model, decay):
 
 @torch.no_grad()
 def average(decay, averages, values, n):
-    """Move averages towards values in place; n: steps before. Integers, as counts of batches, are
-    copied.
-    """
+    """Move averages towards values in place; n: steps before. Integers are copied."""
     if averages[0].is_floating_point():
         n = int(n)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, values, n)
@@ -129,8 +121,7 @@ def average(decay, averages, values, n):
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the groups with "is_hidden" true, weights of convolutions (out, in, h, w); AdamW for
-    the others.
+    """Muon for groups with "is_hidden", weights of convolutions (out, in, h, w), else AdamW.
 
     The gradient of a convolution, seen as a matrix of outputs by inputs, is mostly a few
     directions. Muon replaces the matrix M = U S V' by about U V', in which all directions are as
@@ -142,9 +133,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update of all parameters that have a gradient; those of hidden weights are used
-        up.
-        """
+        """One update of all parameters that have a gradient; uses those of hidden weights up."""
         for group in self.param_groups:
             for p in group["params"]:
                 if group["is_hidden"] and p.grad is not None:

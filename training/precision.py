@@ -1,5 +1,4 @@
-"""fp32 or bf16: the faster one on this machine, by the processor's instructions and a short
-measurement.
+"""fp32 or bf16: the faster one here, by the processor's instructions and a short measurement.
 
 bf16 wins only where the processor has instructions for it; elsewhere it is emulated, at a tenth of
 the speed.

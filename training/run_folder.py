@@ -76,8 +76,8 @@ class RunFolder:
             ]
             if content and not self.resume:
                 raise InputError(
-                    f"{self.path} holds a run already; go on with --resume, choose another --seed or "
-                    "--runs, or delete it"
+                    f"{self.path} holds a run already; go on with --resume, choose another --seed "
+                    "or --runs, or delete it"
                 )
             for left_over in self.path.glob("*.partial*"):  # by a run that was killed
                 left_over.unlink()
@@ -114,7 +114,9 @@ class RunFolder:
     def read_config(self):
         """config.json in the present form."""
         try:
-            return from_legacy(read_json(self.config_path))
+            record = from_legacy(read_json(self.config_path))
+            record["run"]["versions"].items()  # as a record has it
+            return record
         except FileNotFoundError:
             raise InputError(
                 f"{self.config_path} is missing; delete the folder {self.path} and start again"
@@ -139,13 +141,17 @@ class RunFolder:
         if not changed:
             return
         what = "is finished" if self.is_finished() else "was begun"
-        words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
         way = "use the earlier ones or another --runs"
         if "epochs" in changed:
             # The learning rate has fallen to zero by the last epoch.
             way += f"; to train longer, fine-tune: --init {self.best_path} with another --runs"
         if "label_digest" in changed:
-            way = "the labels changed: bring the earlier ones back or use another --runs"
+            way = "bring the earlier labels back or use another --runs"
+            old, new = changed.pop("label_digest")
+            for need in new:
+                if new[need] != old.get(need):
+                    changed[f"digest of the label {need}"] = old.get(need), new[need]
+        words = [f"{key} was {old} and is {new}" for key, (old, new) in changed.items()]
         raise InputError(f"{self.path} {what} with other settings: {', '.join(words)}; {way}")
 
     def check_finished(self, record):
@@ -158,12 +164,15 @@ class RunFolder:
             read_json(self.test_path)["dice"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
-                f"{self.test_path} is damaged; delete it, and the same command tests the network again"
+                f"{self.test_path} is damaged; delete it, and the same command tests the network "
+                "again"
             ) from None
 
     def draw(self, name, function, *args):
-        """Draw a figure with function(*args, path). One that fails is a warning."""
+        """Draw a figure that is missing with function(*args, path). One that fails is a warning."""
         path = self.path / name
+        if path.exists():
+            return
         partial = path.with_suffix(".partial" + path.suffix)
         try:
             function(*args, partial)
@@ -172,8 +181,8 @@ class RunFolder:
             partial.unlink(missing_ok=True)
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             cli.warn(
-                f"{path} could not be drawn ({reason}); nothing else is missing, and the same command "
-                "with --resume tries again"
+                f"{path} could not be drawn ({reason}); nothing else is missing, and the same "
+                "command with --resume tries again"
             )
 
     def save_last(self, state):
@@ -196,8 +205,8 @@ class RunFolder:
             state = checkpoint.load(self.previous_path, RESUME_KEYS)
         except InputError:
             raise InputError(
-                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; delete "
-                f"the folder {self.path} and start again"
+                f"neither {self.last_path} nor {self.previous_path.name} beside it can be used; "
+                f"delete the folder {self.path} and start again"
             ) from None
         # At once: the next epoch would otherwise put the damaged one in the good one's place.
         os.replace(self.previous_path, self.last_path)
@@ -206,8 +215,9 @@ class RunFolder:
 
     def write_log(self, history):
         """Write log.csv from all rows, so that each epoch stands in it once."""
-        rows = [list(row.values()) for row in history]
-        write_csv(self.path / "log.csv", list(history[0]), rows)
+        columns = list(history[0])
+        rows = [[row[column] for column in columns] for row in history]
+        write_csv(self.path / "log.csv", columns, rows)
 
     def write_test(self, results, names, measured):
         """Write test_per_image.csv, then test.json, which completes the run.
@@ -251,8 +261,8 @@ def warn_of_changes(path, earlier, now):
             changed.append(f"{name} was {old} and is {new}")
     if changed:
         cli.warn(
-            f"{path} goes on under other conditions ({', '.join(changed)}): its last digits may differ "
-            "from those of a run that was never interrupted"
+            f"{path} goes on under other conditions ({', '.join(changed)}): its last digits may "
+            "differ from those of a run that was never interrupted"
         )
 
 

@@ -154,13 +154,23 @@ def print_header(trainer):
 def fit_tasks(tasks, config):
     """Fit tasks to the training split (class names, mean and std), but for those that are fitted.
 
-    Must run before a model is built whose heads depend on it.
+    Must run before a model is built whose heads depend on it. Refuses two that measure the same.
     """
-    tasks = [task for task in tasks if not task.settings]
-    if tasks:
+    tasks = list(tasks)
+    unfitted = [task for task in tasks if not task.settings]
+    if unfitted:
         dataset = MTLDataset(config.data, "train", None, Sampling(limit=config.limit))
-        for task in tasks:
+        for task in unfitted:
             task.fit(dataset)
+    owner = {}
+    for task in tasks:
+        for metric in task.metrics:
+            other = owner.setdefault(metric, task)
+            if other is not task:
+                raise InputError(
+                    f"the tasks {other.name} and {task.name} both measure {metric}; rename one, or "
+                    "leave it out"
+                )
 
 
 def open_data(config, tasks):

@@ -21,7 +21,7 @@ import cli
 from cli import InputError
 from data import contract
 from dataloader_mtl import batches, make_loader
-from training import checkpoint, checks, cuda_graphs, dist, kernels, optim, setup
+from training import checkpoint, checks, cuda_graphs, dist, distill, kernels, optim, setup
 from training.calibrate import calibrate
 from training.devices import choose_device, keep_memory, to
 from training.evaluate import METRICS, evaluate, line, progress
@@ -63,8 +63,8 @@ class Trainer:
             except (KeyboardInterrupt, cli.Terminated):
                 if self.folder.has_begun():
                     print(
-                        f"{self.folder.path} stopped; the same command with --resume goes on from the "
-                        "last finished epoch",
+                        f"{self.folder.path} stopped; the same command with --resume goes on from "
+                        "the last finished epoch",
                         file=sys.stderr,
                     )
                 raise
@@ -85,18 +85,21 @@ class Trainer:
             return
         if not torch.equal(saved["trained_on"], self.known["trained_on"]):
             raise InputError(
-                f"the training images in {self.config.data} are not those that {self.folder.path} was "
-                "begun with; bring them back or choose another --runs"
+                f"the training images in {self.config.data} are not those that {self.folder.path} "
+                "was begun with; bring them back or choose another --runs"
             )
         parts = self.parts()
+        highest = [group["highest"] for group in self.optimizer.param_groups]
         try:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.folder.last_path} does not fit this run ({contract.shorten(error)}); it is of "
-                "another configuration or damaged, so delete the run folder and start again"
+                f"{self.folder.last_path} does not fit this run ({contract.shorten(error)}); it is "
+                "of another configuration or damaged, so delete the run folder and start again"
             ) from None
+        for group, value in zip(self.optimizer.param_groups, highest, strict=True):
+            group["highest"] = value  # which earlier versions did not save
         self.state = {key: saved[key] for key in self.state}
         # The run may have been stopped after last.pt and before log.csv.
         self.folder.write_log(self.state["history"])
@@ -124,9 +127,11 @@ class Trainer:
             row |= {f"val_{key}": value for key, value in metrics.items()}
             self.state["history"].append(row)
             if self.world.rank == 0:
-                self.save(epoch, row, metrics)
-                for callback in self.callbacks:
+                for (
+                    callback
+                ) in self.callbacks:  # before the checkpoint: a repeated epoch calls again
                     callback.on_epoch(self, row)
+                self.save(epoch, row, metrics)
 
     def train_epoch(self, epoch):
         """One pass over the training split; returns the epoch's row of log.csv.
@@ -342,20 +347,36 @@ class Trainer:
         earlier = self.folder.read_config()
         # The data of a finished run may be gone, but not others be named in their place.
         is_gone = not config.data.exists() and str(config.data) == earlier["data"]
-        facts = {}
+        facts = {
+            "init_sha256": distill.sha256(config.init),
+            "teacher_sha256": distill.sha256(config.teacher),
+            "encoder_weights_sha256": getattr(model.backbone, "weights_sha256", None),
+        }
         if not is_gone:
             setup.fit_tasks(model.task.values(), config)
             summary = contract.describe(config.data)
-            facts = {key: summary[key] for key in ("split_hash", "border")}
+            facts |= {key: summary[key] for key in ("split_hash", "border")}
             facts["settings"] = setup.settings_of(model)
         self.folder.check_finished({**config.to_json(), "run": facts})
         if not is_gone and self.folder.last_path.exists() and self.folder.best_path.exists():
+            self.draw_missing()
+        print(f"{self.folder.path} is finished already")
+
+    def draw_missing(self):
+        """Draw the figures that a finished run lacks; what prevents it is a warning."""
+        callbacks = setup.make_callbacks(self.config, self)
+        names = [name for callback in callbacks for name in callback.figures]
+        if all((self.folder.path / name).exists() for name in names):
+            return
+        try:
             self.state = {"history": self.folder.load_last()["history"]}
             self.model, _ = checkpoint.load_model(self.folder.best_path)
-            self.data = {"test": setup.open_data(config, self.model.task.values())["test"]}
-            for callback in setup.make_callbacks(config, self):
-                callback.on_end(self)
-        print(f"{self.folder.path} is finished already")
+        except InputError as error:
+            cli.warn(f"the figures of {self.folder.path} could not be drawn: {error}")
+            return
+        self.data = {"test": setup.open_data(self.config, self.model.task.values())["test"]}
+        for callback in callbacks:
+            callback.on_end(self)
 
 
 def train_and_test(world, trainer):

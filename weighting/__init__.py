@@ -1,9 +1,8 @@
 """What a loss weighting is to the rest: the base class of the files in this folder.
 
-Equal, fixed and uncertainty weighting are in utils.py, with the members that a weighting may override:
-`weights` for the log, `total` or `backward` for a step, `begin_step`, `end_step` and `prepare`.
-README.md is the guide.
-"""
+Equal, fixed and uncertainty weighting are in utils.py, with the members that a weighting may
+override: `weights` for the log, `total` or `backward` for a step, `begin_step`, `end_step` and
+`prepare`. README.md is the guide."""
 
 import torch
 

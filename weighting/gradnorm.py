@@ -36,7 +36,9 @@ class Gradnorm(Weighting):
         except ValueError:
             self.alpha = math.nan
         if not 0 <= self.alpha < math.inf:
-            raise InputError(f"alpha is a number from 0 on, as in gradnorm:1.5; it was {name[:60]!r}")
+            raise InputError(
+                f"alpha is a number from 0 on, as in gradnorm:1.5; it was {name[:60]!r}"
+            )
         self.learned = AdamValues(torch.ones(len(self.tasks)), LR)
         self.register_buffer("first", torch.full((len(self.tasks),), math.nan))  # L(0)
 

@@ -1,12 +1,15 @@
-"""Photographs with the annotations of COCO files: one file, a file a split, or the zip or folder of an export.
+"""Photographs with the annotations of COCO files: one file, a file a split, or the zip or folder
+of an export.
 
-The mask of a photograph is the union of its annotations of the categories of --foreground, or of the only category there
-is; data/shapes.py draws it. A photograph that a file names without such an annotation has an empty mask, one that no file
-names is unlabelled. Of two categories of the foreground the category is the class, of more a column `category`.
+The mask of a photograph is the union of its annotations of the categories of --foreground, or of
+the only category there is; data/shapes.py draws it. A photograph that a file names without such an
+annotation has an empty mask, one that no file names is unlabelled. Of two categories of the
+foreground the category is the class, of more a column `category`.
 """
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +30,15 @@ KEYS = {
     "annotations": ("id", "image_id", "category_id"),
 }
 OTHER_CATEGORY, NO_IMAGE = "of other categories", "of no photograph"  # fates
+CROWDS_ALL = "every annotation is marked as a crowd, as CVAT's brush does it, so read as objects"
 MIXED = "of no class, as they show objects of several categories"
 NO_SIZE = "without a size in the COCO file, so drawn on the photograph's own"
 
 
 @dataclass
 class File:
-    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and its split or None."""
+    """A COCO file: its content, its own folder below that of all photographs ("" elsewhere), and
+    its split or None."""
 
     path: Path
     content: dict
@@ -48,7 +53,8 @@ class File:
 
 
 def list_records(args, place):
-    """What --coco and --images give, a Source. place: a folder for what zips hold. Raises InputError."""
+    """What --coco and --images give, a Source. place: a folder for what zips hold. Raises
+    InputError."""
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
@@ -56,7 +62,19 @@ def list_records(args, place):
             "--coco needs pycocotools; install it with 'pip install -r requirements-coco.txt'"
         ) from None
     paths, root = find_files(args.coco, args.images, place)
-    pictures = Pictures(root)
+    is_unpacked = root.is_relative_to(place.resolve())
+    try:
+        return read_all(paths, Pictures(root, shown=args.coco[0] if is_unpacked else None), args)
+    except InputError as error:  # of a file in a zip
+        inside = re.sub(
+            rf"{re.escape(str(place))}/\d+/", f"{show_name(args.coco[0])}: ", str(error)
+        )
+        raise InputError(inside) from None
+
+
+def read_all(paths, pictures, args):
+    """The Source of COCO files and the photographs below their folder."""
+    root = pictures.folder
     files = read_files(paths, root)
     pictures.others = [name for name in pictures.others if not name.lower().endswith(".json")]
     source = new_source(pictures)
@@ -69,7 +87,8 @@ def list_records(args, place):
         for key, told in records_of(file, pictures, source, (wanted, has_masks, args)).items():
             if key in known:
                 raise InputError(
-                    f"{show_name(file.path)}: {show_name(key)} is in another of the files too; keep it in one of them"
+                    f"{show_name(file.path)}: {show_name(key)} is in another of the files too; "
+                    "keep it in one of them"
                 )
             known[key] = told
             split_of[key] = file.split
@@ -87,7 +106,7 @@ def wrong(path, what):
     return InputError(f"{show_name(path)}: {what}")
 
 
-# ---------------------------------------------------------------------------------------- what files hold
+# ---------------------------------------------------------------------------------- what files hold
 
 
 def read_files(paths, root):
@@ -96,8 +115,9 @@ def read_files(paths, root):
     if len(paths) > 1:
         if len(paths) > 3:
             raise InputError(
-                f"--coco: there are {len(paths)} COCO files ({cli.listed([show_name(path) for path in paths])}); name those of "
-                "train, val and test, one each"
+                f"--coco: there are {len(paths)} COCO files "
+                f"({cli.listed([show_name(path) for path in paths])}); name those of train, val "
+                "and test, one each"
             )
         named = [path.parent if path.stem.startswith("_annotations") else path for path in paths]
         splits = splits_of_lists(named)
@@ -149,9 +169,9 @@ def way_out(content):
     """What to do with another file than COCO's, in words."""
     if isinstance(content, dict) and "shapes" in content:
         return "it is labelme's; convert its folder with labelme2coco"
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        if "annotations" in content[0] or "data" in content[0]:
-            return "it is Label Studio's own; export the project as COCO"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and ("annotations" in first or "data" in first):
+        return "it is Label Studio's own; export the project as COCO"
     return "export it anew, as COCO"
 
 
@@ -169,7 +189,8 @@ def check_outline(path, one):
     if not (shape is None or isinstance(shape, list) or is_runs):
         raise wrong(
             path,
-            f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; export the file again",
+            f"the segmentation of annotation {one['id']} is neither polygons nor run lengths; "
+            "export the file again",
         )
     flag = one.get("iscrowd")
     word = str(flag).strip().casefold()
@@ -182,18 +203,21 @@ def check_outline(path, one):
 
 def choose_categories(files, foreground):
     """The names of the categories that count, folded."""
-    used, names = set(), {}
+    used, names = set(), {}  # names: {folded: as it is spelt first}
     for file in files:
         by_id = {one["id"]: str(one["name"]).strip() for one in file.content["categories"]}
+        for name in by_id.values():
+            names.setdefault(name.casefold(), name)
         for one in file.content["annotations"]:
             if one["category_id"] not in by_id:
                 raise wrong(
                     file.path,
-                    f"its annotations are of a category {one['category_id']} that it does not name; export it again",
+                    f"its annotations are of a category {one['category_id']} that it does not "
+                    "name; export it again",
                 )
-            one["category"] = by_id[one["category_id"]]
-            used.add(one["category"].casefold())
-        names |= {name.casefold(): name for name in by_id.values()}
+            folded = by_id[one["category_id"]].casefold()
+            one["category"] = names[folded]
+            used.add(folded)
     if not used:
         raise wrong(files[0].path, "it holds no annotation; export those of your photographs")
     known = ", ".join(map(show_name, names.values())) or "none"
@@ -203,23 +227,24 @@ def choose_categories(files, foreground):
     if not words and len(used) > 1:
         raise wrong(
             files[0].path,
-            f"it has annotations of several categories ({known}); say with --foreground NAME ... which of them are the "
-            "foreground, or --foreground all",
+            f"it has annotations of several categories ({known}); say with --foreground NAME ... "
+            "which of them are the foreground, or --foreground all",
         )
     for word in words:
         if word not in names:
             raise InputError(
-                f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} (it has {known}); name one of "
-                "these"
+                f"--foreground: {show_name(files[0].path)} has no category {show_name(word)!r} "
+                f"(it has {known}); name one of these"
             )
     return set(words) or used
 
 
-# ------------------------------------------------------------------------------------ what records are told
+# ---------------------------------------------------------------------------- what records are told
 
 
 def records_of(file, pictures, source, choice):
-    """{photograph: what a Record is told} of a file. choice: (categories that count, whether there are outlines, arguments)."""
+    """{photograph: what a Record is told} of a file. choice: (categories that count, whether there
+    are outlines, arguments)."""
     wanted, has_masks, args = choice
     entries = find_images(file, pictures, source, args.leave_out)
     objects = {image["id"]: [] for image in file.content["images"]}
@@ -229,8 +254,8 @@ def records_of(file, pictures, source, choice):
             if not args.leave_out:
                 raise wrong(
                     file.path,
-                    f"annotation {one['id']} is of an image {one['image_id']} that it does not name; export the file again, "
-                    "or add --leave-out to go on without it",
+                    f"annotation {one['id']} is of an image {one['image_id']} that it does not "
+                    "name; export the file again, or add --leave-out to go on without it",
                 )
             source.fates[NO_IMAGE] += 1
             source.note("annotations of no image", f"annotation {one['id']}")
@@ -239,6 +264,8 @@ def records_of(file, pictures, source, choice):
         else:
             objects[one["image_id"]].append(one)
     are_all_crowds = all(one["iscrowd"] for one in file.content["annotations"])
+    if are_all_crowds:
+        source.remarks.append(f"{CROWDS_ALL}: {len(file.content['annotations'])}")
     known, used = {}, set()
     for key, image in entries.items():
         used.add(image["id"])
@@ -254,7 +281,8 @@ def records_of(file, pictures, source, choice):
 
 
 def make_object(one, are_all_crowds):
-    """are_all_crowds: every annotation is marked as a crowd, as CVAT's brush does it: they are objects like others."""
+    """are_all_crowds: every annotation is marked as a crowd, as CVAT's brush does it: they are
+    objects like others."""
     return Object(
         number=one["id"],
         category=one["category"],
@@ -266,7 +294,8 @@ def make_object(one, are_all_crowds):
 
 
 def find_images(file, pictures, source, leave_out):
-    """{photograph: entry} of the images of a COCO file, each with its `frame`; all have to be there, unless they are left out."""
+    """{photograph: entry} of the images of a COCO file, each with its `frame`; all have to be
+    there, unless they are left out."""
     found, missing = {}, []
     for image in file.content["images"]:
         name = str(image["file_name"])
@@ -282,8 +311,8 @@ def find_images(file, pictures, source, leave_out):
         elif key in found:
             raise wrong(
                 file.path,
-                f"the images {found[key]['id']} and {image['id']} are both {show_name(pictures.name_of(key))}; keep one of "
-                "them",
+                f"the images {found[key]['id']} and {image['id']} are both "
+                f"{show_name(pictures.name_of(key))}; keep one of them",
             )
         else:
             found[key] = image
@@ -291,10 +320,11 @@ def find_images(file, pictures, source, leave_out):
     if missing and (not leave_out or not found):
         raise wrong(
             file.path,
-            f"{len(missing)} of its {len(file.content['images'])} images are not in {show_name(pictures.folder)} "
-            f"({cli.listed(missing)}); name the folder that its paths begin in, or add --leave-out to go on without them",
+            f"{len(missing)} of its {len(file.content['images'])} images are not in "
+            f"{pictures.shown} ({cli.listed(missing)}); name the folder that its paths begin in, "
+            "or add --leave-out to go on without them",
         )
-    source.left_out += [(name, f"it is not in {show_name(pictures.folder)}") for name in missing]
+    source.left_out += [(name, f"it is not in {pictures.shown}") for name in missing]
     return found
 
 
@@ -310,7 +340,8 @@ def frame_of(path, image):
     if width * height > MOST_PIXELS:
         raise wrong(
             path,
-            f"{quoted(image['file_name'])} is {width} x {height} there, no size of a photograph; put that right",
+            f"{quoted(image['file_name'])} is {width} x {height} there, no size of a photograph; "
+            "put that right",
         )
     return width, height
 

@@ -1,4 +1,5 @@
-"""Exports of labelling tools: the COCO files in a zip or a folder, and the folder that their photographs lie below."""
+"""Exports of labelling tools: the COCO files in a zip or a folder, and the folder that their
+photographs lie below."""
 
 import json
 import os
@@ -43,7 +44,8 @@ def coco_files(folder):
         raise InputError(
             f"{show_name(folder)} holds no COCO file of instances{more}; export the project as COCO"
         )
-    return found
+    instances = [path for path in found if path.stem.startswith("instances")]
+    return instances or found  # keypoints and captions lie beside those
 
 
 def is_coco(path):
@@ -63,14 +65,15 @@ def unpack(path, place):
             needed = sum(one.file_size for one in members)
             if needed > shutil.disk_usage(place).free:
                 raise InputError(
-                    f"{show_name(path)} holds {needed / 1e9:.1f} GB, for which there is no room beside --out; free some space"
+                    f"{show_name(path)} holds {needed / 1e9:.1f} GB, for which there is no room "
+                    "beside --out; free some space"
                 )
             for member in members:
                 archive.extract(member, place)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise InputError(
-            f"{show_name(path)} cannot be unpacked ({str(error)[:100]}); download it again, or unpack it by hand and name "
-            "the folder"
+            f"{show_name(path)} cannot be unpacked ({str(error)[:100]}); download it again, or "
+            "unpack it by hand and name the folder"
         ) from None
     return place
 

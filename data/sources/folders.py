@@ -1,7 +1,7 @@
-"""A folder of photographs and one of their masks, which have the same names: any formats, any endings, sub-folders too."""
+"""A folder of photographs and one of their masks, which have the same names: any formats, any
+endings, sub-folders too."""
 
 import re
-from os.path import commonprefix
 
 from cli import InputError
 from data.gather import gather, new_source
@@ -37,22 +37,24 @@ def make_rule(args, folder):
         if number is None:
             known = ", ".join(numbers_by_name) or "none are named by a labelmap.txt"
             raise InputError(
-                f"--foreground {quoted(word)} is no class of {show_name(folder)} ({known}); write whole numbers as in the "
-                "masks, such as --foreground 1 5, or all"
+                f"--foreground {quoted(word)} is no class of {show_name(folder)} ({known}); write "
+                "whole numbers as in the masks, such as --foreground 1 5, or all"
             )
         numbers.append(number)
     return Rule(tuple(numbers), args.trimaps, args.threshold, colours)
 
 
 def read_masks(pictures, source, args, masks):
-    """{photograph: {"mask": MaskFile} or the reason why it is left out}. masks: (their folder, their Rule)."""
+    """{photograph: {"mask": MaskFile} or the reason why it is left out}. masks: (their folder,
+    their Rule)."""
     folder, rule = masks
     if not folder.is_dir():
         raise InputError(f"{show_name(folder)} is no folder; name the one with the masks")
     if folder.resolve() == pictures.folder.resolve() and not args.mask_suffix:
         raise InputError(
-            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of their own, with the names "
-            "of their photographs, or say with --mask-suffix what their names end in"
+            f"--images and --masks are both {show_name(folder)}; put the masks into a folder of "
+            "their own, with the names of their photographs, or say with --mask-suffix what "
+            "their names end in"
         )
     files, _ = walk(folder)
     paths_of, without = match(pictures, files, rule, args.mask_suffix)
@@ -105,28 +107,10 @@ def match(pictures, files, rule, suffix):
 
 def no_mask(pictures, folder, files):
     """Why no mask of a folder is of a photograph, and the way out, in words."""
-    if not files:
-        example, way = "it holds no picture, and the other", ""
-    else:
-        name = without_ending(next(iter(files)))
-        example, way = f"it holds {show_name(name)} and the other", suffix_hint(pictures, files)
+    masks = show_name(without_ending(next(iter(files)))) if files else "no picture"
     first = show_name(pictures.name_of(next(iter(pictures.files))))
     return (
-        f"{show_name(folder)} holds no mask with the name of a photograph of {show_name(pictures.folder)} ({example} "
-        f"{first}); name each like its photograph, with any ending{way}"
+        f"{show_name(folder)} holds no mask with the name of a photograph of {pictures.shown} (it "
+        f"holds {masks} and the other {first}); name each like its photograph, with any ending, "
+        "or say with --mask-suffix what their names end in, as _mask"
     )
-
-
-def suffix_hint(pictures, files):
-    """The --mask-suffix that would help, where all masks' names end alike."""
-    stems = [without_ending(name) for name in files]
-    end = commonprefix([stem[::-1] for stem in stems])[::-1]
-    for start in range(len(end)):
-        cut = len(end) - start
-        try:
-            is_found = pictures.find(stems[0][:-cut]) is not None
-        except Ambiguous:
-            is_found = False
-        if is_found:
-            return f", or add --mask-suffix {end[start:]}"
-    return ", or say with --mask-suffix what their names end in, as _mask"

@@ -1,10 +1,11 @@
-"""A folder in the layout of the Oxford-IIIT Pet archives: which photographs it holds, and what names and lists say of them.
+"""A folder in the layout of the Oxford-IIIT Pet archives, and what its names and lists say.
 
-    images/NAME.jpg                 photographs, of any format that Pillow reads
-    annotations/trimaps/NAME.png    the mask of each
-    annotations/xmls/NAME.xml       its head box; may be missing
-    annotations/list.txt            NAME CLASS-ID SPECIES BREED-ID (species 1 cat, 2 dog); may be missing
-    annotations/trainval.txt, test.txt    the names of the official halves, first in each line; may be missing
+    images/NAME.jpg               photographs, of any format that Pillow reads
+    annotations/trimaps/NAME.png  the mask of each
+    annotations/xmls/NAME.xml     its head box; may be missing
+    annotations/list.txt          NAME CLASS-ID SPECIES BREED-ID (1 cat, 2 dog); may be missing
+    annotations/trainval.txt      the names of the official halves, first in each line, and
+    annotations/test.txt          may be missing
 
 Endings count in any case. What is in images/ and is not used is named, with the reason.
 """
@@ -46,7 +47,8 @@ class Trimap:
 class Pet(Record):
     """A photograph of the folder; its stratum is the breed, its label the species.
 
-    species_by: the rule that tells it; is_listed: by list.txt, also where there is none; half: of HALVES, or "" unasked.
+    species_by: the rule that tells it; is_listed: by list.txt, also where there is none; half: of
+    HALVES, or "" unasked.
     """
 
     species_by: str
@@ -56,15 +58,18 @@ class Pet(Record):
     box_word = "head box"
 
     def note_of_empty(self, is_boxed):
-        # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one that is neither, such as
-        # the archives' Abyssinian_34, the trimap is all that is known, and it is taken at its word.
+        # A listed or boxed photograph shows a pet, so an empty trimap is a mistake in it. Of one
+        # that is neither, such as
+        # the archives' Abyssinian_34, the trimap is all that is known, and it is taken at its
+        # word.
         if self.is_listed or is_boxed:
             raise Unusable("its trimap has no pet pixel")
         return EMPTY
 
 
 def read_box(paths):
-    """The head box of a PASCAL VOC file, the first where there are several; None where there is none, text why it is bad."""
+    """The head box of a PASCAL VOC file, the first where there are several; None where there is
+    none, text why it is bad."""
     if not paths:
         return None
     try:
@@ -75,7 +80,8 @@ def read_box(paths):
 
 
 def find_root(root):
-    """The folder with images/ and annotations/: the given one, or the one that torchvision makes in it."""
+    """The folder with images/ and annotations/: the given one, or the one that torchvision makes
+    in it."""
     for folder in (root, root / "oxford-iiit-pet"):
         if (folder / "images").is_dir() and (folder / "annotations" / "trimaps").is_dir():
             return folder
@@ -88,8 +94,8 @@ def find_root(root):
 def list_records(root, halves=()):
     """What a folder holds, a Source.
 
-    halves: read only the photographs of trainval.txt, of test.txt, or of both. Raises InputError where a list is missing,
-    malformed or at odds with the other.
+    halves: read only the photographs of trainval.txt, of test.txt, or of both. Raises InputError
+    where a list is missing, malformed or at odds with the other.
     """
     annotations = root / "annotations"
     images, others = files_by_name(root / "images", is_photograph_name)
@@ -138,7 +144,8 @@ def list_records(root, halves=()):
 
 
 def fault_of(name, paths, trimaps, species):
-    """Why a photograph is left out, or None. species: as its name and as list.txt say it, None where they do not."""
+    """Why a photograph is left out, or None. species: as its name and as list.txt say it, None
+    where they do not."""
     if len(paths) > 1:
         return f"{len(paths)} photographs have this name ({shown(paths)}); keep one of them"
     if not trimaps:
@@ -149,8 +156,8 @@ def fault_of(name, paths, trimaps, species):
         return "its name holds bytes that are no text; rename it"
     if species == (None, None):
         return (
-            "its name does not begin with a letter that is capital (cat) or small (dog); begin it with cat_ or "
-            "dog_, or name it in list.txt"
+            "its name does not begin with a letter that is capital (cat) or small (dog); begin it "
+            "with cat_ or dog_, or name it in list.txt"
         )
     if None not in species and species[0] != species[1]:
         return f"its name says {SPECIES[species[0]]} and list.txt says {SPECIES[species[1]]}"
@@ -164,12 +171,13 @@ def remarks_on(root, others, lists):
     remarks = []
     if others:
         remarks.append(
-            f"no photographs, by their names: {len(others)} in {root / 'images'} ({cli.listed(others)})"
+            f"no photographs, by their names: {len(others)} in {root / 'images'} "
+            f"({cli.listed(others)})"
         )
     if halves:
         remarks.append(
-            f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; "
-            f"others, not looked at: {len(images.keys() - half_of.keys())}"
+            f"photographs named in {named_in}: {len(half_of.keys() & images.keys())}; others, not "
+            f"looked at: {len(images.keys() - half_of.keys())}"
         )
     absent = sorted((half_of if halves else listed).keys() - images.keys())
     if absent:
@@ -179,9 +187,11 @@ def remarks_on(root, others, lists):
 
 
 def files_by_name(folder, belongs):
-    """The files of a folder by their names without the endings, and the names of those that do not belong there.
+    """The files of a folder by their names without the endings, and the names of those that do not
+    belong there.
 
-    Hidden files, such as the AppleDouble files that macOS puts beside the real ones, are none of either.
+    Hidden files, such as the AppleDouble files that macOS puts beside the real ones, are none of
+    either.
     """
     found, others = {}, []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -206,8 +216,9 @@ def breed_of(name):
 def species_of(name):
     """What a name says: (0 cat or 1 dog, the rule by which it says so), or (None, None).
 
-    cat or dog (cats, dogs) as its first word is believed; else a capital first letter is a cat and a small one a dog, as the
-    archives have it. A digit or a letter of a script without capitals says nothing.
+    cat or dog (cats, dogs) as its first word is believed; else a capital first letter is a cat and
+    a small one a dog, as the archives have it. A digit or a letter of a script without capitals
+    says nothing.
     """
     word = SPECIES_WORD.match(name)
     if word:
@@ -218,7 +229,8 @@ def species_of(name):
 
 
 def read_list(path):
-    """list.txt as {name: (class id, species)}, species 0 cat and 1 dog; empty where there is no such file."""
+    """list.txt as {name: (class id, species)}, species 0 cat and 1 dog; empty where there is no
+    such file."""
     listed = {}
     for number, line in read_lines(path, "replace") if path.is_file() else ():
         try:
@@ -226,45 +238,48 @@ def read_list(path):
             listed[key_of(name)] = int(class_id), {"1": 0, "2": 1}[species]
         except (ValueError, KeyError):
             raise InputError(
-                f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID with spaces "
-                "between, species 1 (cat) or 2 (dog)"
+                f"{path}, line {number}: {line[:60]!r} should be NAME CLASS-ID SPECIES BREED-ID "
+                "with spaces between, species 1 (cat) or 2 (dog)"
             ) from None
     return listed
 
 
 def read_halves(root, halves, images):
-    """{name: half} of the lists of some halves, each of which has to name a photograph that is there."""
+    """{name: half} of the lists of some halves, each of which has to name a photograph that is
+    there."""
     half_of = {}
     for half in halves:
         path = root / "annotations" / f"{half}.txt"
         if not path.is_file():
             raise InputError(
-                f"{path} is missing, the list of the official {half} half; take it from the dataset's "
-                "annotations.tar.gz or prepare without --official-split and --only"
+                f"{path} is missing, the list of the official {half} half; take it from the "
+                "dataset's annotations.tar.gz or prepare without --official-split and --only"
             )
         names = {key_of(line.split()[0]) for _, line in read_lines(path, "replace")}
         if not names & images.keys():
             raise InputError(
-                f"{path} names no photograph of {root / 'images'}; each of its lines should begin with the "
-                "name of one, without its ending"
+                f"{path} names no photograph of {root / 'images'}; each of its lines should begin "
+                "with the name of one, without its ending"
             )
         both = sorted(names & half_of.keys())
         if both:
             raise InputError(
-                f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be trained "
-                "on and measured; take each from one of them"
+                f"{path} and trainval.txt beside it both name {cli.listed(both)}, which would be "
+                "trained on and measured; take each from one of them"
             )
         half_of |= dict.fromkeys(names, half)
     return half_of
 
 
 def one_species(samples, root):
-    """A warning where all samples are taken for one species, with the rules that say so; None where both occur."""
+    """A warning where all samples are taken for one species, with the rules that say so; None
+    where both occur."""
     if len({one.label for one in samples}) > 1:
         return None
     rules = sorted({one.species_by for one in samples})
     return (
-        f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by {' and '.join(rules)}; "
-        f"where that is wrong, begin their names with cat_ or dog_ or name them in {root / 'annotations' / 'list.txt'} "
-        "and prepare them again, and where it is right, train without classification"
+        f"all photographs ({len(samples)}) are taken for {SPECIES[samples[0].label]}s, by "
+        f"{' and '.join(rules)}; where that is wrong, begin their names with cat_ or dog_ or "
+        f"name them in {root / 'annotations' / 'list.txt'} and prepare them again, and where it "
+        "is right, train without classification"
     )

@@ -1,8 +1,9 @@
 """The shape of cats and dogs: heads and poses as lists of parts, each with an outline.
 
-A pose is a list of parts (tail, body, legs, head, eyes...), back to front. An outline is an array of complex numbers
-x + yj, y pointing down: a * outline + b turns, scales and moves it. Lengths are in head radii until a part is placed in
-the frame. Only shape tells a cat from a dog: ears, muzzle, pupils, tail.
+A pose is a list of parts (tail, body, legs, head, eyes...), back to front. An outline is an array
+of complex numbers x + yj, y pointing down: a * outline + b turns, scales and moves it. Lengths are
+in head radii until a part is placed in the frame. Only shape tells a cat from a dog: ears, muzzle,
+pupils, tail.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 PINK, INK, WHITE = (226, 150, 150), (30, 24, 26), (255, 255, 255)
 
 
-# -------------------------------------------------------------------------------------------------- outlines
+# --------------------------------------------------------------------------------------- - outlines
 
 
 def oval(centre, rx, ry):
@@ -22,7 +23,8 @@ def oval(centre, rx, ry):
 
 
 def both_sides(right):
-    """The points of the right half of a shape, top to bottom, then their mirror images, bottom to top."""
+    """The points of the right half of a shape, top to bottom, then their mirror images, bottom to
+    top."""
     return [*right, *(-z.conjugate() for z in right[::-1])]
 
 
@@ -38,7 +40,8 @@ def blob(*points):
 
 
 def limb(spine, radii):
-    """Tube with round ends along the Bezier curve of control points `spine`, `radii` being its half width."""
+    """Tube with round ends along the Bezier curve of control points `spine`, `radii` being its
+    half width."""
     t = np.linspace(0, 1, 24)
     z = np.array(spine, complex)[:, None] * np.ones(len(t))
     while len(z) > 1:
@@ -77,8 +80,10 @@ class Part:
     b: complex = 0.0
 
 
-# ----------------------------------------------------------------------------------------------------- heads
-# The centre of the skull is 0, its radius about 1; `turn` goes from 0 (facing us) to 1 (facing right).
+# -------------------------------------------------------------------------------------------------
+# ---- heads
+# The centre of the skull is 0, its radius about 1; `turn` goes from 0 (facing us) to 1 (facing
+# right).
 
 
 def detail(outline, colour, in_mask=True):
@@ -150,7 +155,8 @@ DOG_EARS = [  # floppy, long, and folded: the last stands up and its tip falls t
 
 
 def dog_head(rng, turn):
-    """Parts of a dog's head: hanging or folded ears, long muzzle, big nose, round pupils, maybe a tongue."""
+    """Parts of a dog's head: hanging or folded ears, long muzzle, big nose, round pupils, maybe a
+    tongue."""
     style, drop, ears = rng.integers(3), rng.uniform(0.9, 1.15), []
     for side in (-1, 1):
         ear = np.array(DOG_EARS[style])
@@ -192,8 +198,10 @@ def dog_head(rng, turn):
     return [*parts, *smile(mouth, 0.42 - 0.2 * turn), detail(snout, INK), shine]
 
 
-# ----------------------------------------------------------------------------------------------------- poses
-# The pet stands on y = 0 and looks right or at us. A pose returns parts, and the place and turn of the head.
+# -------------------------------------------------------------------------------------------------
+# ---- poses
+# The pet stands on y = 0 and looks right or at us. A pose returns parts, and the place and turn of
+# the head.
 
 
 def leg(spine, thick, ground=0.0, shade=1.0):
@@ -285,7 +293,8 @@ def portrait(rng, cat):
 
 
 def posed(rng, species):
-    """A pet's parts, the box to frame (left, top, right, bottom), whether the frame cuts the pet below it."""
+    """A pet's parts, the box to frame (left, top, right, bottom), whether the frame cuts the pet
+    below it."""
     pose = rng.choice([sitting, standing, lying, portrait], p=[0.34, 0.24, 0.2, 0.22])
     body, neck, turn = pose(rng, species == "cat")
     head = (cat_head if species == "cat" else dog_head)(rng, turn)

@@ -1,12 +1,13 @@
 """A folder in the layout of PASCAL VOC, as labelling tools write it too.
 
-    JPEGImages/NAME.jpg           photographs, of any of Pillow's formats (or beside their NAME.xml)
-    SegmentationClass/NAME.png    masks of class numbers, 0 background and 255 unlabelled; of some photographs, or missing
-    Annotations/NAME.xml          boxes of the objects; of some photographs, or missing
-    labelmap.txt, class_names.txt names of the class numbers; may be missing
+    JPEGImages/NAME.jpg          photographs, or beside their NAME.xml
+    SegmentationClass/NAME.png   masks of class numbers, 0 background and 255 unlabelled
+    Annotations/NAME.xml         boxes of the objects
+    labelmap.txt                 names of the class numbers, or class_names.txt
 
-Every class is foreground, or those of --foreground: numbers, or names, in any case. Numbers and names belong together by
-labelmap.txt or class_names.txt, else as in VOC's own list, unless an object has a name that this does not have. A
+All but the photographs may be missing, of some or of all. Every class is foreground, or those of
+--foreground: numbers, or names, in any case. Numbers and names belong together by labelmap.txt or
+class_names.txt, else as in VOC's own list, unless an object has a name that this does not have. A
 photograph with one object of these gets its box.
 """
 
@@ -58,13 +59,13 @@ def list_records(args):
     has_masks = (root / "SegmentationClass").is_dir()
     if place == root and not trees:
         raise InputError(
-            f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of PASCAL VOC, such as "
-            "VOCdevkit/VOC2012"
+            f"{show_name(root)} has no folder JPEGImages; --voc takes a folder in the layout of "
+            "PASCAL VOC, such as VOCdevkit/VOC2012"
         )
     if not has_masks and not trees:
         raise InputError(
-            f"{show_name(root)} has neither SegmentationClass nor Annotations for its photographs; for those alone use "
-            "--images"
+            f"{show_name(root)} has neither SegmentationClass nor Annotations for its "
+            "photographs; for those alone use --images"
         )
     numbers, names = choose_classes(root, args.foreground, names_in(trees), has_masks)
     known = {}
@@ -120,7 +121,8 @@ def names_in(trees):
 
 
 def read_box(tree, names, source, name):
-    """The Box of a photograph's only object of these names (None: of all), the reason why there is none, or None."""
+    """The Box of a photograph's only object of these names (None: of all), the reason why there is
+    none, or None."""
     if isinstance(tree, str):
         source.total += 1
         return tree
@@ -140,7 +142,8 @@ def read_box(tree, names, source, name):
 
 
 def choose_classes(root, words, used, has_masks):
-    """(the numbers of the masks that count, or ALL; the names of the objects that count, or None for all)."""
+    """(the numbers of the masks that count, or ALL; the names of the objects that count, or None
+    for all)."""
     words = [word.casefold() for word in words]
     if not words or words == [ALL]:
         return ALL, None
@@ -156,8 +159,8 @@ def choose_classes(root, words, used, has_masks):
         else:
             known = ", ".join(sorted(used | numbers_by_name.keys()))
             raise InputError(
-                f"--foreground {quoted(word)} is no class of {show_name(root)}; write numbers from 1 to 254, or names: "
-                f"{known}"
+                f"--foreground {quoted(word)} is no class of {show_name(root)}; write numbers "
+                f"from 1 to 254, or names: {known}"
             )
     if numbers_by_name:
         numbers |= {numbers_by_name[name] for name in names if name in numbers_by_name}
@@ -167,7 +170,8 @@ def choose_classes(root, words, used, has_masks):
         return tuple(sorted(numbers)) or ALL, None
     if (has_masks and not numbers) or not names:
         raise InputError(
-            f"--foreground: nothing tells which number in the masks is which of {', '.join(sorted(used))}; name both, such as "
-            f"--foreground 1 {sorted(used)[0]}, or put a labelmap.txt into {show_name(root)}"
+            "--foreground: nothing tells which number in the masks is which of "
+            f"{', '.join(sorted(used))}; name both, such as --foreground 1 {sorted(used)[0]}, or "
+            f"put a labelmap.txt into {show_name(root)}"
         )
     return tuple(sorted(numbers)), names

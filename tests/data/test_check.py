@@ -1,6 +1,5 @@
-"""What --check calls odd: one oddity at a time put into sound data, named with its number and the first rows."""
-
-import hashlib
+"""What --check calls odd: one oddity at a time put into sound data, named with its number and the
+first rows."""
 
 import h5py
 import numpy as np
@@ -106,47 +105,6 @@ def test_a_split_of_one_class_and_splits_of_different_classes_are_odd(data, caps
     assert not any("train" in line for line in lines)
 
 
-def test_a_split_without_boxes_is_odd(data, capsys):
-    change(data, "train", "bboxes", set_rows(slice(None), np.nan))
-    assert odd(data, capsys) == ["train holds no head box: nothing teaches that task"]
-
-
-@pytest.mark.parametrize(
-    "split, label, words",
-    [
-        ("train", 1, "train holds dogs only: nothing teaches to tell them apart"),
-        ("val", 0, "val holds cats only: its accuracy says nothing"),
-    ],
-)
-def test_what_a_split_of_one_class_is_no_use_for(split, label, words, data, capsys):
-    change(data, split, "binary", set_rows(slice(None), label))
-    assert words in odd(data, capsys)
-
-
-@pytest.mark.parametrize("split, does", [("train", "teaches"), ("test", "measures")])
-@pytest.mark.parametrize("pets", [0, 1])
-def test_a_split_whose_masks_are_all_empty_is_odd(pets, split, does, data, capsys):
-    change(data, split, "masks", lambda masks: set_rows(slice(pets), 1)(np.zeros_like(masks)))
-    lines = odd(data, capsys)
-    assert (f"{split} holds no mask with a pet in it: nothing {does} segmentation" in lines) == (
-        pets == 0
-    )
-    assert lines[0 if pets == 0 else 1].startswith(
-        f"{40 - pets} masks without any pet: {split} row {pets} ({split}_{pets})"
-    )
-
-
-def test_boxes_are_held_against_masks_where_there_are_both(data, capsys):
-    change(data, "val", "bboxes", set_rows(3, (0, 0, SIZE, SIZE)))
-    assert len(odd(data, capsys)) == 2  # with little of a pet in it, and the whole image
-    (data / "val" / "masks.h5").unlink()
-    (data / "test" / "bboxes.h5").unlink()
-    assert odd_of(data, capsys) == [
-        "val has no masks.h5: nothing measures segmentation",
-        "test has no bboxes.h5: nothing measures the head box",
-    ]
-
-
 def shown(folder, capsys):
     """The lines of --check on the splits, of data that are re-chunked already."""
     check.check(folder)
@@ -154,7 +112,8 @@ def shown(folder, capsys):
 
 
 def test_what_is_unlabelled_is_counted_and_is_no_pet(data, capsys):
-    """Of the 40 masks of val, two are unlabelled, one of them behind a box, and three in part; none is pet all over."""
+    """Of the 40 masks of val, two are unlabelled, one of them behind a box, and three in part;
+    none is pet all over."""
 
     def unlabel(masks):
         masks[[3, 5]] = 255
@@ -177,7 +136,8 @@ def test_what_is_unlabelled_is_counted_and_is_no_pet(data, capsys):
     assert odd(data, capsys) == ["1 masks without any pet: val row 9 (val_9)"]
     assert shown(data, capsys) == [
         "  train: 20 cats, 20 dogs, 39 with a head box",
-        "  val: 18 cats, 19 dogs, 3 of unknown class, 2 with a head box, 38 with a mask (3 of them in part unlabelled)",
+        "  val: 18 cats, 19 dogs, 3 of unknown class, 2 with a head box, 38 with a mask (3 of "
+        "them in part unlabelled)",
         "  test: 20 cats, 20 dogs, 39 with a head box",
     ]
 
@@ -195,31 +155,6 @@ def test_a_box_is_held_against_what_is_known_of_its_mask(data, capsys):
     assert odd(data, capsys) == [
         "1 head boxes with less than 20% of pet in them: val row 5 (val_5)"
     ]
-
-
-@pytest.mark.parametrize("split, does", [("train", "teaches"), ("test", "measures")])
-def test_a_split_in_which_all_is_unlabelled_is_odd(split, does, data, capsys):
-    change(data, split, "masks", set_rows(slice(None), 255))
-    change(data, split, "binary", set_rows(slice(None), 255))
-    change(data, split, "bboxes", set_rows(slice(None), np.nan))
-    assert odd(data, capsys) == [
-        f"{split} holds no known class: nothing {does} classification",
-        f"{split} holds no head box: nothing {does} that task",
-        f"{split} holds no mask with a pet in it: nothing {does} segmentation",
-    ]
-    line = f"  {split}: 0 cats, 0 dogs, 40 of unknown class, 0 with a head box, none with a mask"
-    assert line in shown(data, capsys)
-
-
-def test_unknown_classes_are_no_dogs_in_the_balance(data, capsys):
-    change(data, "train", "binary", set_rows(slice(20), 255))
-    assert odd(data, capsys) == []
-    other = data / "test" / "binary.h5"
-    with h5py.File(other, "r+") as file:
-        file["binary"][:38] = 255
-        file["binary"][38:] = 0
-        file["binary"].attrs["sha256"] = hashlib.sha256(file["binary"][:]).hexdigest()
-    assert odd_of(data, capsys) == ["test holds cats only: its accuracy says nothing"]
 
 
 def test_trimaps_are_counted_and_missing_ones_are_odd_where_others_are(data, capsys):
@@ -257,27 +192,16 @@ def test_columns_of_ones_own_are_listed_and_where_they_are_missing(data, capsys)
         for name in ("breed", "age", "colour", r"\x1b[2Jbad")
     ]
     assert [line for line in shown(data, capsys) if "index.csv" in line] == [
-        r"  train, index.csv: age (7 values, 4 empty), colour (1 value, 1 empty), \x1b[2Jbad (1 value)",
-        r"  val, index.csv: age (1 value), colour (1 value, 20 empty), \x1b[2Jbad (0 values, 40 empty)",
+        r"  train, index.csv: age (7 values, 4 empty), colour (1 value, 1 empty), \x1b[2Jbad (1 "
+        r"value)",
+        r"  val, index.csv: age (1 value), colour (1 value, 20 empty), \x1b[2Jbad (0 values, 40 "
+        r"empty)",
     ]
     (data / "train" / "index.csv").unlink()
     assert (
         "index.csv of train has no column age, though that of val has: nothing teaches it"
         in odd_of(data, capsys)
     )
-
-
-def test_columns_without_a_name_tell_of_no_file(data, capsys):
-    (data / "val" / "masks.h5").unlink()
-    (data / "val" / "bboxes.h5").unlink()
-    lines = [
-        f"{k},val_{k}, ,x" + "," * (k == 3) for k in range(40)
-    ]  # and a comma too many, with nothing behind it
-    (data / "val" / "index.csv").write_text("\n".join(["row,name,has_box,", *lines, ""]))
-    assert odd(data, capsys) == [
-        "val has no masks.h5: nothing measures segmentation",
-        "val has no bboxes.h5: nothing measures the head box",
-    ]
 
 
 def test_classes_are_called_what_the_file_calls_them(data, capsys):
@@ -291,29 +215,6 @@ def test_classes_are_called_what_the_file_calls_them(data, capsys):
         r"test holds 'guinea\npig' only: its accuracy says nothing",
     ]
     assert r"  val: 38 'rabbit', 2 'guinea\npig', 39 with a head box" in shown(data, capsys)
-
-
-def test_255_as_pet_in_one_split_and_as_unlabelled_in_another_is_odd(data, capsys):
-    change(data, "train", "masks", lambda masks: masks * 255)
-    change(data, "val", "masks", lambda masks: set_rows(np.s_[:, 0], 255)(masks))
-    assert odd(data, capsys) == [
-        "255 was read as pet in the masks of train and as unlabelled in those of val: where it means one thing, write them "
-        "anew and re-chunk with --ignore 255, or with 1 for the pet"
-    ]
-    change(data, "val", "masks", lambda masks: np.where(masks == 255, 0, masks))
-    with h5py.File(data / "val" / "masks.h5", "r+") as file:
-        file["masks"].attrs["sha256"] = hashlib.sha256(file["masks"][:]).hexdigest()
-    assert odd_of(data, capsys) == []  # no 255 is left that could mean anything
-
-
-def test_names_are_shown_without_what_moves_the_cursor(data, capsys):
-    path = data / "val" / "index.csv"
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("val_3\n", '"猫 Bébé\n\x1b[2J"\n'),
-        encoding="utf-8",
-    )
-    change(data, "val", "images", set_rows(3, 7))
-    assert odd(data, capsys) == [r"1 images of a single colour: val row 3 (猫 Bébé\n\x1b[2J)"]
 
 
 def test_normalised_boxes_are_refused_at_rechunking_and_at_the_check(data, tmp_path):

@@ -1,12 +1,12 @@
-"""COCO files: which pixels and boxes their annotations give, hand-made, and what is refused. Drawn by pycocotools."""
+"""COCO files: which pixels and boxes their annotations give, hand-made, and what is refused. Drawn
+by pycocotools."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from own import photograph, prepare, refused, write_coco
-from oxford import left_out, names, read
+from oxford import names, read
 
 SQUARE = [[10, 8, 30, 8, 30, 28, 10, 28]]  # x 10 to 29, y 8 to 27
 RUNS = {
@@ -48,61 +48,10 @@ def prepared(place, images, annotations, categories=("pet",), foreground=(), siz
 
 
 def box_of_mask(mask):
-    """x and y of the first and the last foreground pixel, in a frame of 64 x 64 brought back to 64 x 48."""
+    """x and y of the first and the last foreground pixel, in a frame of 64 x 64 brought back to 64
+    x 48."""
     y, x = np.nonzero(mask[..., 0] == 1)
     return x.min(), round(y.min() * 48 / 64), x.max(), round(y.max() * 48 / 64)
-
-
-def test_polygons_and_run_lengths_are_drawn_where_they_say(coco, tmp_path, capsys):
-    folder(tmp_path, "a", "b", "c", "sub/d", "e")
-    packed = coco.encode(
-        np.asfortranarray(np.pad(np.ones((20, 20), np.uint8), ((8, 20), (10, 34))))
-    )
-    found = prepared(
-        tmp_path,
-        ["a.jpg", "b.JPG", "c.JPG", "sub\\d.JPG"],
-        [
-            ("a.jpg", "pet", SQUARE, {"bbox": [10, 8, 20, 20]}),
-            ("b.JPG", "pet", RUNS, {"bbox": [10, 8, 2, 20], "iscrowd": 1}),
-            ("c.JPG", "pet", {"size": [48, 64], "counts": packed["counts"].decode()}, {}),
-            ("c.JPG", "pet", [[50, 40, 60, 40, 60, 46, 50, 46]], {"bbox": [50, 40, 10, 6]}),
-        ],
-    )
-    assert box_of_mask(found["a"]["masks"]) == (10, 8, 29, 27)
-    assert (found["a"]["masks"] == 1).sum() == pytest.approx(20 * 20 * 64 / 48, rel=0.1)
-    assert box_of_mask(found["b"]["masks"]) == (10, 8, 11, 27) and box_of_mask(
-        found["c"]["masks"]
-    ) == (10, 8, 59, 45)
-    assert not found["sub/d"]["masks"].any() and (found["e"]["masks"] == 255).all()
-    assert found["a"]["bboxes"].tolist() == pytest.approx([10, 8 * 64 / 48, 30, 28 * 64 / 48])
-    without = ("b", "c", "sub/d", "e")  # a crowd, two objects, none, unknown
-    assert all(np.isnan(found[name]["bboxes"]).all() for name in without)
-    text = capsys.readouterr().out
-    assert (
-        f"not in {tmp_path / 'coco.json'}, so unlabelled: 1 (e)\n" in text and left_out(text) == {}
-    )
-    assert (
-        "masks of polygons: 2 (a, c)\n" in text and "masks of run lengths (RLE): 2 (b, c)\n" in text
-    )
-    assert "with crowds, which count as their category does: 1 (b)\n" in text
-    assert "with a mask in which nothing is foreground: 1 (sub/d)\n" in text
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools of NumPy 2
-def test_packed_run_lengths_are_those_of_pycocotools(coco):
-    from data.shapes import Drawing, draw, unpack
-
-    rng = np.random.default_rng(0)
-    for density in (0, 0.001, 0.02, 0.5, 1):
-        mask = np.asfortranarray((rng.random((48, 64)) < density).astype(np.uint8))
-        mask[5:40, 10:50] |= density > 0
-        packed = coco.encode(mask)
-        counts = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel("F"), 2])))
-        assert unpack(packed["counts"].decode()) == [0] * int(mask[0, 0]) + counts.tolist()
-        pixels, _ = draw(
-            {"size": [48, 64], "counts": packed["counts"].decode()}, (64, 48), Drawing()
-        )
-        assert (pixels == mask).all()
 
 
 def test_the_categories_of_foreground_count_and_boxes_are_of_them(coco, tmp_path):
@@ -125,40 +74,6 @@ def test_the_categories_of_foreground_count_and_boxes_are_of_them(coco, tmp_path
     assert "nothing is foreground in any of the 2 masks" in refused(
         *options, "--foreground", "unused"
     )
-
-
-def test_boxes_alone_say_nothing_of_masks(coco, tmp_path):
-    folder(tmp_path, "a", "b", "c")
-    found = prepared(
-        tmp_path, ["a.JPG", "b.JPG"], [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]})]
-    )
-    assert found["a"].keys() == {"images", "bboxes"} and np.isnan(found["b"]["bboxes"]).all()
-    found = prepared(
-        tmp_path,
-        ["a.JPG", "b.JPG", "c.JPG"],
-        [("a.JPG", "pet", [], {"bbox": [10, 8, 20, 20]}), ("b.JPG", "pet", SQUARE, {})],
-    )
-    assert (
-        (found["a"]["masks"] == 255).all()
-        and (found["b"]["masks"] == 1).any()
-        and not found["c"]["masks"].any()
-    )
-
-
-def test_a_box_that_cannot_be_used_is_named(coco, tmp_path, capsys):
-    folder(tmp_path, "a", "b")
-    found = prepared(
-        tmp_path,
-        ["a.JPG", "b.JPG"],
-        [
-            ("a.JPG", "pet", SQUARE, {"bbox": [10, 8, 200, 20]}),
-            ("b.JPG", "pet", SQUARE, {"bbox": [1, 2, "x"]}),
-        ],
-    )
-    for name in "ab":  # the outline's extent, in a frame of 64 x 64
-        assert found[name]["bboxes"].tolist() == pytest.approx([10, 8 * 4 / 3, 30, 28 * 4 / 3])
-    text = capsys.readouterr().out
-    assert "\n  a: bbox" in text and "\n  b: bbox" in text
 
 
 @pytest.mark.parametrize(
@@ -269,33 +184,3 @@ def test_what_is_no_coco_file_of_these_photographs_is_refused(text, words, coco,
     (tmp_path / "c.json").write_text(text)
     message = refused(tmp_path / "data", "--images", photos, "--coco", tmp_path / "c.json")
     assert words in message and str(tmp_path / "c.json") in message and len(message) < 600
-
-
-def test_other_refusals(coco, tmp_path):
-    photos = folder(tmp_path, "a", "b")
-    (tmp_path / "c.json").write_text("\ufeff" + content())
-    (tmp_path / "l.csv").write_text("file,xmin,ymin,xmax,ymax\na,1,2,3,4\n")
-    arguments = ["--images", photos, "--coco", tmp_path / "c.json"]
-    assert "has boxes, and so has" in refused(
-        tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv"
-    )
-    assert "cannot be read" in refused(
-        tmp_path / "data", "--images", photos, "--coco", tmp_path / "nowhere.json"
-    )
-    (tmp_path / "l.csv").write_text("file,breed\na,pug\n")
-    rows = read(
-        prepare(
-            tmp_path / "data", *arguments, "--labels", tmp_path / "l.csv", "--fractions", "0-0-100"
-        )
-    )[1]
-    assert {row["name"]: row["breed"] for row in rows} == {"a": "pug", "b": ""}
-
-
-def test_without_pycocotools_one_is_told_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    (tmp_path / "c.json").write_text(content())
-    message = refused(
-        tmp_path / "data", "--images", folder(tmp_path, "a"), "--coco", tmp_path / "c.json"
-    )
-    assert "pip install -r requirements-coco.txt" in message

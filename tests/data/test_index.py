@@ -1,4 +1,5 @@
-"""index.csv as people and spreadsheets write it: read where it says enough, else refused for the right reason."""
+"""index.csv as people and spreadsheets write it: read where it says enough, else refused for the
+right reason."""
 
 import hashlib
 import shutil
@@ -15,7 +16,8 @@ from data import index as data_index
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """Re-chunked data of four images, val_0 to val_3, cats but for the second, all but the last with a box."""
+    """Re-chunked data of four images, val_0 to val_3, cats but for the second, all but the last
+    with a box."""
     folder = write_data(tmp_path_factory.mktemp("index") / "pets", {"val": 4}, size=32)
     with h5py.File(folder / "val" / "binary.h5", "r+") as file:
         file["binary"][:] = [[0], [1], [0], [0]]
@@ -112,27 +114,6 @@ def test_an_index_is_refused_for_the_right_reason_with_the_way_out(write, words,
     assert str(path) in message and words in message and "\n" not in message, message
 
 
-@pytest.mark.parametrize(
-    "write, words",
-    [
-        (
-            lambda text: text.replace("breed", "name"),
-            "its first line names the column 'name' twice; rename one of them",
-        ),
-        (
-            lambda text: text.replace("pug,dog,1", "pug, small,dog,1"),
-            "row 1 has more cells than there are columns; put cells",
-        ),
-    ],
-)
-def test_cells_that_would_stand_in_another_column_are_refused(write, words, data):
-    path = data / "val" / "index.csv"
-    path.write_text(write(path.read_text()))
-    with pytest.raises(InputError) as error:
-        data_index.read_index(data, "val", 4)
-    assert str(path) in str(error.value) and words in str(error.value), str(error.value)
-
-
 def test_columns_of_ones_own_are_read_and_counted(data):
     cells = [('"3, or 4"', " x "), ("5", ""), ("", "x"), ('"3, or 4"', "  ")]
     lines = [f"{k},val_{k},{age},{colour},," for k, (age, colour) in enumerate(cells)]
@@ -146,18 +127,6 @@ def test_columns_of_ones_own_are_read_and_counted(data):
     assert data_index.contents(rows, "age of it") == (2, 1) and data_index.contents(
         rows, "colour"
     ) == (1, 2)
-
-
-def test_without_an_index_there_are_no_columns(data):
-    (data / "val" / "index.csv").unlink()
-    assert data_index.column_names(data_index.read_index_rows(data, "val", 4)) == []
-
-
-def test_rows_that_end_early_have_empty_cells(data):
-    path = data / "val" / "index.csv"
-    path.write_text(path.read_text().replace(",pug,dog,1", ""))
-    check(data)
-    assert data_index.contents(data_index.read_index_rows(data, "val", 4), "breed") == (1, 1)
 
 
 def rename(data, names=None, labels=None):
@@ -178,33 +147,3 @@ def test_a_class_of_255_contradicts_no_species(data):
         InputError, match="row 2: species is 'cat' and binary.h5 beside it says dog"
     ):
         check(data)
-
-
-def test_species_are_held_against_the_names_that_the_classes_have(data):
-    path = data / "val" / "index.csv"
-    path.write_text(path.read_text().replace("cat", "rabbit").replace("dog", "hamster"))
-    with pytest.raises(InputError) as error:
-        check(data)
-    assert str(error.value) == (
-        f"{path}, row 0: species is 'rabbit' and binary.h5 beside it says cat; correct one of them, or leave the column "
-        "species out, or name the two classes in the attribute 'classes' of binary.h5"
-    )
-    rename(data, ["rabbit", "hamster"])
-    check(data)
-    rename(data, ["hamster", "rabbit"])
-    with pytest.raises(
-        InputError,
-        match="row 0: species is 'rabbit' and binary.h5 beside it says hamster; correct one of "
-        "them, or leave the column species out$",
-    ):
-        check(data)
-    rename(data, ["small", "large"])  # of which a column species says nothing
-    check(data)
-
-
-def test_long_cells_are_shortened_in_messages(data):
-    path = data / "val" / "index.csv"
-    path.write_text(path.read_text().replace("\n1,", "\n" + "1" * 1000 + ","))
-    with pytest.raises(InputError) as error:
-        data_index.read_index(data, "val", 4)
-    assert "where 1 should stand it says '1111" in str(error.value) and len(str(error.value)) < 400

@@ -1,6 +1,8 @@
-"""Labels as people bring them, from public threads: stored right, by values that are computed here, or refused with a way out.
+"""Labels as people bring them, from public threads: stored right, by values that are computed
+here, or refused with a way out.
 
-Photographs and masks are 64 x 64, and so is what is stored: a stored mask equals its source pixel by pixel.
+Photographs and masks are 64 x 64, and so is what is stored: a stored mask equals its source pixel
+by pixel.
 """
 
 import csv
@@ -138,7 +140,7 @@ def fates(text):
     return counts
 
 
-# ------------------------------------------------------------------------------------------- outlines
+# ----------------------------------------------------------------------------------------- outlines
 
 
 def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_path, capsys):
@@ -151,6 +153,9 @@ def test_polygons_of_another_frame_are_refused_and_a_pixel_or_two_are_cut(tmp_pa
     assert same(found, {name(0): drawn([40, 5, 64, 5, 64, 20, 40, 20])})
     assert found["p00"]["bboxes"].tolist() == [40, 5, 64, 20]
     assert "cut at the frame" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "D")
+    wide["annotations"][1]["bbox"] = [40, 5, 25.5, 15]
+    assert prepare_coco(tmp_path, wide)["p01"]["bboxes"].tolist() == [40, 5, 64, 20]
 
 
 def test_crowds_of_a_brush_have_their_box(tmp_path):
@@ -262,7 +267,7 @@ def test_an_object_with_a_box_alone_leaves_its_photograph_unlabelled_and_named(t
     assert "an object has a box and no outline: 1\n  p00" in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------- categories, splits, exports
+# ---------------------------------------------------------------------- categories, splits, exports
 
 
 @pytest.mark.parametrize("words", [["CAT", "dog"], ["all"]])
@@ -286,7 +291,8 @@ def test_two_categories_are_the_class_and_more_a_column(words, tmp_path, capsys)
 
 
 def export(place, layout_of, splits):
-    """Photographs and COCO files of several splits. layout_of: split -> (its file, its photographs' folder)."""
+    """Photographs and COCO files of several splits. layout_of: split -> (its file, its
+    photographs' folder)."""
     first = 0
     for split, n in splits.items():
         content = coco(n)
@@ -360,7 +366,7 @@ def test_a_zip_of_one_file_and_what_is_no_export(tmp_path):
     assert "Label Studio" in message
 
 
-# ----------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize(
@@ -446,7 +452,7 @@ def test_masks_beside_their_photographs(tmp_path):
     assert same(found, {name(k): mask(k) for k in range(3)}) and len(found) == 3
 
 
-# ----------------------------------------------------------------------------------------------- masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 def of_masks(place):
@@ -520,7 +526,7 @@ def test_masks_in_the_colours_of_a_labelmap(tmp_path):
     assert same(found, {"p00": mask(0) & False, "p01": mask(1), "p02": mask(2)})
 
 
-# ------------------------------------------------------------------------------------------ orientation
+# -------------------------------------------------------------------------------------- orientation
 
 
 def turned(place, n, orientation=6, size=(96, 64), first=0):
@@ -540,7 +546,7 @@ def half(height, width):
 
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])
 def test_orientation_is_weighed_over_all_photographs(drawn_on, tmp_path, capsys):
-    """Three that fit one way, and two that EXIF turns by 180 degrees, which fit both: they follow."""
+    """Three that fit one way, and two turned by 180 degrees, which fit both: they follow."""
     turned(tmp_path, 3)
     turned(tmp_path, 2, orientation=3, first=3)
     for k in range(5):
@@ -579,7 +585,7 @@ def test_boxes_of_a_table_follow_those_that_fit_the_stored_frame_alone(tmp_path)
     assert found["p01"]["bboxes"].tolist() == [8, 8, 32, 40]  # and the photograph stays as it lies
 
 
-# ------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def with_table(place, text, *options, n=8, fractions="0-0-100"):
@@ -668,7 +674,7 @@ def test_folders_called_as_splits_are_splits(names, tmp_path):
     }
 
 
-# ------------------------------------------------------------------------------------------------ groups
+# ------------------------------------------------------------------------------------------- groups
 
 
 def homes(found, key):
@@ -722,7 +728,7 @@ def test_a_group_in_several_given_splits_is_warned_of(tmp_path, capsys):
     assert "groups in several of the given splits: 4" in capsys.readouterr().err
 
 
-# --------------------------------------------------------------------------------------------------- VOC
+# ------------------------------------------------------------------------------------------- -- VOC
 
 
 def voc(place, n, number, called, root="voc"):
@@ -772,11 +778,12 @@ def test_voc_of_several_own_classes_takes_numbers_and_names(tmp_path, capsys):
     assert [int(row["has_box"]) for _, row in sorted(found.items())] == [1, 0, 0]
 
 
-# -------------------------------------------------------------------------------------------------- HDF5
+# ------------------------------------------------------------------------------------------- - HDF5
 
 
 def h5(place, write, kind="masks", n=8):
-    """A data folder by hand: images of noise, and what write(path) makes of another file; returns it."""
+    """A data folder by hand: images of noise, and what write(path) makes of another file; returns
+    it."""
     for number, split in enumerate(layout.SPLITS):
         folder = make(place / "D" / split)
         images = [np.asarray(noise(f"{split} {k}", SIDE, SIDE)) for k in range(n)]
@@ -849,7 +856,10 @@ def test_what_was_never_written_is_unknown_and_counted(write, tmp_path, capsys):
         right[5] = 255
     right[6:] = 255
     assert (found == right).all()
+    capsys.readouterr()
     rechunk(data, "--check")
+    n = 6 if write is unwritten else 5
+    assert f"none with a head box, {n} with a mask" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind, value", [("bboxes", np.nan), ("binary", 255)])
@@ -958,3 +968,35 @@ def test_masks_without_background_are_odd(tmp_path, capsys):
     rechunk(data)
     rechunk(data, "--check")
     assert "train holds no mask with background in it" in capsys.readouterr().out
+
+
+def test_a_zip_is_called_by_its_name_and_takes_photographs_from_elsewhere(tmp_path):
+    photos(tmp_path, 10)
+    with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
+        archive.writestr("annotations/instances_default.json", json.dumps(coco(10)))
+    message = refused(tmp_path, "--coco", tmp_path / "job.zip")
+    assert f"{tmp_path / 'job.zip'} holds no photograph" in message
+    found = prepare(tmp_path, "--images", tmp_path / "photos", "--coco", tmp_path / "job.zip")
+    assert same(found, {name(k): drawn(polygon(k)) for k in range(10)})
+    content = coco(10)
+    content["annotations"][3]["category_id"] = 7
+    with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
+        archive.writestr("annotations/instances_default.json", json.dumps(content))
+        archive.write(tmp_path / "photos" / "p00.jpg", "images/p00.jpg")
+    shutil.rmtree(tmp_path / "D")
+    message = refused(tmp_path, "--coco", tmp_path / "job.zip")
+    assert "job.zip: annotations/instances_default.json: " in message and "partial" not in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        coco(2, size=(64, 48)),
+        coco(2, lambda k: [[value / SIDE for value in polygon(k)]]),
+        coco(2, lambda k: [1, 2, 3, 4, 5, 6]),
+    ],
+    ids=["another aspect", "from 0 to 1", "flat"],
+)
+def test_outlines_that_are_not_of_these_photographs_are_refused(content, tmp_path):
+    photos(tmp_path, 2)
+    assert "p00" in refused_coco(tmp_path, content)

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from own import ellipse, palette, save_mask
-from oxford import a_trimap, noise
+from oxford import noise
 from PIL import Image
 
-from cli import InputError
 from data import masks
-from data.labels import BACKGROUND, BORDER, MASKS, PET, UNLABELLED, UnusableMask
+from data.labels import BACKGROUND, PET, UNLABELLED, UnusableMask
 from data.masks import Rule
 
 SHAPE = ellipse()
@@ -66,15 +65,6 @@ def test_what_is_foreground_is_read_off_the_file(name, tmp_path):
     assert values.dtype == np.uint8 and (values == VALUES).all() and notes == [(note, "")]
 
 
-@pytest.mark.parametrize(
-    "ending, options",
-    [(".tif", {}), (".TIFF", {"compression": "group4"}), (".gif", {}), (".bmp", {})],
-)
-def test_other_formats_hold_the_same(ending, options, tmp_path):
-    values, _ = MaskFile(save_mask(tmp_path, "m", SHAPE, ending, **options)).read()
-    assert (values == VALUES).all()
-
-
 def test_a_palette_that_is_transparent_in_places_is_a_cut_out(tmp_path):
     image = noise("p", 64, 48).quantize(8)
     pixels = np.asarray(image).copy()
@@ -118,20 +108,6 @@ def test_the_numbers_of_foreground_count_and_the_others_do_not(tmp_path):
     assert ((values == PET) == SPOT).all() and masks.VOID not in dict(notes)
 
 
-def test_trimaps_when_asked(tmp_path):
-    path = save_mask(tmp_path, "m", a_trimap(64, 48))
-    values, notes = MaskFile(path, is_trimap=True).read()
-    assert (values == a_trimap(64, 48)).all() and BORDER in values and notes == [(masks.TRIMAP, "")]
-    assert MaskFile(save_mask(tmp_path, "n", numbers(255)), is_trimap=True).read()[1] == [
-        (MASKS[255], "")
-    ]
-    with pytest.raises(
-        UnusableMask,
-        match="values 1, 2, 3; .*--foreground .*trimaps .* add --trimaps",
-    ):
-        MaskFile(path).read()
-
-
 @pytest.mark.parametrize(
     "image, words",
     [
@@ -163,38 +139,5 @@ def test_what_fits_no_rule_is_refused_with_its_values(image, words, tmp_path):
     assert words in str(error.value)
 
 
-def test_a_large_cut_out_of_flat_colours(tmp_path):
-    big = Image.new("RGBA", (3000, 2000), (200, 100, 50, 255))
-    big.paste((0, 0, 0, 0), (0, 0, 1500, 2000))
-    values, _ = MaskFile(save_mask(tmp_path, "m", big)).read()
-    assert (values[:, :1500] == BACKGROUND).all() and (values[:, 1500:] == PET).all()
-
-
-# ------------------------------------------------------------------------------------------ all masks together
-
-
-def names(*names_):
-    return [(name, "") for name in names_]
-
-
-def test_255_cannot_be_foreground_in_some_and_unlabelled_in_others():
-    with pytest.raises(
-        InputError,
-        match=r"1 masks \(a\).* alone with 0 in 2 masks \(b\).*--foreground 1",
-    ):
-        masks.check({masks.THREE: names("a"), masks.TWO[255]: names("b", "c")}, 3)
-    masks.check({masks.THREE: names("a"), masks.TWO[1]: names("b")}, 2)
-
-
-def test_masks_in_which_nothing_is_foreground_and_numbers_that_none_holds(capsys):
-    with pytest.raises(
-        InputError,
-        match=r"nothing is foreground in any of the 2 masks \(masks in .* unlabelled: 2\)",
-    ):
-        masks.check({masks.VOID: names("a", "b"), masks.NOTHING: names("a", "b")}, 2, ["1"])
-    masks.check({masks.chosen(1): names("a"), masks.NOTHING: names("b")}, 2, ["1", "7"])
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "none of the 2 masks holds 7, which --foreground names" in err
-    masks.check({"masks of polygons": names("a")}, 1, ["1"])  # the name of a category
-    masks.check({masks.chosen(8): names("a")}, 1, ["cat"])
-    assert capsys.readouterr().err == ""
+# ------------------------------------------------------------------------------------------ all
+# masks together

@@ -1,7 +1,7 @@
-"""The drawn pets: layout, determinism, and that neither colour nor brightness gives the answer away."""
+"""The drawn pets: layout, determinism, and that neither colour nor brightness gives the answer
+away."""
 
 import sys
-from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -63,7 +63,7 @@ def four(tmp_path_factory):
     return contents(folder)
 
 
-# ---------------------------------------------------------------------------------------------------- layout
+# --------------------------------------------------------------------------------------- --- layout
 
 
 def test_list_names_every_image_once_and_nothing_else(root, pets):
@@ -72,15 +72,6 @@ def test_list_names_every_image_once_and_nothing_else(root, pets):
     assert {path.stem for path in (root / "images").iterdir()} == set(names)
     assert {path.stem for path in (root / "annotations" / "trimaps").iterdir()} == set(names)
     assert {path.stem for path in (root / "annotations" / "xmls").iterdir()} <= set(names)
-
-
-def test_list_begins_with_comments(root):
-    assert (root / "annotations" / "list.txt").read_text().startswith("#")
-
-
-def test_capital_first_letter_means_cat(pets):
-    for pet in pets:
-        assert pet.name[0].isupper() == (pet.species == 1), pet.name
 
 
 def test_ids_belong_to_breeds(pets):
@@ -93,27 +84,6 @@ def test_ids_belong_to_breeds(pets):
     assert classes == list(range(1, len(synthetic.BREEDS) + 1))
 
 
-def test_species_and_breeds_are_balanced(pets):
-    assert Counter(pet.species for pet in pets) == {1: N // 2, 2: N // 2}
-    per_breed = Counter(pet.class_id for pet in pets).values()
-    assert max(per_breed) - min(per_breed) <= 1
-
-
-def test_images_are_rgb_and_trimaps_fit_them(pets):
-    for pet in pets:
-        assert pet.image.dtype == pet.trimap.dtype == np.uint8
-        assert pet.image.shape == (*pet.trimap.shape, 3)
-        assert set(np.unique(pet.trimap)) == {synthetic.PET, synthetic.BACKGROUND, synthetic.BORDER}
-
-
-def test_sizes_and_shapes_vary(pets):
-    sizes = np.array([pet.trimap.shape for pet in pets])
-    assert sizes.max(1).min() >= 200 and sizes.max() <= 400
-    assert len(np.unique(sizes, axis=0)) > N / 2
-    aspect = sizes[:, 1] / sizes[:, 0]
-    assert aspect.min() < 0.8 and aspect.max() > 1.25
-
-
 def test_border_separates_pet_from_background(pets):
     for pet in pets:
         inside, outside = pet.trimap == synthetic.PET, pet.trimap == synthetic.BACKGROUND
@@ -122,12 +92,6 @@ def test_border_separates_pet_from_background(pets):
             not (inside[:, 1:] & outside[:, :-1]).any()
             and not (inside[:, :-1] & outside[:, 1:]).any()
         )
-
-
-def test_coverage_is_that_of_photographs(pets):
-    coverage = np.array([pet.pet.mean() for pet in pets])
-    assert 0.25 < coverage.mean() < 0.45
-    assert coverage.min() > 0.05 and coverage.max() < 0.8
 
 
 def test_head_boxes_lie_in_the_frame_and_on_the_pet(pets):
@@ -144,25 +108,12 @@ def test_head_boxes_lie_in_the_frame_and_on_the_pet(pets):
         assert pet.xml.find("object/name").text == ("cat" if pet.species == 1 else "dog")
 
 
-def test_some_images_have_no_head_box(pets):
-    assert 0 < sum(pet.xml is None for pet in pets) < 0.05 * N
-
-
-# ----------------------------------------------------------------------------------------------- determinism
+# -------------------------------------------------------------------------------------- determinism
 
 
 def test_same_seed_same_bytes_with_any_number_of_processes(four, tmp_path):
     synthetic.draw_dataset(tmp_path, 4, seed=5, processes=2)
     assert contents(tmp_path) == four
-
-
-def test_other_seed_other_images(four, tmp_path):
-    synthetic.draw_dataset(tmp_path, 4, seed=6, processes=1)
-    other = contents(tmp_path)
-    images = [path for path in four if path.endswith(".jpg")]
-    assert len(images) == 4
-    for path in images:
-        assert other[path] != four[path]
 
 
 def test_larger_dataset_begins_with_the_same_images(four, tmp_path):
@@ -191,34 +142,7 @@ def test_nothing_to_draw_is_an_error(tmp_path, n, processes):
     assert not (tmp_path / "none").exists()
 
 
-# ----------------------------------------------------------------------------------------------- not a trick
-
-
-def held_out_accuracy(features, labels):
-    """Accuracy on the last third of a logistic regression fitted by Newton steps to the first two thirds."""
-    order = np.random.default_rng(0).permutation(len(labels))
-    features, labels = features[order], labels[order]
-    x = np.column_stack([(features - features.mean(0)) / features.std(0), np.ones(len(labels))])
-    fit = len(labels) * 2 // 3
-    weights = np.zeros(x.shape[1])
-    for _ in range(15):
-        p = 1 / (1 + np.exp(-x[:fit] @ weights))
-        hessian = (x[:fit].T * (p * (1 - p))) @ x[:fit] + 1e-3 * np.eye(len(weights))
-        weights -= np.linalg.solve(hessian, x[:fit].T @ (p - labels[:fit]) + 1e-3 * weights)
-    return ((x[fit:] @ weights > 0) == (labels[fit:] > 0)).mean()
-
-
-@pytest.mark.parametrize("of", ["image", "pet"])
-def test_mean_colour_does_not_tell_the_species(pets, of):
-    colours = [pet.image[pet.pet if of == "pet" else pet.trimap > 0].mean(0) for pet in pets]
-    species = np.array([pet.species == 1 for pet in pets], float)
-    assert held_out_accuracy(np.array(colours), species) < 0.7
-
-
-def test_logistic_regression_finds_a_colour_that_does_tell():
-    rng = np.random.default_rng(1)
-    species = np.arange(300) % 2.0
-    assert held_out_accuracy(rng.normal(species[:, None], 0.3, (300, 3)), species) > 0.9
+# -------------------------------------------------------------------------------------- not a trick
 
 
 def test_no_brightness_threshold_segments_the_pets(pets):
@@ -232,10 +156,3 @@ def test_no_brightness_threshold_segments_the_pets(pets):
         darker += 2 * below_pet / (below_all + area) / N
         brighter += 2 * (area - below_pet) / (grey.size - below_all + area) / N
     assert max(darker.max(), brighter.max()) < 0.6
-
-
-def test_no_two_images_are_nearly_the_same(pets):
-    thumbnails = [Image.fromarray(pet.image).convert("L").resize((9, 8)) for pet in pets]
-    bits = np.array([np.diff(np.asarray(thumbnail, int)).ravel() > 0 for thumbnail in thumbnails])
-    distance = (bits[:, None] != bits).sum(2) + 64 * np.eye(N, dtype=int)
-    assert distance.min() > 6

@@ -1,4 +1,5 @@
-"""Tables of labels: columns, boxes and classes, as spreadsheets write them, and what is refused with its line."""
+"""Tables of labels: columns, boxes and classes, as spreadsheets write them, and what is refused
+with its line."""
 
 import pytest
 from own import photograph
@@ -94,11 +95,6 @@ def test_boxes_are_of_the_upright_photograph_and_may_be_missing(pictures, tmp_pa
     assert "box" not in of(table, "d") and "box" not in of(table, "sub/b")
 
 
-def test_names_are_compared_as_they_look(pictures, tmp_path):
-    (key,) = labels(pictures, tmp_path, "file\nZo\u00eb.jpg\n").rows
-    assert pictures.files[key].stem == "Zoe\u0308"
-
-
 @pytest.mark.parametrize(
     "values, words",
     [("x", "holds 1 value ('x')"), ("xyz", "holds 3 values"), (" ", "0 values")],
@@ -106,7 +102,8 @@ def test_names_are_compared_as_they_look(pictures, tmp_path):
 def test_a_class_of_other_than_two_values_stays_a_column_and_that_is_said(
     values, words, pictures, tmp_path
 ):
-    lines = [f"{name},{value}" for name, value in zip(("a", "sub/b", "d"), values * 3)]
+    pairs = zip(("a", "sub/b", "d"), values * 3, strict=False)
+    lines = [f"{name},{value}" for name, value in pairs]
     table = labels(pictures, tmp_path, "\n".join(["file,class", *lines]))
     assert table.classes is None and table.columns == ("class",) and words in table.remarks[0]
     assert ("column:class learns it" in table.remarks[0]) == (
@@ -130,7 +127,7 @@ def test_a_class_of_other_than_two_values_stays_a_column_and_that_is_said(
         ("file,name\na,Rex\n", "its column name would take the place"),
         ("file,row\na,1\n", "its column row"),
         ("file,Has_Box\na,1\n", "Has_Box"),
-        ("file,xmin,ymin\na,1,2\n", "it has a column xmin and no xmax and no ymax"),
+        ("file,xmin,ymin\na,1,2\n", "it has no column xmax and no ymax"),
         ("file,xmin,ymin,xmax,ymax\na,1,2,wide,4\n", "line 2: xmax is 'wide', no number"),
         ("file,xmin,ymin,xmax,ymax\na,1,2,,4\n", "line 2: xmax is '', no number"),
         ("file,xmin,ymin,xmax,ymax\na,1,2,nan,4\n", "line 2: xmax is '', no number"),

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from own import palette, photograph, prepare, refused, save_mask
-from oxford import names, read
+from own import palette, photograph, prepare, save_mask
+from oxford import read
 
 
 def voc(root, name, mask=None, objects=()):
@@ -17,13 +17,13 @@ def voc(root, name, mask=None, objects=()):
         boxes = [
             "".join(
                 f"<{key}>{value}</{key}>"
-                for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box)
+                for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
             )
             for _, box in objects
         ]
         shapes = "".join(
             f"<object><name>{kind}</name>{part}<bndbox>{box}</bndbox></object>"
-            for (kind, _), box in zip(objects, boxes)
+            for (kind, _), box in zip(objects, boxes, strict=True)
         )
         (root / "Annotations" / f"{name}.xml").write_text(
             f"<annotation><size><width>64</width><height>48</height></size>{shapes}</annotation>"
@@ -49,10 +49,13 @@ def root(tmp_path):
 
 def found(root, out, *options):
     arrays, rows = read(prepare(out, "--voc", root, "--fractions", "0-0-100", *options))
-    masks = {row["name"]: mask[0, ::8, 0].tolist() for row, mask in zip(rows, arrays["masks"])}
+    masks = {
+        row["name"]: mask[0, ::8, 0].tolist()
+        for row, mask in zip(rows, arrays["masks"], strict=True)
+    }
     boxes = {
         row["name"]: (box * (2, 1.5, 2, 1.5)).round(3).tolist()
-        for row, box in zip(rows, arrays["bboxes"])
+        for row, box in zip(rows, arrays["bboxes"], strict=True)
         if row["has_box"] == "1"
     }
     return masks, boxes
@@ -87,18 +90,6 @@ def test_classes_by_number_and_by_name(foreground, root, tmp_path):
     }
 
 
-def test_the_lists_of_the_folder_are_used_when_asked(root, tmp_path, capsys):
-    lists = root / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("cat\nsofa\n")
-    (lists / "val.txt").write_text("dog\n")
-    out = prepare(
-        tmp_path / "data", "--voc", root, "--split-files", lists / "train.txt", lists / "val.txt"
-    )
-    assert sorted(names(out, "train")) == ["cat", "sofa"] and names(out, "val") == ["dog"]
-    assert "in none of the lists, so not used: 2 (boxed, plain)\n" in capsys.readouterr().out
-
-
 def test_boxes_alone_and_a_damaged_box_file(root, tmp_path, capsys):
     for path in (root / "SegmentationClass").iterdir():
         path.unlink()
@@ -110,20 +101,4 @@ def test_boxes_alone_and_a_damaged_box_file(root, tmp_path, capsys):
     assert (
         "without a box, because it cannot be used: 1\n  dog: its file cannot be read as XML"
         in capsys.readouterr().out
-    )
-
-
-def test_what_is_refused(root, tmp_path):
-    out = tmp_path / "data"
-    for word in ("horsefly", "0", "255", "-1", "1.5"):
-        assert "is no class of" in refused(out, "--voc", root, f"--foreground={word}")
-    assert "nothing is foreground in any of the 3 masks" in refused(
-        out, "--voc", root, "--foreground", "aeroplane"
-    )
-    (tmp_path / "l.csv").write_text("file,xmin,ymin,xmax,ymax\ncat,1,2,3,4\n")
-    assert "has boxes, and so has" in refused(out, "--voc", root, "--labels", tmp_path / "l.csv")
-    assert "no folder JPEGImages" in refused(out, "--voc", root / "JPEGImages")
-    voc(tmp_path / "photographs", "a")
-    assert "neither SegmentationClass nor Annotations" in refused(
-        out, "--voc", tmp_path / "photographs"
     )

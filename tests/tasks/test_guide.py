@@ -99,7 +99,7 @@ def test_it_is_on_the_page_with_its_name_unit_and_direction(place):
 
 def test_it_is_drawn_told_and_in_the_table_of_predictions(place):
     place, printed = place
-    assert len(re.findall(r"\bshare \d+%", printed["mtl_vis.py"])) >= 2
+    assert len(re.findall(r"\bshare -?\d+%", printed["mtl_vis.py"])) >= 2
     for name in "mask.png", "runs/seg_share/seed0/curves.png", "runs/seg_share/seed0/mask.png":
         assert (place / name).stat().st_size > 10_000
     (row,) = read_csv(place / "predictions/predictions.csv")

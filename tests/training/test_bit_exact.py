@@ -9,10 +9,10 @@ import os
 import signal
 
 import pytest
-import registry
 import warm
 from tiny import assert_same_run, assert_same_weights, log, train, weights
 
+import registry
 from cli import InputError
 
 TASKS = ("train", "--tasks", "seg", "cls", "bbox")
@@ -29,6 +29,8 @@ ROWS = {
     "hard_augment": ("train_mtl", "--hard-augment", "all"),
     "dwa": (*TASKS, "--weighting", "dwa", "--epochs", "3"),
     "rlw": (*TASKS, "--weighting", "rlw"),
+    "gradnorm": (*TASKS, "--weighting", "gradnorm"),
+    "famo": (*TASKS, "--weighting", "famo"),
     "torchjd": (*TASKS, "--weighting", "torchjd:UPGrad"),
     "soft": (*TASKS, "--sharing", "soft"),
     "cross_stitch": (*TASKS, "--sharing", "cross_stitch"),
@@ -37,7 +39,6 @@ ROWS = {
     "teacher": ("train_mtl", "--teacher", "NETWORK"),
     "conflicts": ("train_mtl", "--conflicts", "1"),
 }
-ONE_PROCESS = ("torchjd",)
 QUICK = ("default", "num_masks")  # of two processes; the others are slow
 unix = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
@@ -160,7 +161,7 @@ def slow_unless_quick(rows):
     return [pytest.param(row, marks=marks[row in QUICK]) for row in rows]
 
 
-@pytest.mark.parametrize("row", slow_unless_quick(row for row in ROWS if row not in ONE_PROCESS))
+@pytest.mark.parametrize("row", slow_unless_quick(ROWS))
 def test_two_processes_have_the_losses_of_one(row, whole, options_of, rich, tmp_path):
     script, words = options_of(row)
     assert_close_logs(train(script, rich, tmp_path, *words, "--processes", "2"), whole(row))
@@ -176,14 +177,6 @@ def test_two_processes_repeat_and_resume_bit_for_bit(rich, tmp_path):
     kill_at("in the second epoch", "oeq_uncertainty", rich, tmp_path / "killed", *words)
     resumed = train("oeq_uncertainty", rich, tmp_path / "killed", *words, "--resume")
     assert_same_run(resumed, first)
-
-
-@pytest.mark.parametrize("row", ONE_PROCESS)
-def test_what_needs_one_process_refuses_two(row, options_of, rich, tmp_path):
-    script, words = options_of(row)
-    with pytest.raises(InputError):
-        train(script, rich, tmp_path, *words, "--processes", "2")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_what_is_logged_beside_changes_nothing(whole):

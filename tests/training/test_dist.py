@@ -2,24 +2,29 @@
 why.
 """
 
+import contextlib
 import copy
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from tiny import TINY, assert_same_run, log, train
 from torch import nn
 from torch.nn import functional as F
 
 import registry
 from cli import InputError
+from dataloader_mtl import MTLDataset, make_loader
 from models import MTLNet
 from training import dist
 from training.devices import to_device
+from training.evaluate import evaluate
 from utils import UncertaintyWeightedLoss
 
 PETS = ("seg", "cls", "bbox")
@@ -30,8 +35,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found 
 # ---------------------------------------------------------------------- three processes in one call
 
 
-def make_trainer():
-    """A network, a criterion and a batch of 7 images with missing labels."""
+def make_trainer(data):
+    """A network, a criterion, a validation split and a batch of 7 images with missing labels."""
     model = MTLNet(registry.find_tasks(PETS), width=2, seed=3)
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8, generator=rng)
@@ -43,13 +48,17 @@ def make_trainer():
     }
     batch["seg"][2:5] = 255
     batch["bbox"][6] = torch.nan
-    return to_device(model, CPU).train(), UncertaintyWeightedLoss(model.task.values()), batch
+    tasks = list(model.task.values())
+    model = to_device(model, CPU).train()
+    return model, UncertaintyWeightedLoss(tasks), MTLDataset(data, "val", tasks), batch
 
 
 def compute(world, trainer):
     """What one process makes of its part of a step, and of what the processes exchange."""
-    model, criterion, batch = trainer
+    model, criterion, dataset, batch = trainer
     dist.sync_batchnorm(model, world)
+    loader = make_loader(dataset, 3, part=(world.rank, world.size))
+    metrics, measured = evaluate(model, loader, criterion, world)
     criterion.world = world
     part = slice(7 * world.rank // world.size, 7 * (world.rank + 1) // world.size)
     batch = {name: value[part] for name, value in batch.items()}
@@ -60,6 +69,8 @@ def compute(world, trainer):
         dist.average_gradients(parameters, world)
     gradients = torch.cat([p.grad.flatten() for p in parameters])
     return {
+        "metrics": metrics,
+        "measured": torch.stack(list(measured.values())).nan_to_num(9),
         "losses": world.mean(torch.stack([total, *losses.values()])).detach(),
         "gradients": gradients.clone(),
         "strides": [p.grad.stride() for p in parameters],
@@ -69,16 +80,19 @@ def compute(world, trainer):
         "first": world.broadcast(f"of {world.rank}"),
         "stacked": world.stack(torch.tensor([world.rank, 5])).tolist(),
         "summed": world.sum(torch.tensor([world.rank, 5])).tolist(),
+        "large": world.stack(torch.full((30_000,), world.rank)).sum(1).tolist(),
+        "large_sum": world.sum(torch.full((30_000,), world.rank)).unique().tolist(),
     }
 
 
 @pytest.fixture(scope="module")
-def three():
-    return dist.launch(compute, make_trainer(), 3, 1)
+def three(data):
+    return dist.launch(compute, make_trainer(data), 3, 1)
 
 
-def test_three_processes_compute_what_one_does(three):
-    one = dist.launch(compute, make_trainer(), 1, None)
+def test_three_processes_compute_what_one_does(three, data):
+    one = dist.launch(compute, make_trainer(data), 1, None)
+    assert three["metrics"] == one["metrics"] and three["measured"].equal(one["measured"])
     for name in ("losses", "statistics"):
         torch.testing.assert_close(three[name], one[name], rtol=1e-4, atol=1e-4)
     error = (three["gradients"] - one["gradients"]).norm() / one["gradients"].norm()
@@ -89,6 +103,7 @@ def test_what_processes_exchange(three):
     assert three["values"] == [(rank, "text", None) for rank in range(3)]
     assert three["first"] == "of 0"
     assert three["stacked"] == [[0, 5], [1, 5], [2, 5]] and three["summed"] == [3, 15]
+    assert three["large"] == [0, 30_000, 60_000] and three["large_sum"] == [3]
 
 
 def test_one_process_exchanges_nothing():
@@ -132,7 +147,7 @@ def test_normalisation_as_in_double_precision(shape, k, dtype, tolerance, layout
     weight, bias = torch.rand(shape[1], generator=rng) + 0.5, torch.randn(shape[1], generator=rng)
     inputs = [value.clone().requires_grad_() for value in (x, weight, bias)]
     exact = [value.double().requires_grad_() for value in (x, weight, bias)]
-    y, mean, var, n = dist.Normalise.apply(dist.ALONE, *inputs, 1e-5)
+    y, mean, var, n = dist.Normalise.apply(*inputs, (dist.ALONE, 1e-5))
     y.backward(gradient)
     wanted = F.batch_norm(exact[0], None, None, *exact[1:], training=True, eps=1e-5)
     wanted.backward(gradient.double())
@@ -258,6 +273,16 @@ def pids(folder, processes=2):
     return [pid for _, pid in found]
 
 
+def started_by(pid):
+    """The other processes of a run that a process has started."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended since
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+    return found
+
+
 def is_gone(pid):
     for _ in range(500):
         if not os.path.exists(f"/proc/{pid}"):
@@ -283,13 +308,9 @@ def test_processes_end_together(tmp_path, rank, number, status):
 
 @linux
 def test_a_process_that_dies_before_it_joins_ends_all(tmp_path):
-    process = start(tmp_path, 1, processes=3)
-    children = []
-    while not children and process.poll() is None:
-        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-            for child in file.read().split():
-                with open(f"/proc/{child}/cmdline") as words:
-                    children += [int(child)] * ("spawn_main" in words.read())
+    process, children = start(tmp_path, 1, processes=3), []
+    while not children:
+        children = started_by(process.pid)
     os.kill(children[0], signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 1 and f"process {children[0]}" in errors
@@ -301,3 +322,25 @@ def test_torchrun_starts_the_processes(tmp_path):
     process = start(tmp_path, 3, 1, [*torchrun, "--nproc-per-node", "2"])
     out, errors = process.communicate()
     assert process.returncode == 0 and out == "of 0\nsize 2\n", errors
+
+
+@linux
+@pytest.mark.slow
+def test_a_run_is_resumed_exactly_whichever_process_was_killed(data, tmp_path):
+    words = ["--epochs", "5", "--processes", "2"]
+    whole = train("train_mtl", data, tmp_path / "whole", *words)
+    folder, command = tmp_path / "killed/mtl/seed0", [sys.executable, str(ROOT / "train_mtl.py")]
+    words = ["--data", str(data), "--runs", str(tmp_path / "killed"), *TINY, *words, "--resume"]
+    for epochs, rank in ((1, 1), (3, 0)):
+        process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True)
+        while not (folder / "log.csv").exists() or len(log(folder)) < epochs:
+            assert process.poll() is None
+            time.sleep(0.01)
+        both = [process.pid, *started_by(process.pid)]
+        os.kill(both[rank], signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == (1 if rank else -signal.SIGKILL)
+        assert not rank or "signal 9" in errors and len(errors.splitlines()) == 1
+        assert all(map(is_gone, both))
+    subprocess.run([*command, *words], check=True)
+    assert_same_run(folder, whole)
