@@ -27,6 +27,7 @@ from training.devices import processor
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 # What a resumed run has to agree in beside the options that change the result.
 SAME_FACTS = ("split_hash", "label_digest", "border", "settings", "init_sha256", "teacher_sha256")
+LOCKS = {".lock", "lock"}  # files that earlier versions left in a run folder
 # Options of which the digest counts, not the name.
 BY_DIGEST = ("init", "teacher", "encoder_weights")
 # What a resumed run keeps of its beginning.
@@ -64,8 +65,8 @@ class RunFolder:
         path = self.path.with_name(f".{self.path.name}.lock")
         way = "wait for it, or use another --seed or --runs"
         with files.lock(path, self.path, way):
-            exists = self.path.exists() and any(self.path.iterdir())
-            if exists and not self.resume:
+            names = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            if names - LOCKS and not self.resume:
                 raise InputError(
                     f"{self.path} holds a run already; go on with --resume, choose another --seed "
                     "or --runs, or delete it"
