@@ -545,6 +545,6 @@ def refuse_coco(path, out, force):
     if not is_ours or (manifest.digest(path) != head.get("coco") and not force):
         hint = "or use --force" if is_ours else "which is left as it is"
         raise InputError(
-            f"--coco {show_name(path)} was edited or not written by predict.py for this --out; name "
-            f"another file, {hint}"
+            f"--coco {show_name(path)} was edited or not written by predict.py for this --out; "
+            f"name another file, {hint}"
         )

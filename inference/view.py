@@ -458,7 +458,8 @@ def of_run(run, data, n):
     if dataset.summary["split_hash"] != info["split_hash"] or dataset.names[: len(names)] != names:
         raise InputError(
             f"{run} was tested on other images than those of {data} (split hash "
-            f"{info['split_hash']} against {dataset.summary['split_hash']}); name its data folder with --data"
+            f"{info['split_hash']} against {dataset.summary['split_hash']}); name its data folder "
+            "with --data"
         )
     order = [row for row, value in enumerate(dice) if not math.isnan(value)]
     order.sort(key=lambda row: (-dice[row], row))

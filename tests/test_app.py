@@ -62,13 +62,14 @@ def start(place, *options, kept=app.KEPT):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [place / "addresses", ROOT / "app.py", kept, "--port", port, *options]
+    errors = open(place / "errors", "a")  # noqa: SIM115 (the process keeps it)
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, *map(str, words)],
         cwd=place,
         env=os.environ | {"TMPDIR": str(place), "http_proxy": "http://nowhere.invalid:1"},
         text=True,
         stdout=subprocess.PIPE,
-        stderr=open(place / "errors", "a"),
+        stderr=errors,
     )
     lines = [process.stdout.readline(), process.stdout.readline()]
     assert "is ready" in lines[1], (lines, (place / "errors").read_text())
