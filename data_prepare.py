@@ -38,6 +38,7 @@ from pathlib import Path
 import numpy as np
 
 import cli
+import files
 from cli import InputError
 from data import masks
 from data import split as data_split
@@ -49,7 +50,6 @@ from data.report import Outcome, report, write_report
 from data.sources import coco, folders, oxford, synthetic, voc
 from data.sources.oxford import HALVES
 from data.write import BORDERS, inspect, ordered, write_split
-from training import lock
 
 
 def parse_args(argv=None):
@@ -255,7 +255,7 @@ def main(args):
     check_target(args.out, args.force)
     out = args.out.resolve()  # a link's target is replaced, not the link
     check_apart(args, out)
-    with lock.hold(out.with_name(f".{out.name}.lock"), args.out):
+    with files.lock(out.with_name(f".{out.name}.lock"), args.out):
         outcome = make(args, out)
     report(args, outcome)
 

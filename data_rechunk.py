@@ -27,13 +27,13 @@ import numpy as np
 from tqdm import tqdm
 
 import cli
+import files
 from cli import InputError
 from data import check, contract, convert
 from data.hdf5 import find_dataset, naming, open_h5, refuse_lacking, slabs
 from data.index import column_names, read_index_rows
 from data.layout import LAYOUT, SPLITS, UNLABELLED, chunked, sample_dtype, sample_shape
 from data.report import cli_words
-from training import lock
 
 TASKS = {"masks": "seg", "binary": "cls", "bboxes": "bbox"}  # what learns from a kind of file
 SLABS_AHEAD = 3  # that hashing may lag behind writing: enough to level out, and a bound on memory
@@ -63,7 +63,7 @@ def main(args):
         for split in contract.find_splits(args.data)
         for kind in contract.kinds_of(args.data, split)
     ]
-    with lock.hold(args.data / "lock", args.data):
+    with files.lock(args.data / ".lock", args.data):
         for split, kind in tqdm(jobs, desc="re-chunk", unit="file", disable=None):
             done += rechunk(args.data, split, kind, ignore=args.ignore is not None)
     summary = contract.describe(args.data)

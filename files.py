@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all; JSON and CSV."""
+"""Files that are written whole or not at all; JSON and CSV; locks."""
 
 import csv
 import io
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
+
+import filelock
+
+from cli import InputError
 
 
 def atomic_write(path, content, previous=None):
@@ -62,3 +67,28 @@ def read_csv(path):
     """The rows of a table, as dicts of text."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@contextmanager
+def lock(path, what, way="wait for it, or choose another place"):
+    """Hold a lock file while the block runs; `what` names the thing that is locked in messages.
+
+    The system keeps the lock, so the file of a killed process is in nobody's way. Raises
+    cli.InputError where another process holds it, or where the file cannot be made.
+    """
+    path = Path(path)
+    held = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{what} is in use by another process; {way}") from None
+    except OSError as error:
+        raise InputError(
+            f"{what} cannot be made or written to ({error.strerror}: {error.filename or path}); "
+            "choose another place"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()

@@ -83,9 +83,10 @@ def margin(text):
 
 
 def main(args):
+    import files
     from data.photographs import show_name  # here, because --help does without PyTorch
     from inference import predict, tta
-    from training import checkpoint, lock
+    from training import checkpoint
     from training.devices import choose_device
 
     path = checkpoint.find(args.checkpoint)
@@ -98,7 +99,7 @@ def main(args):
             "mtl_vis.py, or name a network with the task seg"
         )
     recipe = make_recipe(args, path, choose_device(args.device).type, predict)
-    with lock.hold(args.out / "lock", args.out):
+    with files.lock(args.out / ".lock", args.out):
         processes = args.processes or cli.usable_cores()
         counts = predict.predict_all(recipe, found, processes, args.coco)
     if not counts["done"]:

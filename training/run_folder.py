@@ -2,8 +2,8 @@
 results.
 
 config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch
-before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png; while a
-process works on it, .lock.
+before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png. Beside it
+lies a lock file, .seed<k>.lock.
 """
 
 import os
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import filelock
 import torch
 
 import cli
+import files
 from cli import InputError
 from config import diff
 from files import read_json, write_csv, write_json
@@ -27,6 +27,7 @@ from training.devices import processor
 PACKAGES = ("torch", "torchvision", "h5py", "numpy", "matplotlib")
 # What a resumed run has to agree in beside the options that change the result.
 SAME_FACTS = ("split_hash", "label_digest", "border", "settings", "init_sha256", "teacher_sha256")
+LOCKS = {".lock", "lock"}  # files that earlier versions left in a run folder
 # Options of which the digest counts, not the name.
 BY_DIGEST = ("init", "teacher", "encoder_weights")
 # What a resumed run keeps of its beginning.
@@ -61,20 +62,11 @@ class RunFolder:
 
         Refuses a run that another process works on, and an existing one unless it is resumed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.path} is in use by another process; wait for it, or use another --seed or "
-                "--runs"
-            ) from None
-        try:
-            content = [
-                path.name for path in self.path.iterdir() if path.name not in (".lock", "lock")
-            ]
-            if content and not self.resume:
+        path = self.path.with_name(f".{self.path.name}.lock")
+        way = "wait for it, or use another --seed or --runs"
+        with files.lock(path, self.path, way):
+            names = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            if names - LOCKS and not self.resume:
                 raise InputError(
                     f"{self.path} holds a run already; go on with --resume, choose another --seed "
                     "or --runs, or delete it"
@@ -82,11 +74,6 @@ class RunFolder:
             for left_over in self.path.glob("*.partial*"):  # by a run that was killed
                 left_over.unlink()
             yield
-        finally:
-            lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
 
     def is_finished(self):
         return self.test_path.exists()
@@ -101,6 +88,7 @@ class RunFolder:
         Returns the record in force: a resumed run keeps its precision and how it computed.
         """
         if not self.has_begun():
+            self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config_path, record)
             return record
         earlier = self.read_config()
