@@ -61,7 +61,7 @@ def test_the_guide_lists_every_task_and_every_member():
     of_code = {name for name in dir(Task) if not name.startswith("_")}
     assert members <= of_code
     # What networks for cut-outs and ONNX graphs alone need is told in tasks/view.py.
-    assert of_code - members <= {"opacity", "is_absent", "exports"}
+    assert of_code - members <= {"opacity", "trimap", "is_absent", "exports"}
 
 
 def test_the_guide_says_what_raw_holds():
