@@ -43,7 +43,7 @@ class Sampling:
     limit         use the first N images only.
     num_masks     how many images show their mask and trimap; None for all that have one.
     half_masked   at most half of the images show theirs in an epoch, and half of each batch.
-    hard_augment  as --hard-augment has it, or an object with `place` and `take` (HardAugment).
+    hard_augment  as --hard-augment has it (data/hard_augment.py); None for none.
     """
 
     seed: int = 0
@@ -52,7 +52,7 @@ class Sampling:
     limit: int | None = None
     num_masks: int | None = None
     half_masked: bool = False
-    hard_augment: object = None
+    hard_augment: str | None = None
 
     def __post_init__(self):
         if self.augment not in AUGMENTATIONS:
@@ -247,10 +247,9 @@ class MTLDataset(Dataset):
     # ------------------------------------------------------------------------------- how it is made
 
     def _make_hard_augment(self):
-        asked = self.sampling.hard_augment
-        if not isinstance(asked, str):
-            return asked
-        made = HardAugment(asked)
+        if not self.sampling.hard_augment:
+            return None
+        made = HardAugment(self.sampling.hard_augment)
         made.refuse_blindness(self.kinds, self.data)
         return made
 

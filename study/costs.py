@@ -11,6 +11,7 @@ from study.label_efficiency import ALONE, draws, equivalents, quantiles
 from study.text import table
 
 HOURS = (1, 3, 10)
+FEWEST = 10  # masks that a budget has to leave
 
 
 def in_words(seconds):
@@ -57,7 +58,7 @@ def uses(study, seconds, hours):
     found = {}
     for arm, labels in priced(study, seconds).items():
         n = (3600 * hours - labels) / seconds["mask"]
-        if n >= 1:
+        if n >= FEWEST:
             found[arm] = n, dice_at(study, arm, n)
     return found
 
@@ -119,11 +120,14 @@ def best(study, hours, found):
 
 
 def break_even(study, seconds):
-    """A line for each arm with labels and number of masks; the largest tells no more than > 0."""
+    """A line for each arm with labels and number of masks; the largest tells no more than > 0.
+
+    Arms over another encoder would get the credit of the encoder, and are left out.
+    """
     smallest, largest = min(study.readable), max(study.readable)
     for arm, cost in priced(study, seconds).items():
         labels = sum(labels_of(study, arm).values())
-        for found in equivalents(study, arm) if labels else ():
+        for found in equivalents(study, arm) if labels and study.is_usual(arm) else ():
             masks = np.clip([found.masks, *found.interval], smallest, largest)
             signs = [{0: "<", np.inf: ">"}.get(m, "") for m in (found.masks, *found.interval)]
             cells = []

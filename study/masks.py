@@ -24,7 +24,7 @@ SHARE = 0.2  # of the loss that the auxiliary tasks have together
 HOW = ("--threads", "1", "--epochs", "8")  # one thread: the same runs on any number of cores
 LEAST = 50  # images with a mask that the study takes
 COLUMN = "LABEL"  # stands for the column of index.csv that is the cheap label
-PRETRAINED = ("--encoder", "efficientnet_lite0", "--encoder-weights", "package")
+PRETRAINED = ("--encoder=efficientnet_lite0", "--encoder-weights=package")
 
 
 @dataclass(frozen=True)

@@ -114,4 +114,7 @@ def test_a_run_of_an_earlier_version_goes_on(run):
     rows = log(folder)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[0]["loss"]) == float(first["loss"])
-    assert result(folder)["epochs"] == 2 and result(folder)["dice"] is not None
+    # What commit 20c796e had in its second epoch.
+    assert float(rows[1]["loss"]) == pytest.approx(2.1107160, abs=1e-5)
+    assert float(rows[1]["val_dice"]) == pytest.approx(0.1974579, abs=1e-5)
+    assert result(folder)["dice"] == pytest.approx(0.1885, abs=1e-4)

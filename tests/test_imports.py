@@ -1,143 +1,190 @@
-"""Imports point down only, by folder; nothing imports a script; what loops over tasks names none; files stay short."""
+"""Imports point down only, without circles; each module imports alone; internals name no task."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 import registry
 
-FIRST = ("models", "dataloader_mtl", "utils")  # what one reads first
-GROUND = ("cli", "registry")  # what anything may use
-VARIED = ("tasks", "sharing", "weighting", "encoders")
-BELOW = {  # what a place may import of other places
-    "what one runs": {"training", "study", *VARIED, "what one reads first", "data", "ground"},
-    "training": {*VARIED, "what one reads first", "data", "ground"},
-    "study": {*VARIED, "what one reads first", "data", "ground"},
-    **dict.fromkeys(VARIED, {"what one reads first", "data", "ground"}),
-    "what one reads first": {"data", "ground"},
-    "data": {"ground"},
-    "ground": set(),
+COMPONENTS = ("tasks", "sharing", "weighting", "encoders")
+FOLDERS = (*COMPONENTS, "data", "training", "inference", "study")
+# What a place may import of others. What is not named here is a script, which may import all but
+# another script.
+GROUND = {"cli", "files"}
+CORE = {*GROUND, "registry", "config", "legacy", "models", "utils", "dataloader_mtl"}
+BELOW = {
+    "cli": set(),
+    "files": set(),
+    "models": set(),
+    "utils": set(),
+    "registry": {"cli"},
+    "data": GROUND,
+    "config": {*GROUND, "data"},
+    "legacy": {"config"},
+    "dataloader_mtl": {*GROUND, "data"},
+    **dict.fromkeys(COMPONENTS, {*GROUND, "registry", "models", "utils"}),
+    "training": {*CORE, *COMPONENTS, "data", "inference"},
+    "inference": {*CORE, *COMPONENTS, "data", "training"},
+    "study": {*CORE, *COMPONENTS, "data"},
+    "recipe": {*CORE, *COMPONENTS, "data", "training"},
 }
-ROOMS = ("training", "study", *VARIED, "data")
-OURS = sorted(
-    [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
-)
-MECHANICS = [
-    path
-    for path in OURS
-    if path.relative_to(ROOT).parts[0] in ("training", "study", "dataloader_mtl.py", "models.py")
-]
-MOST_LINES, MOST_LINES_AT_ROOT, MOST_FILES_AT_ROOT = 400, 300, 24
 
 
-def place_of(top):
-    """The place of a file at the root, or of a folder, by its name without an ending; None for what is not ours."""
-    if top in ROOMS:
-        return top
-    if top in GROUND:
-        return "ground"
-    if top in FIRST:
-        return "what one reads first"
-    return "what one runs" if (ROOT / f"{top}.py").exists() else None
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path):
-    """Names of the modules and packages that a file imports, anywhere in it."""
+def our_modules():
+    """{name: path} of all modules of the project but tests and benchmarks."""
+    paths = [*ROOT.glob("*.py")]
+    for folder in FOLDERS:
+        paths += (ROOT / folder).rglob("*.py")
+    return {module_name(path): path for path in sorted(paths)}
+
+
+MODULES = our_modules()
+
+
+def place_of(name):
+    """A folder, or a file at the root."""
+    return name.partition(".")[0]
+
+
+def imported(name):
+    """Our modules that one imports, anywhere in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively; name the folder"
-            names.add(node.module.split(".")[0])
-    return names
+            assert node.level == 0, f"{name} imports relatively; name the folder"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & MODULES.keys() - {name}
 
 
-def wrong_imports(place, names):
-    """What of these a file of a place must not import; its own folder it may, but no script another."""
-    may = BELOW[place] | ({place} if place != "what one runs" else set())
-    return sorted(name for name in names if place_of(name) and place_of(name) not in may)
+def is_allowed(importer, imported):
+    """Whether a module of one place may import one of another."""
+    if importer == imported:
+        return True
+    if importer in BELOW:
+        return imported in BELOW[importer]
+    return imported in BELOW
 
 
-@pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down_only(path):
-    top = Path(path.relative_to(ROOT).parts[0]).stem
-    assert wrong_imports(place_of(top), imported(path)) == []
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down_only(name):
+    wrong = []
+    for other in imported(name):
+        if not is_allowed(place_of(name), place_of(other)):
+            wrong.append(other)
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
-    "place, name",
+    "importer, other",
     [
         ("training", "study"),
-        ("study", "training"),
         ("training", "evaluate"),
+        ("study", "training"),
         ("study", "results"),
         ("tasks", "training"),
-        ("what one reads first", "tasks"),
+        ("tasks", "sharing"),
+        ("tasks", "dataloader_mtl"),
+        ("models", "tasks"),
+        ("models", "cli"),
+        ("utils", "models"),
+        ("dataloader_mtl", "tasks"),
         ("data", "dataloader_mtl"),
         ("data", "registry"),
-        ("data", "training"),
-        ("ground", "utils"),
-        ("what one runs", "train_mtl"),
+        ("cli", "utils"),
+        ("train", "train_mtl"),
+        ("recipe", "train_mtl"),
     ],
 )
-def test_the_rule_finds_what_points_up(place, name):
-    found = wrong_imports(place, {name, "torch", "cli"})
-    assert (name in found) == ((place, name) != ("data", "registry"))
+def test_the_rule_finds_what_points_up(importer, other):
+    assert not is_allowed(importer, other)
 
 
-def test_files_stay_short_and_the_root_holds_few():
-    at_root = [path for path in OURS if path.parent == ROOT]
-    assert len(at_root) <= MOST_FILES_AT_ROOT
-    others = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
-    lines = {
-        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
-        for path in (*OURS, *others)
-    }
-    assert {
-        name: n
-        for name, n in lines.items()
-        if n > (MOST_LINES if "/" in name else MOST_LINES_AT_ROOT)
-    } == {}
+def test_there_is_no_circle():
+    """Modules are taken away as long as one imports nothing that is left."""
+    left = {name: imported(name) for name in MODULES}
+    while True:
+        free = [name for name, others in left.items() if not others & left.keys()]
+        if not free:
+            break
+        for name in free:
+            del left[name]
+    assert left == {}
 
 
-def test_the_mechanics_name_no_task():
-    """But for the tables of the studies' experiments, which are made of tasks."""
-    names = "|".join(
-        name
-        for name in registry.names("tasks")
-        if name not in ("seg", "border", "column", "distance")
-    )
-    named = re.compile(rf'["\']({names}|breed)["\']|box_iou|accuracy')
-    found = {
-        str(path.relative_to(ROOT))
-        for path in MECHANICS
-        if named.search(path.read_text(encoding="utf-8"))
-    }
-    assert found - {"study/table.py", "study/masks.py"} == set()
+PROGRAM = """
+import importlib, json, os, sys
+import torch, torchvision, h5py, scipy.stats, matplotlib
+matplotlib.use("svg")
+found = {}
+for name in json.loads(sys.argv[1]):
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        try:
+            importlib.import_module(name)
+            text = ""
+            if matplotlib.get_backend() != "svg" or "matplotlib.pyplot" in sys.modules:
+                text = "it changes matplotlib"
+        except ModuleNotFoundError as error:
+            text = "" if error.name.partition(".")[0] not in sys.argv[2] else repr(error)
+        except BaseException as error:
+            text = repr(error)
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        found[name] = file.read()
+    os.wait()
+print(json.dumps({name: text for name, text in found.items() if text}))
+"""
 
 
-def test_the_mechanics_name_no_sharing_weighting_or_encoder():
-    """But for what is usual, which is all that earlier versions had; torchvision is also what loaders are made of."""
-    usual = {"hard", "unet", "torchvision"}
-    names = {
-        name for folder in ("sharing", "weighting", "encoders") for name in registry.names(folder)
-    } - usual
-    named = re.compile(rf'["\'](?:{"|".join(sorted(names))})[\w:]*["\']')
-    found = {path.name: named.findall(path.read_text(encoding="utf-8")) for path in MECHANICS}
-    assert {name: all_of_it for name, all_of_it in found.items() if all_of_it} == {}
-
-
-@pytest.mark.parametrize("modules", ["mtl_vis", "training.engine", "study.figures, results"])
-def test_importing_leaves_matplotlib_as_it_is(modules):
-    code = (
-        f"import matplotlib; matplotlib.use('svg'); import sys, {modules}; "
-        "assert matplotlib.get_backend() == 'svg'; assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks for each module")
+def test_every_module_imports_alone_and_leaves_matplotlib_as_it_is():
+    ours = json.dumps(sorted({place_of(name) for name in MODULES}))
+    command = [sys.executable, "-c", PROGRAM, json.dumps(list(MODULES)), ours]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+
+
+# --------------------------------------------------------------------- internals name no component
+
+INTERNALS = ("training", "inference", "study", "data", "dataloader_mtl", "models", "utils")
+# Components that a table of experiments is made of, and words that are also something else.
+TABLES = {"study.table", "study.masks", "study.official", "study.tune"}
+COCO_KEYS = {"data.sources.coco": {"bbox"}, "inference.predict": {"bbox"}}
+WORDS = {"seg", "border", "column", "distance", "hard", "unet", "torchvision", "timm", "soft"}
+
+
+def named_components(name):
+    """Names of components that stand in a module's strings."""
+    names = {stem for folder in COMPONENTS for stem in registry.names(folder)} - WORDS
+    pattern = re.compile(rf"(?:{'|'.join(sorted(names))})(?::\w+|\d+)?")
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} if pattern.fullmatch(node.value) else set()
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if place_of(name) in INTERNALS])
+def test_internals_name_no_task_sharing_weighting_or_encoder(name):
+    found = named_components(name)
+    for other in imported(name):
+        place, dot, stem = other.partition(".")
+        if place in COMPONENTS and dot and stem != "view":
+            found.add(other)
+    assert name in TABLES or found - COCO_KEYS.get(name, set()) == set()

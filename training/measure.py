@@ -32,6 +32,9 @@ def measure(args):
     seen = leakage.seen_images(dataset, info) if info["trained_on"] is not None else None
     if args.unseen and seen is None:
         raise InputError(f"{path} does not say which images it was trained on; leave --unseen out")
+    if args.unseen and seen.all():
+        where = dataset.data / dataset.split
+        raise InputError(f"{path} was trained on all images of {where}; leave --unseen out")
     if not args.unseen:
         leakage.warn_of_leakage(dataset, info)
     checks.warn_of_unmeasured(dataset)

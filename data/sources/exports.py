@@ -69,6 +69,7 @@ def unpack(path, place):
                     "beside --out; free some space"
                 )
             for member in members:
+                member.filename = member.filename.replace("\\", "/")  # as Windows writes it
                 archive.extract(member, place)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise InputError(

@@ -11,7 +11,7 @@ from conftest import rechunk, write_data
 
 import registry
 from cli import InputError
-from data import hard_augment, hard_augment_names, pixels, stress
+from data import hard_augment, hard_augment_names, pixels
 from data.contract import UNLABELLED
 from data.hard_augment import NEITHER, HardAugment
 from dataloader_mtl import MTLDataset, Sampling, batches, make_loader
@@ -268,21 +268,3 @@ def test_those_that_need_to_know_the_pet_are_refused_without_masks(split, tmp_pa
         open_split(folder, ["cls"], hard_augment="lit+empty+small")
     turned = open_split(folder, ["cls"], hard_augment="turned+lit+mosaic", sizes=None)
     assert {turned[epoch, row]["cls"].item() for epoch in range(3) for row in range(12)} >= {0, 1}
-
-
-@pytest.mark.parametrize("kind", [kind for kind in stress.KINDS if kind != "as it is"])
-def test_every_kind_of_stress_changes_every_image_and_is_the_same_again(split, kind):
-    made, sampling = registry.find_tasks(["seg", "cls"]), Sampling(hard_augment=stress.Stress(kind))
-    plain = MTLDataset(split, "val", made)
-    one, two = (MTLDataset(split, "val", made, sampling) for _ in range(2))
-    for row in range(8):
-        assert torch.equal(one[row]["image"], two[row]["image"])
-        shrinks = kind == "small" and (plain[row]["seg"] == 1).double().mean() > 0.1
-        if kind != "small" or shrinks:
-            assert not torch.equal(one[row]["image"], plain[row]["image"])
-        if shrinks:
-            assert (one[row]["seg"] == 1).double().mean().item() == pytest.approx(0.1, abs=0.02)
-        if kind == "empty":
-            assert not one[row]["seg"].any() and one[row]["cls"] == NEITHER
-        if kind in ("dark", "blurred", "compressed"):
-            assert torch.equal(one[row]["seg"], plain[row]["seg"])

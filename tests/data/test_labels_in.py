@@ -978,6 +978,13 @@ def test_a_zip_is_called_by_its_name_and_takes_photographs_from_elsewhere(tmp_pa
     assert f"{tmp_path / 'job.zip'} holds no photograph" in message
     found = prepare(tmp_path, "--images", tmp_path / "photos", "--coco", tmp_path / "job.zip")
     assert same(found, {name(k): drawn(polygon(k)) for k in range(10)})
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for k in range(10):
+            content = (tmp_path / "photos" / f"{name(k)}.jpg").read_bytes()
+            archive.writestr(rf"images\{name(k)}.jpg", content)
+        archive.writestr(r"annotations\c.json", json.dumps(coco(10)))
+    shutil.rmtree(tmp_path / "D")
+    assert len(prepare(tmp_path, "--coco", tmp_path / "windows.zip")) == 10
     content = coco(10)
     content["annotations"][3]["category_id"] = 7
     with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:

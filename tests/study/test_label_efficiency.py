@@ -164,6 +164,7 @@ def test_break_even_by_hand(study):
     assert float(hours.split(" ")[0]) == pytest.approx(saved * 79 / 3600, abs=0.06)
     assert float(price.split(" ")[0]) == pytest.approx(saved * 79 / 500, abs=0.15)
     assert ("seg+bbox", 200) not in lines
+    assert not any("efficientnet" in arm for arm, _ in lines)  # the encoder's credit
 
 
 def test_the_page(root, tmp_path, monkeypatch):
