@@ -16,7 +16,8 @@ from training import checkpoint
 
 LOAD = f"network = torch.hub.load({str(ROOT)!r}, 'pets', source='local'%s)\n"
 LOOK = """
-image = torch.randint(0, 256, (2, 3, 70, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+rng = torch.Generator().manual_seed(0)
+image = torch.randint(0, 256, (2, 3, 70, 90), dtype=torch.uint8, generator=rng)
 with torch.no_grad():
     outputs = network(image)
 torch.save(outputs, 'outputs.pt')
@@ -68,8 +69,10 @@ def test_the_network_comes_from_a_repository(tmp_path):
     shutil.make_archive(str(tmp_path / "main"), "zip", copy.parent)
     code = (
         "import shutil\ntorch.hub.set_dir('hub')\n"
-        "torch.hub.download_url_to_file = lambda url, target, **options: shutil.copy('main.zip', target)\n"
-        "network = torch.hub.load('somebody/pets:main', 'pets', trust_repo=True, skip_validation=True, verbose=False)\n"
+        "torch.hub.download_url_to_file = "
+        "lambda url, target, **options: shutil.copy('main.zip', target)\n"
+        "options = {'trust_repo': True, 'skip_validation': True, 'verbose': False}\n"
+        "network = torch.hub.load('somebody/pets:main', 'pets', **options)\n"
     )
     python(tmp_path, code + LOOK)
     assert_the_networks(torch.load(tmp_path / "outputs.pt"), ROOT / checkpoint.DEFAULT)
@@ -125,6 +128,7 @@ def test_another_network_and_one_that_is_not_there(tmp_path):
         + LOAD % ", checkpoint='none.pt'"
     )
     assert python(tmp_path, code + "except Exception as error:\n    print(error)") == (
-        "128\nthere is no checkpoint none.pt; train one with 'python train_mtl.py' or name another\n"
+        "128\nthere is no checkpoint none.pt; "
+        "train one with 'python train_mtl.py' or name another\n"
     )
     assert_the_networks(torch.load(tmp_path / "outputs.pt"), tmp_path / "other.pt")

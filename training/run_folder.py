@@ -1,9 +1,8 @@
-"""The folder of one run: runs/<experiment>/seed<k>/ with its configuration, log, checkpoints,
-results.
+"""The folder of one run: runs/<experiment>/seed<k>/ with its records and checkpoints.
 
 config.json, log.csv (a row an epoch), last.pt (for --resume), previous.pt (last.pt of the epoch
-before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png. Beside it
-lies a lock file, .seed<k>.lock.
+before), best.pt (the chosen network), test.json, test_per_image.csv, curves.png, mask.png. A lock
+file lies beside it, .seed<k>.lock.
 """
 
 import os
