@@ -55,7 +55,7 @@ def section(rows, pairs, looks, duplicates):
     note = without = ""
     if near:
         alike = count(len(near), "photograph")
-        note = f"{alike} of them are near-duplicates of training photographs (near_duplicates.csv)."
+        note = f"{alike} of them are near-duplicates of trainval photographs (near_duplicates.csv)."
         others = compare(dice(there, "official", near), pairs, looks)
         without = f"The same without near-duplicates:\n\n{differences(others)}"
     return f"""
