@@ -30,7 +30,7 @@ import warm  # noqa: E402  (the path comes first)
 from tiny import TINY  # noqa: E402
 
 import data_rechunk  # noqa: E402
-from training.figures import Figures  # noqa: E402
+from training import figures as run_figures  # noqa: E402
 
 SHARED = "shared"  # folder of `once`, beside the processes' own temporary folders
 PHOTOGRAPHS = 200
@@ -138,27 +138,24 @@ def link_photographs(root, folder):
 
 # ------------------------------------------------------------------------------------------ figures
 
-DRAW = Figures.on_end
+DRAWING = {name: getattr(run_figures, name) for name in ("draw_curves", "draw_masks")}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_figures():
     """Runs in the tests' own process draw no figures, which take most of so short a run's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figures, "on_end", touch_figures)
+        for name in DRAWING:
+            patch.setattr(run_figures, name, lambda trainer, path: path.touch())
         yield
-
-
-def touch_figures(figures, trainer):
-    for name in ("curves.png", "mask.png"):
-        (trainer.folder.path / name).touch()
 
 
 @pytest.fixture(scope="module")
 def figures():
     """For a module or a test that looks at the figures of runs in its own process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figures, "on_end", DRAW)
+        for name, draw in DRAWING.items():
+            patch.setattr(run_figures, name, draw)
         yield
 
 

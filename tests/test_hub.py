@@ -4,11 +4,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, copy_project
+from PIL import Image
 
 import hubconf
+from data.sources import synthetic
 from training import checkpoint
 
 LOAD = f"network = torch.hub.load({str(ROOT)!r}, 'pets', source='local'%s)\n"
@@ -72,14 +75,14 @@ def test_the_network_comes_from_a_repository(tmp_path):
     assert_the_networks(torch.load(tmp_path / "outputs.pt"), ROOT / checkpoint.DEFAULT)
 
 
-def test_half_precision_gives_nearly_the_same():
+def test_half_precision_gives_nearly_the_same_mask():
+    pet, *_ = synthetic.draw_pet(np.random.default_rng(50), 10)
+    image = torch.from_numpy(np.array(Image.fromarray(pet).resize((128, 128)))).permute(2, 0, 1)
     network = hubconf.pets()
-    image = torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole = network(image.byte())
-        half = network.half()(image.byte())
-    for name, output in half.items():
-        assert (output - whole[name]).abs().mean() < 0.05 * whole[name].abs().mean().clamp(min=1)
+        whole = network(image[None])["seg"] > 0
+        half = network.half()(image[None])["seg"] > 0
+    assert whole.any() and (whole & half).sum() / (whole | half).sum() > 0.95
 
 
 def test_what_torch_hub_lists():

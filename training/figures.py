@@ -3,21 +3,32 @@
 from training.callbacks import Callback
 
 
+def draw_curves(trainer, path):
+    """Losses and validation metrics over the epochs."""
+    from inference import view  # matplotlib, which nothing else of training needs
+
+    view.draw_curves(trainer.history, trainer.model.task, path)
+
+
+def draw_masks(trainer, path):
+    """Some test images with ground truth and predictions."""
+    from inference import view
+
+    view.draw_masks(trainer.model, trainer.data["test"], path)
+
+
 def draw_validation(trainer, path):
-    """Some validation images with targets and predictions."""
+    """Some validation images, as the kept network sees them."""
     from inference import view
 
     view.draw_masks(trainer.kept, trainer.data["val"], path)
 
 
 class Figures(Callback):
-    """Draws what is missing of a run's figures when it ends."""
+    """Draws a run's figures when it ends."""
 
     figures = ("curves.png", "mask.png")
 
     def on_end(self, trainer):
-        from inference import view  # matplotlib, which nothing else of training needs
-
-        history, model = trainer.state["history"], trainer.model
-        trainer.folder.draw("curves.png", view.draw_curves, history, model.task)
-        trainer.folder.draw("mask.png", view.draw_masks, model, trainer.data["test"])
+        trainer.folder.draw("curves.png", draw_curves, trainer)
+        trainer.folder.draw("mask.png", draw_masks, trainer)

@@ -22,8 +22,7 @@ from tiny import (
 )
 
 from cli import InputError
-from inference import view
-from training import checkpoint, run_folder
+from training import checkpoint, figures, run_folder
 
 SCRIPT = "oeq_uncertainty"
 
@@ -341,8 +340,8 @@ def test_a_figure_that_fails_is_a_warning_and_resume_draws_it(
     data, finished, tmp_path, monkeypatch, capsys, error
 ):
     with monkeypatch.context() as patch:
-        for name in "draw_curves", "draw_pictures":
-            patch.setattr(view, name, failing(error))
+        for name in "draw_curves", "draw_masks":
+            patch.setattr(figures, name, failing(error))
         run = train(SCRIPT, data, tmp_path)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
@@ -408,7 +407,7 @@ def test_a_run_in_use_is_refused_and_left_alone(data, copy):
     (copy / "test.json").unlink()
     before = contents(copy)
     with (
-        filelock.FileLock(copy / ".lock"),
+        filelock.FileLock(copy.with_name(f".{copy.name}.lock")),
         pytest.raises(InputError, match=str(copy)),
     ):
         resume(copy, data)
@@ -427,11 +426,10 @@ def test_the_lock_of_a_killed_process_is_not_in_the_way(data, tmp_path):
     assert outcome.stderr.count("\n") == 1
     child.kill()
     assert child.wait().returncode == -signal.SIGKILL
-    assert (run / ".lock").exists()
+    assert (run.parent / ".seed0.lock").exists()
     folder = run_folder.RunFolder(run, resume=True)
     with folder.lock():
         assert folder.load_last()["epoch"] >= 1
-    assert not (run / ".lock").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no file-size limit")
