@@ -1,103 +1,16 @@
-"""Sharings, weightings and encoders in whole runs: guides, pretrained weights, combinations."""
+"""Sharings, weightings and encoders in whole runs: combinations and pretrained weights."""
 
-import importlib
 import json
-import re
 
 import pytest
 import torch
-import warm
-from conftest import ROOT, copy_project
-from tiny import TINY, config_of, log, result, train
+from tiny import config_of, log, result, train
 
 import evaluate
 import export
 import registry
 from cli import InputError
 from training import checkpoint
-
-GUIDES = {"sharing": "apart", "weighting": "inverse", "encoders": "plain"}
-BASES = {"sharing": "Sharing", "weighting": "Weighting", "encoders": "Encoder"}
-# What a file gets from its base class and need not override.
-HELPERS = {"name", "set_weights", "forward", "world", "global_losses", "across", "has_labels"}
-HELPERS |= {"load", "find_weights", "weights_sha256"}
-
-
-def guide(folder):
-    return (ROOT / folder / "README.md").read_text(encoding="utf-8")
-
-
-def example(folder):
-    """The code block of a guide."""
-    (code,) = re.findall(r"```python\n(.*?)```", guide(folder), re.S)
-    return code
-
-
-def contents(folder):
-    """{path below a folder: bytes} of its files."""
-    found = {}
-    for path in folder.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return found
-
-
-# -------------------------------------------------------------------------------------- the guides
-
-
-@pytest.mark.parametrize("folder", GUIDES)
-def test_a_guide_lists_every_file_and_its_members_and_its_example_is_short(folder):
-    listed, _, contract = guide(folder).partition("## The contract")
-    assert sorted(re.findall(r"^\| `(\w+)` \|", listed, re.M)) == registry.names(folder)
-    members = set()
-    for cell in re.findall(r"^\| (`.*?) \|", contract, re.M):
-        members |= set(re.findall(r"`(\w+)`", cell))
-    base = getattr(importlib.import_module(folder), BASES[folder])
-    of_code = set()
-    for parent in base.__mro__:
-        if parent.__module__ in (folder, "utils", "models"):
-            of_code |= {name for name in vars(parent) if not name.startswith("_")}
-    assert members <= of_code
-    assert of_code - members <= HELPERS
-    assert len(example(folder).splitlines()) <= 30
-
-
-def test_the_guides_examples_train_and_are_measured_with_no_other_file_changed(data, tmp_path):
-    place = copy_project(tmp_path)
-    before = contents(place)
-    made = {"boxes.pt"}
-    for folder, name in GUIDES.items():
-        (place / folder / f"{name}.py").write_text(example(folder), encoding="utf-8")
-        made.add(f"{folder}/{name}.py")
-    kinds = ("--sharing", "apart:seg", "--weighting", "inverse", "--encoder", "plain")
-    tasks = ("--tasks", "seg", "cls", "bbox", "--name", "own")
-    network, printed = "runs/own/seed0/best.pt", {}
-    for script, *words in (
-        ("train.py", *tasks, *kinds, "--data", data, *TINY),
-        ("evaluate.py", "--checkpoint", network, "--data", data),
-        ("export.py", "--tasks", "bbox", network, "boxes.pt"),
-        ("evaluate.py", "--checkpoint", "boxes.pt", "--data", data),
-    ):
-        outcome = warm.run_script(place / script, *words, cwd=place)
-        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-        printed[words[1]] = outcome.stdout
-    after = contents(place)
-    assert {name: after[name] for name in before} == before
-    assert {name for name in after.keys() - before.keys() if not name.startswith("runs/")} == made
-    run = place / "runs/own/seed0"
-    config, test, rows = config_of(run), result(run), log(run)
-    assert [config[key] for key in ("sharing", "weighting", "encoder")] == list(kinds[1::2])
-    inverse = {task: 1 / float(rows[0][f"train_loss_{task}"]) for task in tasks[1:4]}
-    for task, value in inverse.items():
-        share = value / sum(inverse.values())
-        assert float(rows[0][f"weight_{task}"]) == pytest.approx(1 / 3)
-        assert float(rows[1][f"weight_{task}"]) == pytest.approx(share, rel=1e-4)
-    whole, boxes = json.loads(printed[network]), json.loads(printed["boxes.pt"])
-    assert whole["dice"] == pytest.approx(test["dice"], abs=1e-6)
-    assert boxes["dice"] is None
-    assert boxes["box_iou"] == pytest.approx(test["box_iou"], abs=2e-3)  # in half precision
-    assert boxes["parameters"] < test["parameters"] / 2
-
 
 # ------------------------------------------------------------------------------------ combinations
 

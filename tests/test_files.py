@@ -5,6 +5,7 @@ import os
 import pytest
 
 import files
+from cli import InputError
 
 
 def content(folder):
@@ -72,3 +73,23 @@ def test_tables_come_back_as_text(tmp_path):
         {"name": "a,b", "value": repr(0.1 + 0.2), "empty": ""},
         {"name": 'say "x"', "value": "two\nlines", "empty": ""},
     ]
+
+
+def test_a_lock_is_held_by_one_and_free_again_after_it(tmp_path):
+    path = tmp_path / "runs/.lock"
+    with (
+        files.lock(path, "the run"),
+        pytest.raises(InputError, match="the run"),
+        files.lock(path, "the run"),
+    ):
+        pytest.fail("the lock was held twice")
+    with pytest.raises(KeyError), files.lock(path, "the run"):
+        raise KeyError
+    with files.lock(path, "the run"):
+        pass
+
+
+def test_a_lock_where_no_file_can_be_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"), files.lock(tmp_path / "file/.lock", "the run"):
+        pass

@@ -20,7 +20,7 @@ GROUND = {"cli", "files"}
 CORE = {*GROUND, "registry", "config", "legacy", "models", "utils", "dataloader_mtl"}
 BELOW = {
     "cli": set(),
-    "files": set(),
+    "files": {"cli"},
     "models": set(),
     "utils": set(),
     "registry": {"cli"},

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import rechunk, write_data
-from tiny import config_of, log, read_csv, result, train, weights
+from tiny import config_of, files_in, log, read_csv, result, train, weights
 
 from cli import InputError
 from training import checkpoint
@@ -43,7 +43,7 @@ def test_wrong_options_are_refused_before_anything_is_written(rich, tmp_path, op
     with pytest.raises(InputError, match=words) as error:
         train("train", rich, tmp_path, *options.split())
     assert "\n" not in str(error.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not files_in(tmp_path)
 
 
 @pytest.mark.parametrize(

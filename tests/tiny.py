@@ -57,6 +57,11 @@ def result(folder):
     return without_times(json.loads((folder / "test.json").read_text()))
 
 
+def files_in(folder):
+    """Files below a folder, but for locks, whose names begin with a dot."""
+    return [path for path in folder.rglob("[!.]*") if path.is_file()]
+
+
 def read_csv(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import rechunk, write_data
-from tiny import assert_same_weights, config_of, log, read_csv, result, train, weights
+from tiny import assert_same_weights, config_of, files_in, log, read_csv, result, train, weights
 
 import registry
 from cli import InputError
@@ -48,10 +48,6 @@ def lacking(data, tmp_path):
     return copy
 
 
-def assert_nothing_written(runs):
-    assert not [path for path in runs.rglob("*") if path.is_file()]
-
-
 @pytest.mark.parametrize(
     "kind, script, task",
     [
@@ -66,7 +62,7 @@ def test_a_task_that_nothing_teaches_is_refused(without, tmp_path, kind, script,
     for options in (), ("--limit", "12"):
         with pytest.raises(InputError, match=f"train cannot teach {task}"):
             train(script, folder, tmp_path / "runs", *options)
-    assert_nothing_written(tmp_path / "runs")
+    assert not files_in(tmp_path / "runs")
     if task != "seg":
         train("train_baseline", folder, tmp_path / "runs", "--epochs", "1")
 
@@ -82,7 +78,7 @@ def test_a_task_that_nothing_teaches_is_refused(without, tmp_path, kind, script,
 def test_a_task_whose_file_is_missing_is_refused(lacking, tmp_path, script, kind, task):
     with pytest.raises(InputError, match=f"train/{kind}.h5 .*{task}"):
         train(script, lacking(f"train/{kind}"), tmp_path / "runs")
-    assert_nothing_written(tmp_path / "runs")
+    assert not files_in(tmp_path / "runs")
 
 
 def test_a_limit_that_leaves_nothing_to_learn_is_refused(data, tmp_path):
@@ -99,7 +95,7 @@ def test_validation_that_cannot_choose_is_refused(without, lacking, tmp_path, is
     folder = lacking("val/masks") if is_missing else without(masks=["val"])
     with pytest.raises(InputError, match="val"):
         train("train_baseline", folder, tmp_path / "runs")
-    assert_nothing_written(tmp_path / "runs")
+    assert not files_in(tmp_path / "runs")
 
 
 def test_what_val_and_test_cannot_measure_is_null_and_warned_of(without, tmp_path, capsys):

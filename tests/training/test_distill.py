@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import rechunk, write_data
-from tiny import assert_same_run, assert_same_weights, config_of, log, train
+from tiny import assert_same_run, assert_same_weights, config_of, files_in, log, train
 from torch.nn import functional as F
 
 import registry
@@ -38,10 +38,6 @@ def change(path, target, **values):
 
 def untrained(names, **options):
     return MTLNet(registry.find_tasks(names), **{"width": 2, "seed": 5, **options})
-
-
-def files_in(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 # --------------------------------------------------------------------------------------- fine-tune

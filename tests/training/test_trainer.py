@@ -13,6 +13,7 @@ from tiny import (
     assert_same_weights,
     config_of,
     configure,
+    files_in,
     log,
     read_csv,
     result,
@@ -318,7 +319,7 @@ def test_a_parameter_that_no_loss_reaches_is_refused_before_anything_is_written(
     model.seg.forgotten = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match="seg.forgotten.weight"):
         run_own(data, tmp_path, model, EqualWeightedLoss(model.task.values()))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not files_in(tmp_path)
 
 
 class Broken(EqualWeightedLoss):
