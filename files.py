@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -73,10 +73,12 @@ def read_csv(path):
 def lock(path, what, way="wait for it, or choose another place"):
     """Hold a lock file while the block runs; `what` names the thing that is locked in messages.
 
-    The system keeps the lock, so the file of a killed process is in nobody's way. Raises
-    cli.InputError where another process holds it, or where the file cannot be made.
+    The system keeps the lock, so the file of a killed process is in nobody's way. The file's folder
+    is made, and removed again where nothing else was put into it. Raises cli.InputError where
+    another process holds the lock, or where the file cannot be made.
     """
     path = Path(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
     held = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,4 +93,9 @@ def lock(path, what, way="wait for it, or choose another place"):
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()  # before the lock is released: a file that is gone locks nobody out
         held.release()
+        for folder in missing:  # the innermost first; one that holds something stays
+            with suppress(OSError):
+                folder.rmdir()
