@@ -31,7 +31,6 @@ from study import (
     compare,
     compute,
     costs,
-    figures,
     label_efficiency,
     masks,
     masks_page,
@@ -185,6 +184,8 @@ def main(args):
         write_all(args.times, {"README.md": times.make_page(args.times)}, lambda folder: None)
         print(args.times / "README.md")
         return
+    from study import figures  # matplotlib, which --help does without
+
     runs, left_out = read(args)
     rows = rows_of(runs)
     table = make_table(args, rows, left_out)

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 ALPHA = 0.05  # two-sided, after Holm's correction
 POWER = 0.8
@@ -30,12 +29,18 @@ class Look:
     most: int | None = None
 
 
+def scipy_stats():
+    from scipy import stats  # half a second, which --help does without
+
+    return stats
+
+
 def t_interval(values):
     """Mean of n >= 2 values with its 95% t interval: (mean, low, high)."""
     values = np.asarray(values, float)
     if not np.ptp(values):
         return values[0], values[0], values[0]
-    ends = stats.ttest_1samp(values, 0).confidence_interval(1 - ALPHA)
+    ends = scipy_stats().ttest_1samp(values, 0).confidence_interval(1 - ALPHA)
     return values.mean(), ends.low, ends.high
 
 
@@ -50,7 +55,7 @@ def paired_p(differences):
         return float(differences[0] == 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are nearly equal
-        return float(stats.ttest_rel(differences, np.zeros_like(differences)).pvalue)
+        return float(scipy_stats().ttest_rel(differences, np.zeros_like(differences)).pvalue)
 
 
 def at_least_p(values, target):
@@ -58,7 +63,7 @@ def at_least_p(values, target):
     values = np.asarray(values, float)
     if not np.ptp(values):
         return float(values[0] < target)
-    return float(stats.ttest_1samp(values, target, alternative="greater").pvalue)
+    return float(scipy_stats().ttest_1samp(values, target, alternative="greater").pvalue)
 
 
 def holm(p):
@@ -82,7 +87,7 @@ def power(mean, sd, n, alpha):
     Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988 (noncentral t).
     """
     shift = abs(mean) / sd * np.sqrt(n)
-    return float(stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, shift))
+    return float(scipy_stats().nct.sf(scipy_stats().t.ppf(1 - alpha / 2, n - 1), n - 1, shift))
 
 
 def seeds_needed(mean, sd, alpha):
@@ -112,7 +117,7 @@ def bootstrap_interval(differences, seed=0):
     if len(differences) < 2:
         return float(differences[0]), float(differences[0])
     rng = np.random.default_rng(seed)
-    found = stats.bootstrap((differences,), np.mean, rng=rng, **options).confidence_interval
+    found = scipy_stats().bootstrap((differences,), np.mean, rng=rng, **options).confidence_interval
     return float(found.low), float(found.high)
 
 

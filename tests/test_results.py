@@ -12,6 +12,7 @@ from PIL import Image
 
 import results
 from cli import InputError
+from study import figures as study_figures
 from study import page, records
 
 ALL = ("seg", "cls", "bbox")
@@ -28,7 +29,7 @@ def flat(text):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    monkeypatch.setattr(results.figures, "save", lambda figure, path: path.touch())
+    monkeypatch.setattr(study_figures, "save", lambda figure, path: path.touch())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ Source: Guo et al., "On Calibration of Modern Neural Networks", 2017.
 import math
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -59,6 +58,8 @@ def fit_temperature(logits, classes):
 
     1 where all are right, as the least of all would then be the most confident.
     """
+    from scipy.optimize import minimize_scalar  # takes a while; a refused run does without
+
     if (logits.argmax(1) == classes).all():
         return 1.0
 

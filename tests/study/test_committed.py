@@ -9,6 +9,7 @@ from conftest import ROOT
 from fabricated import cells
 
 import results
+from study import figures as study_figures
 from study import records
 from study.table import EXPERIMENTS
 
@@ -23,7 +24,7 @@ STUDIES = sorted(path.parent.name for path in STUDY.glob("*/runs"))
 @pytest.mark.parametrize("name", [".", *STUDIES])
 def test_a_page_is_what_its_records_give_to_the_byte(name, tmp_path, monkeypatch):
     for draw in ("draw_all", "draw_study"):
-        monkeypatch.setattr(results.figures, draw, lambda study, folder: None)
+        monkeypatch.setattr(study_figures, draw, lambda study, folder: None)
     note = STUDY / name / "NOTE.md"
     if note.exists():
         (tmp_path / "NOTE.md").write_bytes(note.read_bytes())

@@ -7,6 +7,7 @@ from fabricated import cells, make_run
 import results
 from cli import InputError
 from study import costs, label_efficiency
+from study import figures as study_figures
 from study.label_efficiency import ALONE, crossing, equivalent, study_of
 from study.records import read_runs
 
@@ -168,7 +169,7 @@ def test_break_even_by_hand(study):
 
 
 def test_the_page(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(results.figures, "save", lambda figure, path: path.touch())
+    monkeypatch.setattr(study_figures, "save", lambda figure, path: path.touch())
     words = ["--runs", root, "--out", tmp_path, "--cost", "mask=79", "bbox=1000"]
     results.main(results.parse_args(list(map(str, words))))
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
