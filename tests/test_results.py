@@ -263,7 +263,7 @@ def test_total_compute_by_hand(tmp_path):
 
 def test_time_to_a_result_by_hand(tmp_path):
     for seed, (seconds, dice) in enumerate([(60, 0.89), (120, 0.91), (180, 0.93)]):
-        folder = make_run(tmp_path / "runs90", "mtl", seed, epochs=6)
+        folder = make_run(tmp_path / "runs90", "mtl", seed, epochs=10)
         write_json(folder / "time.json", {"seconds": seconds, "dice_pooled": dice})
     results.main(results.parse_args(["--times", str(tmp_path)]))
     text = (tmp_path / "README.md").read_text()

@@ -150,7 +150,7 @@ def test_p_of_the_target_by_hand():
 
 def test_quality_takes_ranges_of_seeds_and_the_targets_of_its_protocol():
     parse = bench_quality.parse_args
-    args = parse(["--data", "d", "--seeds", "0-9", "--epochs", "24", "--", "--threads", "1"])
+    args = parse(["--data", "d", "--seeds", "0-9", "--epochs", "40", "--", "--threads", "1"])
     assert list(args.seeds) == list(range(10)) and args.target == 0.93
     assert args.options[-2:] == ["--threads", "1"] and "muon" in args.options
     for words in (["--seeds", "9-0"], ["--seeds", "x"], ["--epochs", "7"]):
