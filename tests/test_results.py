@@ -269,7 +269,7 @@ def test_time_to_a_result_by_hand(tmp_path):
     text = (tmp_path / "README.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| 0.9 "))
     # t = 0.01 / (0.02 / sqrt 3) = 0.866 of two degrees of freedom: p = 0.239.
-    expected = ["0.9", "6", "3", "2.00 ± 1.00", "0.9100 ± 0.0200", "yes", "0.24", "Fast CPU"]
+    expected = ["0.9", "10", "3", "2.00 ± 1.00", "0.9100 ± 0.0200", "yes", "0.24", "Fast CPU"]
     assert [cell.strip() for cell in row.strip("|").split("|")] == expected
 
 
