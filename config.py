@@ -217,7 +217,7 @@ class Config:
     resume: bool = option(False, PLACE, "go on with a run, or begin it", common=True)
 
     def __post_init__(self):
-        for one in fields(self):  # numbers of numpy, as scripts of one's own have them
+        for one in fields(self):  # numbers of numpy, as custom scripts have them
             value = getattr(self, one.name)
             if one.type is int and value is not None:
                 object.__setattr__(self, one.name, operator.index(value))
