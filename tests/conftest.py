@@ -159,11 +159,6 @@ def figures():
         yield
 
 
-@pytest.fixture(scope="module")
-def no_pictures():
-    """What `no_figures` does for all modules."""
-
-
 # --------------------------------------------------------------------------------------------- data
 
 COUNTS = {"train": 24, "val": 10, "test": 10}
